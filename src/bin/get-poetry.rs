@@ -1,0 +1,10 @@
+//! `get-poetry`: fetches poems, one task a poem.
+
+use std::process::ExitCode;
+
+use poetry_suite::cli::get_poetry;
+use poetry_suite::client::Model;
+
+fn main() -> ExitCode {
+    get_poetry::main(Model::Async)
+}

@@ -1,0 +1,7 @@
+//! `slowpoetry`: gives out a poem slowly, to one client at a time.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poetry_suite::cli::slowpoetry::main()
+}

@@ -1,0 +1,151 @@
+//! Logs: how much of them, in which form, and around the progress bars.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::Error;
+use super::bars::Screen;
+
+/// The flags about logs.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Messages")]
+pub struct LogArgs {
+    /// Say more (-vv: still more)
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+
+    /// Say only what went wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Form of the messages
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line for people
+    Text,
+    /// One JSON object a line, with fields
+    Json,
+}
+
+/// Whose log it is decides how a line of text looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// The message alone: a program talks to the person who started it.
+    Talk,
+    /// Time, level, message: a server keeps a journal.
+    Journal,
+}
+
+impl LogArgs {
+    /// Whether nothing but the usual messages, as text, is asked for.
+    pub fn is_plain(&self) -> bool {
+        self.verbose == 0 && !self.quiet && self.log_format == LogFormat::Text && rust_log().is_none()
+    }
+
+    /// Sends the log to stderr from now on, around what the screen shows.
+    ///
+    /// # Errors
+    /// `RUST_LOG` makes no sense.
+    pub fn init(&self, style: Style, screen: &Screen) -> Result<(), Error> {
+        let filter = match rust_log() {
+            Some(text) => text.parse::<Targets>().map_err(|error| Error::usage(format!("RUST_LOG={text}: {error}")))?,
+            None => Targets::new().with_target(env!("CARGO_CRATE_NAME"), self.level()),
+        };
+        let screen = screen.clone();
+        let layer =
+            tracing_subscriber::fmt::layer().with_writer(move || Stderr(screen.clone())).log_internal_errors(false);
+        let registry = tracing_subscriber::registry().with(filter);
+        match self.log_format {
+            LogFormat::Json => registry.with(layer.json()).init(),
+            LogFormat::Text => registry.with(layer.event_format(Line { style, colour: colour() })).init(),
+        }
+        Ok(())
+    }
+
+    fn level(&self) -> Level {
+        match (self.quiet, self.verbose) {
+            (true, _) => Level::ERROR,
+            (false, 0) => Level::INFO,
+            (false, 1) => Level::DEBUG,
+            (false, _) => Level::TRACE,
+        }
+    }
+}
+
+fn rust_log() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
+}
+
+fn colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !refused
+}
+
+/// stderr, one whole event a write.
+struct Stderr(Screen);
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.aside(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An event as a line of text: its message, not its fields, which say the same again for programs.
+struct Line {
+    style: Style,
+    colour: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        let (on, off) = match level {
+            _ if !self.colour => ("", ""),
+            Level::ERROR => ("\x1b[31m", "\x1b[0m"),
+            Level::WARN => ("\x1b[33m", "\x1b[0m"),
+            Level::INFO => ("", ""),
+            _ => ("\x1b[2m", "\x1b[0m"),
+        };
+        to.write_str(on)?;
+        if self.style == Style::Journal {
+            write!(to, "{} {level:5} ", humantime::format_rfc3339_millis(SystemTime::now()))?;
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        writeln!(to, "{}{off}", message.0)
+    }
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // Writing to a string cannot fail.
+            let _ = write!(self.0, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What every program shares with the person in front of it: arguments, logs, bars, signals, exit statuses.
+//!
+//! A program is a [`run`] of a function that takes parsed arguments. stdout is for poems, address lines and reports;
+//! stderr is for everything that is said about them.
+
+pub mod bars;
+pub mod get_poetry;
+pub mod listen;
+pub mod logs;
+pub mod open_files;
+pub mod signals;
+pub mod slowpoetry;
+pub mod stdout;
+pub mod values;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::reason::reason;
+
+/// All well.
+pub const SUCCESS: u8 = 0;
+/// Something failed: a poem did not arrive, a port was taken.
+pub const FAILURE: u8 = 1;
+/// The command line makes no sense.
+pub const USAGE: u8 = 2;
+
+/// Why a program ends before it could do its work: a line for stderr and an exit status.
+#[derive(Debug)]
+pub struct Error {
+    status: u8,
+    message: String,
+}
+
+impl Error {
+    /// The world is not as it should be: exit status 1.
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self { status: FAILURE, message: message.into() }
+    }
+
+    /// The command line or the environment makes no sense: exit status 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { status: USAGE, message: message.into() }
+    }
+
+    /// `cannot WHAT ON: why`.
+    pub fn cannot(what: &str, on: impl Display, error: &io::Error) -> Self {
+        Self::failure(format!("cannot {what} {on}: {}", reason(error)))
+    }
+}
+
+/// The `main` of every program: parses the command line, runs `body`, and turns its end into an exit status.
+pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, Error>) -> ExitCode {
+    panic::set_hook(Box::new(move |panic| say(program, &internal_error(panic))));
+    let status = parse(program).and_then(body).unwrap_or_else(|error| {
+        if !error.message.is_empty() {
+            say(program, &error.message);
+        }
+        error.status
+    });
+    ExitCode::from(status)
+}
+
+fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
+    let matches = A::command().name(program).bin_name(program).try_get_matches();
+    matches.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            // Whoever closes the pipe has read enough.
+            let _ = error.print();
+            return Error { status: SUCCESS, message: String::new() };
+        }
+        Error::usage(one_line(&error.render().to_string()))
+    })
+}
+
+/// clap explains itself in paragraphs: what is wrong, tips, usage, and where to find help.
+fn one_line(error: &str) -> String {
+    let mut paragraphs = error.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let what = paragraphs.next().unwrap_or_default();
+    let mut line = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
+    for tip in paragraphs.filter(|text| text.starts_with("tip: ")) {
+        line.push_str(&format!(" ({tip})"));
+    }
+    line + "; see --help"
+}
+
+fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
+    let what = panic.payload_as_str().unwrap_or("unknown").replace('\n', " ");
+    match panic.location() {
+        Some(place) => format!("internal error: {what} ({}:{})", place.file(), place.line()),
+        None => format!("internal error: {what}"),
+    }
+}
+
+/// One line on stderr. If nobody hears it there is nobody left to tell.
+fn say(program: &str, message: &str) {
+    let _ = io::stderr().write_all(format!("{program}: {message}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_in_paragraphs_becomes_one_line() {
+        let text = "error: unexpected argument '--dely' found\n\n  tip: a similar argument exists: '--delay'\n\n\
+                    Usage: slowpoetry --delay <DURATION> <FILE>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            one_line(text),
+            "unexpected argument '--dely' found (tip: a similar argument exists: '--delay'); see --help"
+        );
+        let text = "error: the following required arguments were not provided:\n  <FILE>\n\nUsage: x\n";
+        assert_eq!(one_line(text), "the following required arguments were not provided: <FILE>; see --help");
+    }
+}

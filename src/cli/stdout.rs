@@ -1,0 +1,64 @@
+//! stdout as poems and reports need it: unbuffered, beside the bars, and calm when nobody reads any more.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::bars::Screen;
+
+/// stdout without a line buffer: poems come in large pieces already.
+pub struct Stdout {
+    file: File,
+    screen: Screen,
+    /// Bars are drawn over a line that has no end.
+    ends_lines: bool,
+    on_closed: Box<dyn Fn() + Send>,
+}
+
+impl Stdout {
+    /// Calls `on_closed` when it turns out that nobody reads any more.
+    ///
+    /// # Errors
+    /// There is no descriptor left for it.
+    pub fn new(screen: Screen, on_closed: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let ends_lines = screen.has_bars() && file.is_terminal();
+        Ok(Self { file, screen, ends_lines, on_closed: Box::new(on_closed) })
+    }
+
+    fn write_waiting(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.file.write(bytes) {
+                // Somebody who shares this terminal or pipe has made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let screen = self.screen.clone();
+        let result: io::Result<usize> = screen.aside(|| {
+            let written = self.write_waiting(bytes)?;
+            if self.ends_lines && !bytes[..written].ends_with(b"\n") {
+                // On stderr, so that stdout carries the poem and nothing else.
+                io::stderr().write_all(b"\n")?;
+            }
+            Ok(written)
+        });
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            (self.on_closed)();
+        }
+        result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

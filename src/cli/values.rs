@@ -1,0 +1,93 @@
+//! Durations, sizes and limits as people write them.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// A time limit of which 0 means *none*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<Duration>);
+
+/// `100ms`, `1m 30s` (as [`humantime`] has it), or a bare number of seconds: `5`, `.7`, `0.1`.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if text.starts_with('-') {
+        return Err("a duration cannot be negative".to_owned());
+    }
+    let is_bare = text.contains(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if is_bare {
+        let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+        return Duration::try_from_secs_f64(seconds).map_err(|_| "too long".to_owned());
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is like 100ms, '1m 30s' or 0.5"))
+}
+
+/// A [`duration`] that limits something, or 0.
+///
+/// # Errors
+/// As for [`duration`].
+pub fn limit(text: &str) -> Result<Limit, String> {
+    Ok(Limit(Some(duration(text)?).filter(|limit| !limit.is_zero())))
+}
+
+/// A number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn positive_size(text: &str) -> Result<NonZeroUsize, String> {
+    let bytes =
+        parse_size::parse_size(text).map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())?;
+    let bytes = usize::try_from(bytes).map_err(|_| "too large for this machine".to_owned())?;
+    NonZeroUsize::new(bytes).ok_or_else(|| "it must be at least 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_or_are_seconds() {
+        for (text, millis) in [
+            ("100ms", 100),
+            ("1m 30s", 90_000),
+            ("1m30s", 90_000),
+            ("5", 5_000),
+            (".7", 700),
+            ("0.1", 100),
+            ("5.", 5_000),
+            ("0", 0),
+            (" 2s ", 2_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(duration("12us"), Ok(Duration::from_micros(12)));
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_in_one_line() {
+        for text in ["", "-1", "-1s", "10x", "ms", ".", "1.2.3", "1e3", "inf", "NaN", "99999999999999999999", "10 20"] {
+            let error = duration(text).expect_err(text);
+            assert!(!error.is_empty() && !error.contains('\n'), "{text}: {error}");
+        }
+        assert_eq!(duration("-1").expect_err("negative"), "a duration cannot be negative");
+    }
+
+    #[test]
+    fn zero_turns_a_limit_off() {
+        assert_eq!(limit("0"), Ok(Limit(None)));
+        assert_eq!(limit("0s"), Ok(Limit(None)));
+        assert_eq!(limit("3s"), Ok(Limit(Some(Duration::from_secs(3)))));
+    }
+
+    #[test]
+    fn sizes_have_decimal_or_binary_units() {
+        for (text, bytes) in [("10", 10), ("10k", 10_000), ("64KiB", 65_536), ("1M", 1_000_000), ("1 MiB", 1 << 20)] {
+            assert_eq!(positive_size(text).map(NonZeroUsize::get), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "ten", "10x", "k", "99999999999999999999999"] {
+            assert!(positive_size(text).is_err(), "{text}");
+        }
+    }
+}

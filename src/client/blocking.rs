@@ -1,0 +1,93 @@
+//! The blocking model: one poem after another, and every call waits until it has something to say.
+//!
+//! While a call waits, the program does nothing else; the times of all poems add up. In return the code is
+//! the plainest there is: what happens is what stands on the page, from top to bottom.
+
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use nix::errno::Errno;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::fetch::{Fetch, For, Patience};
+use super::{Errand, Failure, READ_SIZE};
+
+pub(super) fn run(errand: &Arc<Errand>) {
+    for index in 0..errand.addresses.len() {
+        fetch(errand, index);
+    }
+}
+
+/// Fetches one poem, from its first attempt to its end.
+pub(super) fn fetch(errand: &Arc<Errand>, index: usize) {
+    // A panic is one poem's bug: the poem has failed by the time the panic gets here, and others go on.
+    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(errand, index))));
+}
+
+fn attempts(mut fetch: Fetch) {
+    loop {
+        let result = attempt(&mut fetch);
+        match fetch.ended(result) {
+            Some(pause) => thread::sleep(pause),
+            None => return,
+        }
+    }
+}
+
+fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
+    fetch.attempt()?;
+    let mut stream = connect(fetch)?;
+    fetch.connected();
+    let mut buffer = vec![0; READ_SIZE];
+    let mut timeout = None;
+    loop {
+        let patience = fetch.patience(For::Bytes);
+        let left = patience.left()?;
+        if left != timeout {
+            stream.set_read_timeout(left).map_err(Failure::Read)?;
+            timeout = left;
+        }
+        let result = stream.read(&mut buffer);
+        fetch.errand().counts.add_read();
+        fetch.errand().counts.add_wakeup();
+        match result {
+            Ok(0) => return Ok(()),
+            Ok(n) => fetch.received(&buffer[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
+            Err(error) => return Err(Failure::Read(error)),
+        }
+    }
+}
+
+/// Connects to the first address of the name that answers.
+fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
+    let addresses = fetch.address().resolve().map_err(Failure::Resolve)?;
+    let mut failure = None;
+    for address in addresses {
+        match connect_to(address, fetch.patience(For::Connection)) {
+            Ok(socket) => return Ok(socket.into()),
+            Err(error) => failure = Some(error),
+        }
+        fetch.errand().counts.add_wakeup();
+    }
+    Err(failure.unwrap_or(Failure::Bug))
+}
+
+/// One connect(2) that blocks. Its time limit is SO_SNDTIMEO, see socket(7).
+fn connect_to(address: SocketAddr, patience: Patience) -> Result<Socket, Failure> {
+    let no_socket = |error| Failure::Local { what: "make a socket", error };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(no_socket)?;
+    SockRef::from(&socket).set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
+    loop {
+        match socket.connect(&address.into()) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => return Err(patience.lost()),
+            Err(error) => return Err(Failure::Connect(error)),
+        }
+    }
+}

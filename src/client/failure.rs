@@ -1,0 +1,114 @@
+//! Why a poem did not arrive.
+
+use std::io;
+use std::time::Duration;
+
+use crate::reason::reason;
+use crate::timing::Status;
+
+/// Why the fetch of one poem failed. Its text is the end of the line
+/// `Task 2: failed: 127.0.0.1:10001: ...`.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The host name has no address.
+    #[error("cannot resolve the name: {}", reason(.0))]
+    Resolve(io::Error),
+    /// The connection did not come about.
+    #[error("{}", reason(.0))]
+    Connect(io::Error),
+    /// The connection broke: what arrived is not a poem.
+    #[error("{}", reason(.0))]
+    Read(io::Error),
+    /// No connection within the limit.
+    #[error("no connection for {}", humantime::format_duration(*.0))]
+    ConnectTimeout(Duration),
+    /// No byte within the limit.
+    #[error("no byte for {}", humantime::format_duration(*.0))]
+    IdleTimeout(Duration),
+    /// The poem was not complete within the limit.
+    #[error("not complete after {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The poem arrived, but could not be put where it belongs.
+    #[error("cannot write {place}: {}", reason(.error))]
+    Deliver {
+        /// The file, or `stdout`.
+        place: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// This machine lacks what the fetch needs: a socket, a thread.
+    #[error("cannot {what}: {}", reason(.error))]
+    Local {
+        /// What could not be done.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The program went wrong on this poem.
+    #[error("internal error; the other poems are not affected")]
+    Bug,
+}
+
+impl Failure {
+    /// The class that scripts branch on.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Resolve(_) => Status::Unreachable,
+            Self::Connect(error) | Self::Read(error) => network_status(error),
+            Self::ConnectTimeout(_) | Self::IdleTimeout(_) | Self::Timeout(_) => Status::Timeout,
+            Self::Deliver { .. } | Self::Local { .. } | Self::Bug => Status::Error,
+        }
+    }
+
+    /// Whether trying again could help: what failed was the other side, or the way there.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Resolve(_) | Self::Connect(_) | Self::Read(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {
+                true
+            }
+            Self::Timeout(_) | Self::Deliver { .. } | Self::Local { .. } | Self::Bug => false,
+        }
+    }
+}
+
+fn network_status(error: &io::Error) -> Status {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable,
+        TimedOut,
+    };
+    match error.kind() {
+        ConnectionRefused => Status::Refused,
+        ConnectionReset | ConnectionAborted => Status::Reset,
+        TimedOut => Status::Timeout,
+        HostUnreachable | NetworkUnreachable | NetworkDown => Status::Unreachable,
+        _ => Status::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_follow_from_the_error() {
+        for (code, status) in [
+            (111, Status::Refused),
+            (104, Status::Reset),
+            (110, Status::Timeout),
+            (113, Status::Unreachable),
+            (101, Status::Unreachable),
+            (13, Status::Error),
+        ] {
+            assert_eq!(Failure::Connect(io::Error::from_raw_os_error(code)).status(), status);
+            assert_eq!(Failure::Read(io::Error::from_raw_os_error(code)).status(), status);
+        }
+    }
+
+    #[test]
+    fn a_failure_reads_as_the_end_of_a_line() {
+        assert_eq!(Failure::IdleTimeout(Duration::from_secs(300)).to_string(), "no byte for 5m");
+        let full = io::Error::from_raw_os_error(28);
+        let failure = Failure::Deliver { place: "stdout".to_owned(), error: full };
+        assert_eq!(failure.to_string(), "cannot write stdout: no space left on device");
+    }
+}

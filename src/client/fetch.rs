@@ -1,0 +1,202 @@
+//! The life of one poem, the same in every model: attempts, limits, bytes, an end.
+//!
+//! Nothing here waits or touches a socket. A model asks how long it may wait, waits in its own way, and tells
+//! what came of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Errand, Event, Failure, Undelivered};
+use crate::address::Address;
+
+/// The first pause before a retry; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// No pause is longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// One poem on its way.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    errand: Arc<Errand>,
+    index: usize,
+    started: Instant,
+    attempts: u32,
+    bytes: u64,
+    settled: bool,
+}
+
+/// What a model is about to wait for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum For {
+    Connection,
+    Bytes,
+}
+
+/// How long a wait may last, and how it fails if it lasts longer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    until: Option<Instant>,
+    or: fn(Duration) -> Failure,
+    limit: Duration,
+}
+
+impl Patience {
+    const ENDLESS: Self = Self { until: None, or: Failure::Timeout, limit: Duration::MAX };
+
+    fn from(start: Instant, limit: Option<Duration>, or: fn(Duration) -> Failure) -> Self {
+        match limit.and_then(|limit| Some((limit, start.checked_add(limit)?))) {
+            Some((limit, until)) => Self { until: Some(until), or, limit },
+            None => Self::ENDLESS,
+        }
+    }
+
+    fn or_earlier(self, other: Self) -> Self {
+        match (self.until, other.until) {
+            (Some(a), Some(b)) if a <= b => self,
+            (Some(_), None) => self,
+            _ => other,
+        }
+    }
+
+    /// The moment at which it is over.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// What is left of it; `None`: no limit.
+    ///
+    /// # Errors
+    /// Nothing is left.
+    pub(super) fn left(&self) -> Result<Option<Duration>, Failure> {
+        match self.until.map(|until| until.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => Err(self.lost()),
+            left => Ok(left),
+        }
+    }
+
+    /// The failure to report when it is over.
+    pub(super) fn lost(&self) -> Failure {
+        (self.or)(self.limit)
+    }
+}
+
+impl Fetch {
+    /// The poem's turn has come.
+    pub(super) fn begin(errand: &Arc<Errand>, index: usize) -> Self {
+        errand.observe(index, &Event::Started);
+        Self { errand: Arc::clone(errand), index, started: Instant::now(), attempts: 0, bytes: 0, settled: false }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.errand.addresses[self.index]
+    }
+
+    pub(super) fn errand(&self) -> &Arc<Errand> {
+        &self.errand
+    }
+
+    /// Its place in the errand, from 0.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// An attempt begins: a connection has to be made.
+    pub(super) fn attempt(&mut self) -> Result<(), Failure> {
+        self.attempts += 1;
+        self.bytes = 0;
+        self.errand.observe(self.index, &Event::Attempt(self.attempts));
+        self.errand.outlet.open(self.index)
+    }
+
+    /// How long to wait from now.
+    pub(super) fn patience(&self, what: For) -> Patience {
+        let limits = &self.errand.limits;
+        let whole = Patience::from(self.started, limits.timeout, Failure::Timeout);
+        let phase = match what {
+            For::Connection => Patience::from(Instant::now(), limits.connect_timeout, Failure::ConnectTimeout),
+            For::Bytes => Patience::from(Instant::now(), limits.idle_timeout, Failure::IdleTimeout),
+        };
+        phase.or_earlier(whole)
+    }
+
+    /// The connection stands.
+    pub(super) fn connected(&self) {
+        self.errand.observe(self.index, &Event::Connected);
+    }
+
+    /// A read brought these bytes.
+    pub(super) fn received(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.bytes += bytes.len() as u64;
+        self.errand.observe(self.index, &Event::Received(bytes.len()));
+        self.errand.outlet.write(self.index, bytes)
+    }
+
+    /// The attempt came to an end. Returns the pause before the next one, if there is to be one.
+    pub(super) fn ended(&mut self, result: Result<(), Failure>) -> Option<Duration> {
+        let failure = match result {
+            Ok(()) => {
+                self.finish();
+                return None;
+            }
+            Err(failure) => failure,
+        };
+        self.errand.outlet.void(self.index);
+        match self.pause_after(&failure) {
+            Some(pause) => {
+                self.errand.observe(self.index, &Event::Retry { failure: &failure, pause });
+                Some(pause)
+            }
+            None => {
+                self.fail(&failure);
+                None
+            }
+        }
+    }
+
+    fn pause_after(&self, failure: &Failure) -> Option<Duration> {
+        let limits = &self.errand.limits;
+        if self.attempts > limits.retries || !failure.is_retryable() {
+            return None;
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.attempts - 1).min(16)).min(LONGEST_PAUSE);
+        let pause = doubled.mul_f64(0.5 + fastrand::f64());
+        let too_late = limits.timeout.is_some_and(|limit| self.started.elapsed() + pause >= limit);
+        (!too_late).then_some(pause)
+    }
+
+    fn finish(&mut self) {
+        self.settled = true;
+        let lost = self.errand.outlet.finish(self.index);
+        if !lost.iter().any(|(index, _)| *index == self.index) {
+            let done = Event::Done { bytes: self.bytes, elapsed: self.started.elapsed() };
+            self.errand.observe(self.index, &done);
+        }
+        self.tell_lost(lost);
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.settled = true;
+        self.errand.observe(self.index, &Event::Failed(failure));
+        self.tell_lost(self.errand.outlet.abandon(self.index));
+    }
+
+    /// Something went wrong in the program: the poem fails, if it has not ended; the others go on.
+    pub(super) fn give_up(&mut self) {
+        if !self.settled {
+            self.fail(&Failure::Bug);
+        }
+    }
+
+    fn tell_lost(&self, lost: Vec<Undelivered>) {
+        for (index, failure) in lost {
+            self.errand.observe(index, &Event::Failed(&failure));
+        }
+    }
+}
+
+/// A model that lets go of a poem without an end has a bug (a panic, as a rule).
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}

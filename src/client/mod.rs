@@ -1,0 +1,188 @@
+//! The contract of the clients: fetch these poems, tell the observers, put the bytes there.
+//!
+//! Four models of waiting fulfil it, one a file. Each is given the same [`Errand`] and leads each
+//! poem through the same life (`fetch.rs`); only the waiting differs:
+//!
+//! | model | file | who waits |
+//! |---|---|---|
+//! | [`Model::Blocking`] | `blocking.rs` | the program, in each call |
+//! | [`Model::Threads`] | `threads.rs` | one thread a poem, in each call |
+//! | [`Model::Select`] | `select.rs` | the program, in one place, for all poems |
+//! | [`Model::Async`] | `tasks.rs` | nobody: a runtime wakes one task a poem |
+
+mod blocking;
+mod failure;
+mod fetch;
+mod observer;
+mod outlet;
+mod resolver;
+mod select;
+mod tasks;
+mod threads;
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::address::Address;
+use crate::timing::Calls;
+pub use failure::Failure;
+pub use observer::{Event, Observer, Recorder, Task};
+pub use outlet::{Order, Outlet, Undelivered};
+
+/// How much one read asks for. Large reads make large poems cheap; small ones cost the same.
+const READ_SIZE: usize = 256 * 1024;
+
+/// A way of waiting for many poems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// One task of a runtime a poem.
+    Async,
+    /// One poem after another.
+    Blocking,
+    /// One thread a poem.
+    Threads,
+    /// One thread, one readiness loop.
+    Select,
+}
+
+impl Model {
+    /// All of them, in the order in which a text would explain them.
+    pub const ALL: [Self; 4] = [Self::Blocking, Self::Threads, Self::Select, Self::Async];
+
+    /// The word for it in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Blocking => "blocking",
+            Self::Threads => "threads",
+            Self::Select => "select",
+        }
+    }
+
+    /// The program that fetches poems so.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Async => "get-poetry",
+            Self::Blocking => "get-poetry-blocking",
+            Self::Threads => "get-poetry-threads",
+            Self::Select => "get-poetry-select",
+        }
+    }
+
+    /// Fetches every poem of the errand; returns when each is delivered or has failed.
+    ///
+    /// # Errors
+    /// Only if the model itself cannot work (no descriptor for a runtime, say). What happens to single poems
+    /// is for the observers.
+    pub fn run(self, errand: &Arc<Errand>) -> io::Result<()> {
+        match self {
+            Self::Async => tasks::run(errand),
+            Self::Blocking => {
+                blocking::run(errand);
+                Ok(())
+            }
+            Self::Threads => {
+                threads::run(errand);
+                Ok(())
+            }
+            Self::Select => select::run(errand),
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How long to wait for what, and how often to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// For the connection to each address of a name. `None`: as long as the kernel tries.
+    pub connect_timeout: Option<Duration>,
+    /// For the next byte, the first included.
+    pub idle_timeout: Option<Duration>,
+    /// For the whole poem, all attempts included.
+    pub timeout: Option<Duration>,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Poems under way at once.
+    pub max_concurrency: NonZeroUsize,
+}
+
+/// What to fetch, within which limits, where to put it and whom to tell.
+pub struct Errand {
+    addresses: Vec<Address>,
+    limits: Limits,
+    outlet: Arc<Outlet>,
+    observers: Vec<Arc<dyn Observer>>,
+    clock: Instant,
+    counts: Counts,
+}
+
+impl fmt::Debug for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Errand").field("addresses", &self.addresses).field("limits", &self.limits).finish()
+    }
+}
+
+impl Errand {
+    /// An errand whose time counts from `clock`.
+    pub fn new(
+        addresses: Vec<Address>,
+        limits: Limits,
+        outlet: Arc<Outlet>,
+        observers: Vec<Arc<dyn Observer>>,
+        clock: Instant,
+    ) -> Self {
+        Self { addresses, limits, outlet, observers, clock, counts: Counts::default() }
+    }
+
+    /// The calls made so far.
+    pub fn calls(&self) -> Calls {
+        self.counts.read()
+    }
+
+    fn observe(&self, index: usize, event: &Event<'_>) {
+        let at = self.clock.elapsed();
+        let task = Task { number: index + 1, address: &self.addresses[index] };
+        for observer in &self.observers {
+            observer.observe(task, at, event);
+        }
+    }
+}
+
+/// The growing form of [`Calls`].
+#[derive(Debug, Default)]
+struct Counts {
+    reads: AtomicU64,
+    waits: AtomicU64,
+    wakeups: AtomicU64,
+}
+
+impl Counts {
+    fn read(&self) -> Calls {
+        Calls { reads: self.reads.load(Relaxed), waits: self.waits.load(Relaxed), wakeups: self.wakeups.load(Relaxed) }
+    }
+
+    fn add_read(&self) {
+        self.reads.fetch_add(1, Relaxed);
+    }
+
+    fn add_wait(&self) {
+        self.waits.fetch_add(1, Relaxed);
+    }
+
+    fn add_wakeup(&self) {
+        self.wakeups.fetch_add(1, Relaxed);
+    }
+
+    fn set_waits(&self, waits: u64) {
+        self.waits.store(waits, Relaxed);
+    }
+}

@@ -1,0 +1,90 @@
+//! A resolver for a loop that must not block.
+//!
+//! getaddrinfo(3) waits, and has no readiness to ask for. So a few threads do the asking, and a byte on a socket
+//! pair tells the loop that there are answers: to poll(2) a name is then a descriptor like any other.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use crate::address::Address;
+use crate::reason::lock;
+
+/// More names than this wait for one another.
+const THREADS: usize = 16;
+
+pub(super) struct Resolver {
+    questions: mpsc::Sender<Question>,
+    queue: Arc<Mutex<mpsc::Receiver<Question>>>,
+    answers: mpsc::Receiver<Answer>,
+    answer: mpsc::Sender<Answer>,
+    bell: UnixStream,
+    ring: Arc<UnixStream>,
+    threads: usize,
+}
+
+struct Question {
+    id: usize,
+    address: Address,
+}
+
+pub(super) struct Answer {
+    pub(super) id: usize,
+    pub(super) addresses: io::Result<Vec<SocketAddr>>,
+}
+
+impl Resolver {
+    pub(super) fn new() -> io::Result<Self> {
+        let (questions, queue) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let (bell, ring) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        let queue = Arc::new(Mutex::new(queue));
+        Ok(Self { questions, queue, answers, answer, bell, ring: Arc::new(ring), threads: 0 })
+    }
+
+    /// Asks for the addresses of a name; the answer will carry the same `id`.
+    pub(super) fn ask(&mut self, id: usize, address: Address) -> io::Result<()> {
+        if self.threads < THREADS {
+            match self.start_thread() {
+                Ok(()) => self.threads += 1,
+                Err(error) if self.threads == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
+        self.questions.send(Question { id, address }).map_err(io::Error::other)
+    }
+
+    /// The answers that have come since it was last asked.
+    pub(super) fn answers(&mut self) -> Vec<Answer> {
+        let mut rings = [0; 64];
+        while matches!(self.bell.read(&mut rings), Ok(n) if n > 0) {}
+        self.answers.try_iter().collect()
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let (queue, answer, ring) = (Arc::clone(&self.queue), self.answer.clone(), Arc::clone(&self.ring));
+        let body = move || {
+            loop {
+                let Ok(Question { id, address }) = lock(&queue).recv() else { return };
+                if answer.send(Answer { id, addresses: address.resolve() }).is_err() {
+                    return;
+                }
+                // A full pair rings already.
+                let _ = (&*ring).write(&[1]);
+            }
+        };
+        thread::Builder::new().name("resolver".to_owned()).spawn(body).map(|_| ())
+    }
+}
+
+impl AsFd for Resolver {
+    /// Readable when there are answers.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

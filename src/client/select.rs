@@ -1,0 +1,275 @@
+//! The select model: one thread, non-blocking sockets, one readiness loop.
+//!
+//! No call here waits but one: poll(2), which waits for all sockets at once and says which of them can go on.
+//! Each poem is a small state machine that takes one step when its turn comes:
+//!
+//! ```text
+//!   Resolving ──▶ Connecting ──▶ Receiving ──▶ Settled
+//!       ▲  ╲           │              │           ▲
+//!       │   ╲──────────┴───┬──────────╯           │
+//!       │               failed ───────────────────╯
+//!       ╰──── Pausing ◀────╯  (if it may try again)
+//! ```
+//!
+//! The kernel looks at every descriptor in each call: with many poems that is what the model costs. (The
+//! namesake, select(2), is kept out: it cannot see descriptors above 1023.)
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::mem;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Socket, Type};
+
+use super::fetch::{Fetch, For, Patience};
+use super::resolver::Resolver;
+use super::{Errand, Failure, READ_SIZE};
+
+pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
+    let mut resolver = Resolver::new()?;
+    let mut buffer = vec![0; READ_SIZE];
+    let mut indices = 0..errand.addresses.len();
+    let mut poems: Vec<Poem> = Vec::new();
+    loop {
+        // Begin as many poems as may be under way at once.
+        let room = errand.limits.max_concurrency.get() - poems.len();
+        for index in indices.by_ref().take(room) {
+            let mut poem = Poem::begin(errand, index);
+            poem.step(Wakeup::Time, &mut resolver, &mut buffer);
+            poems.push(poem);
+        }
+        poems.retain(|poem| !poem.is_settled());
+        if poems.is_empty() {
+            if indices.is_empty() {
+                return Ok(());
+            }
+            continue;
+        }
+
+        // Wait until one of them can go on, or has waited long enough.
+        let ready = wait(&poems, &resolver, errand)?;
+
+        // Let those go on. One step each: whoever sends fastest must not get all the time.
+        let now = Instant::now();
+        for (poem, ready) in poems.iter_mut().zip(ready) {
+            if ready {
+                errand.counts.add_wakeup();
+                poem.step(Wakeup::Ready, &mut resolver, &mut buffer);
+            } else if poem.deadline().is_some_and(|deadline| deadline <= now) {
+                poem.step(Wakeup::Time, &mut resolver, &mut buffer);
+            }
+        }
+        for answer in resolver.answers() {
+            if let Some(poem) = poems.iter_mut().find(|poem| poem.fetch.index() == answer.id) {
+                poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
+            }
+        }
+    }
+}
+
+/// The one call that waits. Says of each poem whether its socket is ready.
+fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Vec<bool>> {
+    let mut ready = vec![false; poems.len()];
+    let mut whose = Vec::with_capacity(poems.len());
+    let mut sockets = Vec::with_capacity(poems.len() + 1);
+    for (number, poem) in poems.iter().enumerate() {
+        if let Some((socket, readiness)) = poem.interest() {
+            whose.push(number);
+            sockets.push(PollFd::new(socket, readiness));
+        }
+    }
+    sockets.push(PollFd::new(resolver.as_fd(), PollFlags::POLLIN));
+
+    let first_deadline = poems.iter().filter_map(Poem::deadline).min();
+    errand.counts.add_wait();
+    match poll(&mut sockets, timeout_until(first_deadline)) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(ready), // stopped and continued, for instance
+        Err(errno) => return Err(errno.into()),
+    }
+    for (number, socket) in whose.into_iter().zip(&sockets) {
+        // POLLERR and POLLHUP count too: the next call on the socket says what is the matter.
+        ready[number] = socket.any().unwrap_or(true);
+    }
+    Ok(ready)
+}
+
+/// poll(2) counts in milliseconds; rounded up, so that the deadline has passed when it returns.
+fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+}
+
+/// One poem and what it waits for.
+struct Poem {
+    fetch: Fetch,
+    state: State,
+}
+
+enum State {
+    /// The next attempt is due at this time.
+    Pausing { until: Instant },
+    /// The resolver has been asked.
+    Resolving { patience: Patience },
+    /// A connection is under way; more addresses could be tried.
+    Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
+    /// Bytes may come.
+    Receiving { stream: TcpStream, patience: Patience },
+    /// Every byte is here.
+    Complete,
+    /// Delivered or failed.
+    Settled,
+}
+
+/// Why a poem gets its turn.
+enum Wakeup {
+    /// Its socket is ready.
+    Ready,
+    /// Its time has come, or is up.
+    Time,
+    /// The resolver has answered.
+    Resolved(io::Result<Vec<SocketAddr>>),
+}
+
+impl Poem {
+    fn begin(errand: &Arc<Errand>, index: usize) -> Self {
+        Self { fetch: Fetch::begin(errand, index), state: State::Pausing { until: Instant::now() } }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.state, State::Settled)
+    }
+
+    /// The socket it waits for, and for what; nothing while it waits for time to pass or for the resolver.
+    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match &self.state {
+            // A connection that stands, or has failed, makes its socket writable: connect(2), EINPROGRESS.
+            State::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::POLLOUT)),
+            State::Receiving { stream, .. } => Some((stream.as_fd(), PollFlags::POLLIN)),
+            _ => None,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Pausing { until } => Some(*until),
+            State::Resolving { patience } | State::Connecting { patience, .. } | State::Receiving { patience, .. } => {
+                patience.until()
+            }
+            State::Complete | State::Settled => None,
+        }
+    }
+
+    /// Goes on as far as it can without waiting. A bug here is this poem's, and no other's.
+    fn step(&mut self, wakeup: Wakeup, resolver: &mut Resolver, buffer: &mut [u8]) {
+        let step = AssertUnwindSafe(|| {
+            let state = mem::replace(&mut self.state, State::Settled);
+            let result = match self.next(state, wakeup, resolver, buffer) {
+                Ok(State::Complete) => Ok(()),
+                Ok(state) => {
+                    self.state = state;
+                    return;
+                }
+                Err(failure) => Err(failure),
+            };
+            if let Some(pause) = self.fetch.ended(result) {
+                self.state = State::Pausing { until: Instant::now() + pause };
+            }
+        });
+        if catch_unwind(step).is_err() {
+            self.fetch.give_up();
+        }
+    }
+
+    /// The state that follows this one; an error ends the attempt.
+    fn next(
+        &mut self,
+        state: State,
+        wakeup: Wakeup,
+        resolver: &mut Resolver,
+        buffer: &mut [u8],
+    ) -> Result<State, Failure> {
+        match (state, wakeup) {
+            (State::Pausing { .. }, _) => {
+                self.fetch.attempt()?;
+                match self.fetch.address().literal() {
+                    Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
+                    None => self.resolve(resolver),
+                }
+            }
+            (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
+                let addresses = answer.map_err(Failure::Resolve)?;
+                self.connect(addresses.into(), Failure::Bug)
+            }
+            (State::Connecting { socket, others, .. }, Wakeup::Ready) => match socket.take_error() {
+                Ok(None) => self.receive(socket.into()),
+                Ok(Some(error)) | Err(error) => self.connect(others, Failure::Connect(error)),
+            },
+            (State::Connecting { patience, others, .. }, Wakeup::Time) => self.connect(others, patience.lost()),
+            (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, buffer),
+            (State::Resolving { patience } | State::Receiving { patience, .. }, Wakeup::Time) => Err(patience.lost()),
+            // The answer to a question that is no longer asked.
+            (state, _) => Ok(state),
+        }
+    }
+
+    fn resolve(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
+        let patience = self.fetch.patience(For::Connection);
+        match resolver.ask(self.fetch.index(), self.fetch.address().clone()) {
+            Ok(()) => Ok(State::Resolving { patience }),
+            Err(error) => Err(Failure::Local { what: "start the resolver", error }),
+        }
+    }
+
+    /// Starts to connect to the first of these addresses that does not fail at once; the last failure counts.
+    fn connect(&mut self, mut addresses: VecDeque<SocketAddr>, mut failure: Failure) -> Result<State, Failure> {
+        while let Some(address) = addresses.pop_front() {
+            let patience = self.fetch.patience(For::Connection);
+            match start_to_connect(address) {
+                Ok((socket, true)) => return self.receive(socket.into()),
+                Ok((socket, false)) => return Ok(State::Connecting { socket, patience, others: addresses }),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn receive(&mut self, stream: TcpStream) -> Result<State, Failure> {
+        self.fetch.connected();
+        Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) })
+    }
+
+    fn read(&mut self, mut stream: TcpStream, patience: Patience, buffer: &mut [u8]) -> Result<State, Failure> {
+        self.fetch.errand().counts.add_read();
+        match stream.read(buffer) {
+            Ok(0) => Ok(State::Complete),
+            Ok(n) => {
+                self.fetch.received(&buffer[..n])?;
+                Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) })
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(State::Receiving { stream, patience })
+            }
+            Err(error) => Err(Failure::Read(error)),
+        }
+    }
+}
+
+/// A connect(2) that does not wait. The second value tells whether the connection stands already.
+fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
+    let made = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None);
+    let socket = made.map_err(|error| Failure::Local { what: "make a socket", error })?;
+    match socket.connect(&address.into()) {
+        Ok(()) => Ok((socket, true)),
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((socket, false)),
+        Err(error) => Err(Failure::Connect(error)),
+    }
+}

@@ -1,0 +1,108 @@
+//! The async model: one task a poem, and a runtime that wakes the ones that can go on.
+//!
+//! The code of a task reads like the blocking one, but every `.await` is a place where it may be put aside. All
+//! tasks share one thread and one read buffer: between two awaits nobody else runs.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::task::{JoinSet, LocalSet, spawn_blocking};
+use tokio::time::{sleep, timeout_at};
+
+use super::fetch::{Fetch, For, Patience};
+use super::{Errand, Failure, READ_SIZE};
+
+type Buffer = Rc<RefCell<Vec<u8>>>;
+
+pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+    LocalSet::new().block_on(&runtime, fetch_all(errand));
+    // A resolver that still ponders must not hold up the end.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn fetch_all(errand: &Arc<Errand>) {
+    let buffer = Rc::new(RefCell::new(vec![0; READ_SIZE]));
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let mut running = JoinSet::new();
+    for index in 0..errand.addresses.len() {
+        if running.len() == errand.limits.max_concurrency.get() {
+            // A task that panicked has told of its end like any other.
+            let _ = running.join_next().await;
+        }
+        running.spawn_local(fetch(Arc::clone(errand), index, Rc::clone(&buffer)));
+    }
+    while running.join_next().await.is_some() {
+        errand.counts.set_waits(metrics.worker_park_count(0));
+    }
+}
+
+async fn fetch(errand: Arc<Errand>, index: usize, buffer: Buffer) {
+    let mut fetch = Fetch::begin(&errand, index);
+    loop {
+        let result = attempt(&mut fetch, &buffer).await;
+        match fetch.ended(result) {
+            Some(pause) => sleep(pause).await,
+            None => return,
+        }
+    }
+}
+
+async fn attempt(fetch: &mut Fetch, buffer: &Buffer) -> Result<(), Failure> {
+    fetch.attempt()?;
+    let stream = connect(fetch).await?;
+    fetch.connected();
+    loop {
+        within(fetch.patience(For::Bytes), stream.readable()).await?.map_err(Failure::Read)?;
+        fetch.errand().counts.add_wakeup();
+        fetch.errand().counts.add_read();
+        let mut buffer = buffer.borrow_mut();
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => fetch.received(&buffer[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(Failure::Read(error)),
+        }
+    }
+}
+
+/// Connects to the first address of the name that answers.
+async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
+    let mut failure = None;
+    for address in resolve(fetch).await? {
+        let connected = within(fetch.patience(For::Connection), TcpStream::connect(address)).await;
+        fetch.errand().counts.add_wakeup();
+        match connected.and_then(|result| result.map_err(Failure::Connect)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or(Failure::Bug))
+}
+
+/// The resolver only blocks: it runs on a thread of the runtime made for that, unless there is nothing to ask.
+async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
+    if let Some(address) = fetch.address().literal() {
+        return Ok(vec![address]);
+    }
+    let address = fetch.address().clone();
+    match within(fetch.patience(For::Connection), spawn_blocking(move || address.resolve())).await? {
+        Ok(found) => found.map_err(Failure::Resolve),
+        Err(_) => Err(Failure::Bug),
+    }
+}
+
+/// Waits for `future` as long as the patience lasts.
+async fn within<F: Future>(patience: Patience, future: F) -> Result<F::Output, Failure> {
+    match patience.until() {
+        None => Ok(future.await),
+        Some(until) => timeout_at(until.into(), future).await.map_err(|_| patience.lost()),
+    }
+}

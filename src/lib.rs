@@ -1,0 +1,34 @@
+//! The poetry suite: a laboratory for I/O concurrency, made of small network programs.
+//!
+//! Servers give out poems; clients fetch the same poems in four models of waiting, all measured alike.
+//! A poem is bytes that end with the stream: the client says nothing, the server sends and closes.
+//!
+//! # The map
+//!
+//! Values in, values out, no I/O:
+//!
+//! - [`address`]: `10001`, `host:10001`, `[::1]:10001`
+//! - [`pace`]: when to send how much
+//! - [`timing`]: what was measured, its text and its JSON
+//!
+//! The two sides of a connection:
+//!
+//! - [`poem`]: the bytes that are given out
+//! - [`server`]: who gives them out, and how a connection is closed properly
+//! - [`client`]: the contract, and the four models that fulfil it
+//!
+//! What every program shares with the person in front of it:
+//!
+//! - [`cli`]: arguments, logs, progress bars, signals, exit statuses
+//! - [`reason`]: errors in words
+//!
+//! The programs in `src/bin` only introduce these to each other.
+
+pub mod address;
+pub mod cli;
+pub mod client;
+pub mod pace;
+pub mod poem;
+pub mod reason;
+pub mod server;
+pub mod timing;

@@ -1,0 +1,37 @@
+//! Errors of the system in words, and locks that outlive a panic.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What went wrong, as the end of a sentence: `connection refused`, without an error number.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+    let text = match text.rfind(" (os error ") {
+        Some(end) => &text[..end],
+        None => text,
+    };
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => "unknown error".to_owned(),
+    }
+}
+
+/// Locks `mutex` even if a thread panicked with it: one task's bug must not become everybody's.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_no_number_and_no_capital() {
+        assert_eq!(reason(&io::Error::from_raw_os_error(111)), "connection refused");
+        assert_eq!(reason(&io::Error::from_raw_os_error(28)), "no space left on device");
+        assert_eq!(reason(&io::Error::other("Élan lost")), "élan lost");
+        assert_eq!(reason(&io::Error::other("")), "unknown error");
+    }
+}

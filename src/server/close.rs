@@ -1,0 +1,59 @@
+//! The two ways to end a connection: politely, after the whole poem, or abruptly, in the middle of it.
+//!
+//! To the client the end of the stream (FIN) means *this is the poem*. So a server must take care that the FIN
+//! really gets through, and that it sends none if the poem is not whole.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+/// How long a polite close waits for the peer to close its side.
+pub const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How much a polite close reads from a peer that keeps talking.
+pub const LINGER_BYTES: u64 = 16 << 20;
+
+/// Ends the stream, so that the peer gets every byte that was written. Afterwards the socket can be dropped.
+///
+/// close(2) on a socket with unread input sends a reset, which makes the peer's kernel throw away what it has
+/// not read yet (RFC 1122, section 4.2.2.13; RFC 2525, section 2.17). So this shuts down the writing side, reads
+/// and discards what the peer sends until it closes, and only then closes; but not for longer than
+/// [`LINGER_TIME`] and not for more than [`LINGER_BYTES`].
+///
+/// # Errors
+/// The peer reset the connection, or did not close in time: whether it got the poem is not known.
+pub fn politely(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let until = Instant::now() + LINGER_TIME;
+    let mut discarded = 0;
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || discarded > LINGER_BYTES {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not close its side"));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => discarded += n as u64,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes the drop of the socket a reset, so that the peer cannot take what it has for the whole poem.
+pub fn abruptly(stream: &TcpStream) {
+    // Zero linger makes close(2) send RST instead of FIN, see socket(7). Where setting it fails, the connection
+    // is gone already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Resets a connection that another thread is using, and wakes this thread if it waits in a call.
+///
+/// Dissolving the association (connect(2) with AF_UNSPEC) is the one way to send RST without closing a
+/// descriptor that somebody else still holds.
+pub fn reset_now(stream: &TcpStream) {
+    let _ = rustix::net::connect_unspec(stream);
+}
