@@ -95,8 +95,7 @@ fn run(args: Args) -> Result<u8, Error> {
     open_files::raise_limit();
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
     let listener = args.listen.bind(BACKLOG)?;
-    announce(&format!("Serving {}", args.file.display()), &listener)?;
-
+    let serving = format!("Serving {}", args.file.display());
     let server = SlowServer {
         file: args.file,
         pace: Pace { num_bytes: args.num_bytes, delay: args.delay },
@@ -104,6 +103,7 @@ fn run(args: Args) -> Result<u8, Error> {
         clients: args.clients,
     };
     tell_pace(&server);
+    announce(&serving, &listener)?;
     let stopper = Stopper::new(listener);
     stop_on(signals, args.grace, stopper.clone()).map_err(|error| Error::cannot("start", "a thread", &error))?;
     server.run(&stopper);
