@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::mem;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use super::values::{self, Limit};
 use super::{Error, FAILURE, SUCCESS, open_files};
 use crate::address::Address;
 use crate::client::{Errand, Event, Limits, Model, Observer, Order, Outlet, Recorder, Task};
-use crate::reason::reason;
+use crate::reason::{lock, reason};
 use crate::timing::{human, micros};
 
 /// Open files that are not poems: the standard streams, a runtime's own, a library's.
@@ -125,7 +126,8 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
     let with_events = args.json || args.report.is_some();
     let recorder = Arc::new(Recorder::new(model, &args.addresses, clock, with_events));
-    let mut observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), Arc::new(Log { running: bars.is_none() })];
+    let log = Arc::new(Log { running: bars.is_none(), voice: Mutex::default() });
+    let mut observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), log.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
     let mut broken = None;
@@ -135,7 +137,8 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
             Outlet::discard()
         }));
         let errand = Arc::new(Errand::new(args.addresses, limits, Arc::clone(&outlet), observers, clock));
-        Desk { errand, outlet, recorder, bars, json: args.json, report: args.report, ended: AtomicBool::new(false) }
+        let ended = AtomicBool::new(false);
+        Desk { errand, outlet, recorder, bars, log, json: args.json, report: args.report, ended }
     });
     if let Some(error) = broken {
         return Err(Error::cannot("write", "stdout", &error));
@@ -209,6 +212,7 @@ struct Desk {
     outlet: Arc<Outlet>,
     recorder: Arc<Recorder>,
     bars: Option<Arc<Bars>>,
+    log: Arc<Log>,
     json: bool,
     report: Option<PathBuf>,
     ended: AtomicBool,
@@ -222,6 +226,7 @@ impl Desk {
                 thread::park();
             }
         }
+        self.log.fall_silent();
         if let Some(bars) = &self.bars {
             bars.clear();
         }
@@ -272,11 +277,24 @@ fn write_stdout(text: &str) -> io::Result<()> {
 struct Log {
     /// Also those that bars take the place of.
     running: bool,
+    /// Held while a message is written.
+    voice: Mutex<()>,
+}
+
+impl Log {
+    /// Nothing is said about poems after the tally: tasks that still want to wait from now on for ever.
+    fn fall_silent(&self) {
+        mem::forget(lock(&self.voice));
+    }
 }
 
 impl Observer for Log {
     fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
+        if matches!(event, Event::Received(_)) && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
         let Task { number, address } = task;
+        let _voice = lock(&self.voice);
         match event {
             Event::Started if !self.running => {}
             Event::Started => info!(task = number, %address, "Task {number}: get poetry from: {address}"),

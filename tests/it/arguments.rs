@@ -1,0 +1,104 @@
+//! Command lines that make no sense: one clear line that names the argument, and the right exit status.
+
+use std::fs;
+
+use crate::harness::{CLIENTS, poem_file, program, run};
+
+fn refuse(name: &str, args: &[&str], code: i32, parts: &[&str]) {
+    let finished = run(name, args);
+    let complaint = finished.complaint();
+    assert!(complaint.starts_with(&format!("{name}: ")), "{complaint}");
+    for part in parts {
+        assert!(complaint.contains(part), "{name} {args:?}: no '{part}' in: {complaint}");
+    }
+    assert_eq!((finished.code(), finished.stdout.len()), (code, 0), "{name} {args:?}: {complaint}");
+}
+
+#[test]
+fn addresses_of_no_known_form() {
+    let forms = "an address is PORT, HOST:PORT or [IPv6]:PORT";
+    for client in CLIENTS {
+        for address in ["foo", "99999", "0", "host:", ":::", "::1:80", "[::1]", "host:http", ":80", "a b:1"] {
+            refuse(client, &["10000", address], 2, &[&format!("'{address}'"), forms]);
+        }
+        refuse(client, &[], 2, &["<ADDR>"]);
+    }
+}
+
+#[test]
+fn options_of_the_clients_that_make_no_sense() {
+    for client in CLIENTS {
+        refuse(client, &["--timeout", "10x", "1"], 2, &["10x", "--timeout", "unknown time unit"]);
+        refuse(client, &["--idle-timeout", "-1", "1"], 2, &["-1", "--idle-timeout", "negative"]);
+        refuse(client, &["--connect-timeout", "", "1"], 2, &["--connect-timeout"]);
+        refuse(client, &["-j", "0", "1"], 2, &["--max-concurrency", "0"]);
+        refuse(client, &["--retries", "-1", "1"], 2, &["-1"]);
+        refuse(client, &["--ordered", "--discard", "1"], 2, &["--ordered", "--discard"]);
+        refuse(client, &["--ordered", "-o", "x", "1"], 2, &["--ordered", "--output"]);
+        refuse(client, &["--discard", "-o", "x", "1"], 2, &["--discard", "--output"]);
+        refuse(client, &["--ordered", "--json", "1"], 2, &["--ordered", "--json"]);
+        refuse(client, &["-q", "-v", "1"], 2, &["--quiet", "--verbose"]);
+        refuse(client, &["--log-format", "xml", "1"], 2, &["xml", "--log-format"]);
+        refuse(client, &["--dicard", "1"], 2, &["--dicard", "tip: ", "--discard"]);
+    }
+}
+
+#[test]
+fn options_of_slowpoetry_that_make_no_sense() {
+    let poem = poem_file("science.txt");
+    let poem = poem.to_str().expect("UTF-8");
+    for (args, parts) in [
+        (["--delay", "-1"], ["-1", "--delay"]),
+        (["--delay", "10x"], ["10x", "--delay"]),
+        (["--num-bytes", "0"], ["--num-bytes", "at least 1"]),
+        (["--num-bytes", "-5"], ["-5", "--num-bytes"]),
+        (["--num-bytes", "ten"], ["ten", "--num-bytes"]),
+        (["--port", "65536"], ["65536", "--port"]),
+        (["--clients", "0"], ["0", "--clients"]),
+        (["--backlog", "0"], ["0", "--backlog"]),
+        (["--write-timeout", "soon"], ["soon", "--write-timeout"]),
+        (["--grace", "-1s"], ["-1s", "--grace"]),
+    ] {
+        refuse("slowpoetry", &[&args[..], &[poem]].concat(), 2, &parts);
+    }
+    refuse("slowpoetry", &[], 2, &["<FILE>"]);
+    refuse("slowpoetry", &[poem, poem], 2, &["unexpected argument"]);
+}
+
+#[test]
+fn a_poem_that_cannot_be_served() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("UTF-8");
+    let missing = format!("{path}/missing.txt");
+    refuse("slowpoetry", &[path], 1, &["cannot serve", path, "is a directory"]);
+    refuse("slowpoetry", &[&missing], 1, &["cannot serve", &missing, "no such file or directory"]);
+    fs::write(&missing, "").expect("written");
+    refuse("slowpoetry", &[&format!("{missing}/below")], 1, &["not a directory"]);
+}
+
+#[test]
+fn a_log_filter_that_makes_no_sense() {
+    for name in CLIENTS.into_iter().chain(["slowpoetry"]) {
+        let mut command = program(name);
+        command.env("RUST_LOG", "poetry_suite=louder").arg("1");
+        let finished = crate::harness::finish(&mut command);
+        assert!(finished.complaint().contains("RUST_LOG=poetry_suite=louder"), "{finished:?}");
+        assert_eq!(finished.code(), 2);
+    }
+}
+
+#[test]
+fn every_program_explains_itself() {
+    for name in CLIENTS.into_iter().chain(["slowpoetry"]) {
+        let long = run(name, ["--help"]);
+        let text = String::from_utf8(long.stdout).expect("UTF-8");
+        for part in ["Usage: ", "Examples:", "Exit status:", name] {
+            assert!(text.contains(part), "{name}: no {part} in {text}");
+        }
+        assert_eq!((long.status.code(), long.stderr.as_str()), (Some(0), ""));
+        let short = run(name, ["-h"]);
+        assert!(short.stdout.len() < text.len(), "{name}: -h is the shorter one");
+        let version = String::from_utf8(run(name, ["--version"]).stdout).expect("UTF-8");
+        assert_eq!(version, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}

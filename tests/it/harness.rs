@@ -1,0 +1,352 @@
+//! Programs and servers for tests. Whatever is started here is stopped and reaped when its value is dropped.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// The four clients. What holds for one holds for all.
+pub(crate) const CLIENTS: [&str; 4] = ["get-poetry-blocking", "get-poetry-threads", "get-poetry-select", "get-poetry"];
+
+/// Those that wait for several poems at once.
+pub(crate) const CONCURRENT: [&str; 3] = ["get-poetry-threads", "get-poetry-select", "get-poetry"];
+
+/// Nothing a test does takes so long on any machine; a program that is still there then hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A poem of the repository.
+pub(crate) fn poem_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("poetry").join(name)
+}
+
+/// A program of this package, in an environment that does not meddle.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(path_of(name));
+    command.env_remove("RUST_LOG").env_remove("NO_COLOR").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn path_of(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_get-poetry")).with_file_name(name)
+}
+
+/// Runs a program to its end.
+pub(crate) fn run<A: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = A>) -> Finished {
+    let mut command = program(name);
+    command.args(args);
+    finish(&mut command)
+}
+
+/// Runs a command to its end, keeping what it writes.
+pub(crate) fn finish(command: &mut Command) -> Finished {
+    Running::start(command).finish()
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| panic!("killed: {self:?}"))
+    }
+
+    /// The only line on stderr.
+    pub(crate) fn complaint(&self) -> &str {
+        let mut lines = self.stderr.lines();
+        match (lines.next(), lines.next()) {
+            (Some(line), None) => line,
+            _ => panic!("not one line: {:?}", self.stderr),
+        }
+    }
+
+    pub(crate) fn has_line(&self, wanted: &str) -> bool {
+        self.stderr.lines().any(|line| line == wanted)
+    }
+}
+
+/// A program under way, with its stdout and stderr read as they come.
+pub(crate) struct Running {
+    child: Child,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<String>>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stderr(Stdio::piped());
+        Self::start_as_is(command.stdout(Stdio::piped()))
+    }
+
+    /// Leaves stdout and stderr where the caller put them.
+    pub(crate) fn start_as_is(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
+        let stdout = child.stdout.take().map(|mut stdout| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                stdout.read_to_end(&mut bytes).expect("stdout");
+                bytes
+            })
+        });
+        Self::read(child, stdout)
+    }
+
+    fn read(mut child: Child, stdout: Option<JoinHandle<Vec<u8>>>) -> Self {
+        let (tell, lines) = mpsc::channel();
+        let stderr = child.stderr.take().map(|stderr| {
+            thread::spawn(move || {
+                let mut text = String::new();
+                for line in BufReader::new(stderr).lines() {
+                    let line = line.expect("stderr is UTF-8");
+                    text.push_str(&line);
+                    text.push('\n');
+                    let _ = tell.send(line);
+                }
+                text
+            })
+        });
+        Self { child, stdout, stderr, lines }
+    }
+
+    /// Waits for lines on stderr that contain these parts, in any order.
+    pub(crate) fn hear_all(&self, parts: &[&str]) {
+        let mut missing = parts.to_vec();
+        while !missing.is_empty() {
+            let line = self.hear("");
+            missing.retain(|part| !line.contains(part));
+        }
+    }
+
+    /// Waits for a line on stderr that contains `part`.
+    pub(crate) fn hear(&self, part: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no '{part}' on stderr: {error}"),
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().expect("a pid")), signal).expect("the program is there");
+    }
+
+    pub(crate) fn finish(mut self) -> Finished {
+        let status = wait(&mut self.child);
+        let stdout = self.stdout.take().map(|reader| reader.join().expect("reader")).unwrap_or_default();
+        let stderr = self.stderr.take().map(|reader| reader.join().expect("reader")).unwrap_or_default();
+        Finished { status, stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a child; kills it and fails if it hangs.
+fn wait(child: &mut Child) -> ExitStatus {
+    let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+    let (ended, end) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let hangs = end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        if hangs {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        hangs
+    });
+    let status = child.wait().expect("a child");
+    drop(ended);
+    assert!(!watchdog.join().expect("watchdog"), "the program hangs");
+    status
+}
+
+/// A server of this package, by its address line.
+pub(crate) struct Slowpoetry {
+    running: Running,
+    pub(crate) line: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl Slowpoetry {
+    pub(crate) fn serve<A: AsRef<OsStr>>(file: &Path, args: impl IntoIterator<Item = A>) -> Self {
+        Self::start(program("slowpoetry").args(args).arg(file))
+    }
+
+    /// Starts whatever prints an address line.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let stdout: ChildStdout = child.stdout.take().expect("piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("stdout");
+        let address = line.trim_end().trim_end_matches('.').rsplit(' ').next().expect("an address");
+        let address = address.parse().unwrap_or_else(|_| panic!("no address line: {line:?}"));
+        Self { running: Running::read(child, None), line, address }
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    pub(crate) fn hear(&self, part: &str) -> String {
+        self.running.hear(part)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    pub(crate) fn finish(self) -> Finished {
+        self.running.finish()
+    }
+
+    pub(crate) fn stop(self) -> Finished {
+        self.signal(Signal::SIGTERM);
+        self.finish()
+    }
+}
+
+/// A server inside the test, which does with each connection what the test says.
+pub(crate) struct Server {
+    address: SocketAddr,
+    closing: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// `handle` is called on a thread of its own for each connection, with its number from 0.
+    pub(crate) fn start(handle: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = listener(4096);
+        let address = listener.local_addr().expect("bound");
+        let closing = Arc::new(AtomicBool::new(false));
+        let (closed, handle) = (Arc::clone(&closing), Arc::new(handle));
+        let accepting = thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                if closed.load(Ordering::Acquire) {
+                    return;
+                }
+                let (handle, stream) = (Arc::clone(&handle), stream.expect("accepted"));
+                thread::spawn(move || handle(number, stream));
+            }
+        });
+        Self { address, closing, accepting: Some(accepting) }
+    }
+
+    /// Sends the whole poem to everybody.
+    pub(crate) fn poem(poem: impl Into<Vec<u8>>) -> Self {
+        let poem = poem.into();
+        Self::start(move |_, stream| send_whole(stream, &poem))
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    /// How messages and reports name it.
+    pub(crate) fn name(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
+        let _ = TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+/// A listener on a free port of this machine.
+pub(crate) fn listener(backlog: i32) -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("bound");
+    socket.listen(backlog).expect("listening");
+    socket.into()
+}
+
+/// Sends a poem and closes as a good server does.
+pub(crate) fn send_whole(mut stream: TcpStream, poem: &[u8]) {
+    // A client that has gone is the test's business, not the server's.
+    let _ = stream.write_all(poem).and_then(|()| stream.shutdown(Shutdown::Write));
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Drops a connection with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(stream);
+}
+
+/// Waits until the other side of a connection is gone, and returns what it said.
+pub(crate) fn read_out(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A port nobody listens on. (It is bound, so that nobody will.)
+pub(crate) fn refusing_port() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("bound");
+    let port = socket.local_addr().expect("bound").as_socket().expect("an IP socket").port();
+    (socket, port.to_string())
+}
+
+/// A port whose queue is full: whoever connects now waits.
+pub(crate) struct FullQueue {
+    pub(crate) port: String,
+    _listener: TcpListener,
+    _queue: Vec<Socket>,
+}
+
+impl FullQueue {
+    pub(crate) fn new() -> Self {
+        let listener = listener(0);
+        let address = listener.local_addr().expect("bound");
+        let mut queue = Vec::new();
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let full = socket.connect_timeout(&address.into(), Duration::from_millis(300)).is_err();
+            queue.push(socket);
+            if full {
+                break;
+            }
+        }
+        Self { port: address.port().to_string(), _listener: listener, _queue: queue }
+    }
+}
+
+/// A directory with its entries' names and contents, sorted.
+pub(crate) fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+            (name, fs::read(&path).expect("readable"))
+        })
+        .collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,125 @@
+//! Ctrl-C, at any moment of a poem's life.
+
+use std::io::Write;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{CLIENTS, FullQueue, Running, Server, contents, program, read_out, refusing_port};
+
+/// Interrupts a client when it has said all of `moments`, and returns what it left.
+fn interrupt(client: &str, args: &[&str], moments: &[&str], signal: Signal) -> crate::harness::Finished {
+    let running = Running::start(program(client).args(args));
+    running.hear_all(moments);
+    running.signal(signal);
+    running.finish()
+}
+
+fn expect_interrupted(client: &str, args: &[&str], moment: &str) {
+    let finished = interrupt(client, args, &[moment], Signal::SIGINT);
+    assert_eq!(finished.code(), 130, "{finished:?}");
+    let last = finished.stderr.lines().last().expect("a line");
+    assert!(last.starts_with("Got 0 of 1 poem in "), "{finished:?}");
+    assert!(!finished.stderr.contains("failed"), "{finished:?}");
+}
+
+#[test]
+fn in_the_middle_of_a_connect() {
+    let full = FullQueue::new();
+    for client in CLIENTS {
+        expect_interrupted(client, &[&full.port], "get poetry from");
+    }
+}
+
+#[test]
+fn in_the_middle_of_a_wait() {
+    let server = Server::start(|_, stream| drop(read_out(stream)));
+    for client in CLIENTS {
+        expect_interrupted(client, &["-v", &server.port()], "connected to");
+    }
+}
+
+#[test]
+fn in_the_middle_of_a_read() {
+    let server = Server::start(|_, mut stream| while stream.write_all(b"and so on\n").is_ok() {});
+    for client in CLIENTS {
+        expect_interrupted(client, &["-v", "--discard", &server.port()], "bytes of poetry");
+    }
+}
+
+#[test]
+fn in_the_middle_of_a_pause() {
+    let (_held, port) = refusing_port();
+    for client in CLIENTS {
+        expect_interrupted(client, &["--retries", "1000000", &port], "trying again in");
+    }
+}
+
+#[test]
+fn while_nobody_reads_its_stdout() {
+    let server = Server::poem(vec![b'x'; 4_000_000]);
+    for client in CLIENTS {
+        let (_reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut command = program(client);
+        command.args(["-v", "--ordered", &server.port()]);
+        command.stdout(std::os::fd::OwnedFd::from(writer)).stderr(std::process::Stdio::piped());
+        let running = Running::start_as_is(&mut command);
+        running.hear("bytes of poetry");
+        running.signal(Signal::SIGINT);
+        assert_eq!(running.finish().code(), 130, "{client}");
+    }
+}
+
+#[test]
+fn what_is_complete_is_kept_and_the_report_tells_the_rest() {
+    let good = Server::poem("a poem\n");
+    let stuck = Server::start(|_, mut stream| {
+        stream.write_all(b"half a poem").expect("a client");
+        drop(read_out(stream));
+    });
+    for client in CLIENTS {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("UTF-8");
+        let args = ["-v", "--json", "-o", path, &good.port(), &stuck.port(), &stuck.port()];
+        let moments = [&format!("from {} in ", good.name()), "Task 2: got 11 bytes"];
+        let finished = interrupt(client, &args, &moments, Signal::SIGINT);
+        assert_eq!(finished.code(), 130, "{finished:?}");
+        let files = contents(directory.path());
+        assert_eq!(files, [(format!("1-127.0.0.1-{}.txt", good.port()), b"a poem\n".to_vec())], "{client}");
+        let report: serde_json::Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+        assert_eq!(crate::schema::violations("report.schema.json", &report), [""; 0]);
+        let statuses: Vec<&str> =
+            report["tasks"].as_array().expect("tasks").iter().filter_map(|task| task["status"].as_str()).collect();
+        assert_eq!(statuses, ["ok", "interrupted", "interrupted"], "{client}");
+        assert_eq!(report["tasks"][1]["bytes"], 11, "{client}");
+        assert_eq!((&report["ok"], &report["failed"]), (&1.into(), &2.into()), "{client}");
+    }
+}
+
+#[test]
+fn sigterm_is_an_interruption_too() {
+    let server = Server::start(|_, stream| drop(read_out(stream)));
+    for client in CLIENTS {
+        let finished = interrupt(client, &["-v", &server.port()], &["connected to"], Signal::SIGTERM);
+        assert_eq!(finished.code(), 143, "{finished:?}");
+    }
+}
+
+#[test]
+fn stopped_and_continued_it_goes_on() {
+    // SIGSTOP and SIGCONT make blocking calls with a timeout fail with EINTR, see signal(7).
+    for client in CLIENTS {
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let server = Server::start(move |_, stream| {
+            wait.lock().expect("lock").recv().expect("a test");
+            crate::harness::send_whole(stream, b"a poem\n");
+        });
+        let running = Running::start(program(client).args(["-v", &server.port()]));
+        running.hear("connected to");
+        running.signal(Signal::SIGSTOP);
+        running.signal(Signal::SIGCONT);
+        go_on.send(()).expect("the server");
+        let finished = running.finish();
+        assert_eq!((finished.code(), &finished.stdout[..]), (0, &b"a poem\n"[..]), "{finished:?}");
+    }
+}

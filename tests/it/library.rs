@@ -1,0 +1,47 @@
+//! The clients as a library: what no program can provoke.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use poetry_suite::client::{Errand, Event, Limits, Model, Observer, Outlet, Recorder, Task};
+use poetry_suite::timing::Status;
+
+use crate::harness::Server;
+
+/// An observer with a bug, as any code could have one.
+struct Clumsy {
+    task: usize,
+}
+
+impl Observer for Clumsy {
+    fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
+        assert!(task.number != self.task || !matches!(event, Event::Received(_)), "a bug in task {}", self.task);
+    }
+}
+
+#[test]
+fn a_bug_in_one_task_costs_one_poem() {
+    let server = Server::poem("a poem\n");
+    for model in Model::ALL {
+        let addresses = vec![server.port().parse().expect("a port"); 4];
+        let clock = Instant::now();
+        let recorder = Arc::new(Recorder::new(model, &addresses, clock, true));
+        let limits = Limits {
+            connect_timeout: None,
+            idle_timeout: None,
+            timeout: None,
+            retries: 3,
+            max_concurrency: NonZeroUsize::new(2).expect("not zero"),
+        };
+        let observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), Arc::new(Clumsy { task: 2 })];
+        let errand = Arc::new(Errand::new(addresses, limits, Arc::new(Outlet::discard()), observers, clock));
+        model.run(&errand).expect("the model works");
+        let report = recorder.report(errand.calls());
+        let statuses: Vec<Status> = report.tasks.iter().map(|task| task.status).collect();
+        assert_eq!(statuses, [Status::Ok, Status::Error, Status::Ok, Status::Ok], "{model}");
+        let error = report.tasks[1].error.as_deref().expect("a reason");
+        assert!(error.starts_with("internal error"), "{error}");
+        assert_eq!(report.tasks[1].attempts, 1, "{model}: a bug is not retried");
+    }
+}

@@ -1,0 +1,14 @@
+//! The programs as their users meet them: started, talked to over real sockets, read from and stopped.
+
+mod arguments;
+mod contract;
+mod failures;
+mod harness;
+mod interrupt;
+mod library;
+mod outputs;
+mod report;
+mod scale;
+mod schema;
+mod slowpoetry;
+mod terminal;

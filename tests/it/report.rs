@@ -1,0 +1,143 @@
+//! The report, checked against its schema and against what happened.
+
+use std::io::Write;
+use std::sync::{Mutex, mpsc};
+
+use serde_json::{Value, json};
+
+use crate::harness::{CLIENTS, Running, Server, program, refusing_port, reset, run, send_whole};
+use crate::schema::violations;
+
+const SCHEMA: &str = "report.schema.json";
+
+fn report<'a>(client: &str, args: impl IntoIterator<Item = &'a str>) -> Value {
+    let finished = run(client, ["--json"].into_iter().chain(args));
+    assert_eq!(finished.stdout.iter().filter(|&&byte| byte == b'\n').count(), 1, "{finished:?}");
+    let report: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    assert_eq!(violations(SCHEMA, &report), [""; 0], "{client}");
+    report
+}
+
+#[test]
+fn every_client_keeps_to_the_schema_in_good_and_bad_times() {
+    let good = Server::poem("a poem\n");
+    let empty = Server::poem("");
+    let broken = Server::start(|_, mut stream| {
+        let _ = stream.write_all(b"half");
+        reset(stream);
+    });
+    let (_held, refusing) = refusing_port();
+    for client in CLIENTS {
+        let model = client.strip_prefix("get-poetry-").unwrap_or("async");
+        let ports = [good.port(), empty.port(), broken.port(), refusing.clone()];
+        let report = report(client, ports.iter().map(String::as_str).chain(["--retries", "1"]));
+        assert_eq!(report["model"], model);
+        let tasks = report["tasks"].as_array().expect("tasks");
+        let statuses: Vec<&str> = tasks.iter().filter_map(|task| task["status"].as_str()).collect();
+        assert_eq!(statuses, ["ok", "ok", "reset", "refused"], "{client}");
+        for (task, port) in tasks.iter().zip(&ports) {
+            assert_eq!(task["address"], format!("127.0.0.1:{port}"));
+        }
+        assert_eq!(
+            (&tasks[0]["bytes"], &tasks[0]["attempts"], &tasks[0]["error"]),
+            (&json!(7), &json!(1), &Value::Null)
+        );
+        assert_eq!((&tasks[1]["bytes"], &tasks[1]["first_byte_us"]), (&json!(0), &Value::Null));
+        assert_eq!((&tasks[2]["attempts"], &tasks[3]["attempts"]), (&json!(2), &json!(2)));
+        assert_eq!(tasks[3]["connected_us"], Value::Null);
+        assert_eq!(report["ok"].as_u64().expect("ok") + report["failed"].as_u64().expect("failed"), 4);
+    }
+}
+
+#[test]
+fn times_are_in_order_and_events_add_up() {
+    let server = Server::start(|_, mut stream| {
+        stream.set_nodelay(true).expect("nodelay");
+        for _ in 0..50 {
+            stream.write_all(b"piece ").expect("a client");
+        }
+        send_whole(stream, b"");
+    });
+    for client in CLIENTS {
+        let report = report(client, [server.port().as_str(), &server.port()]);
+        for task in report["tasks"].as_array().expect("tasks") {
+            let time = |name: &str| task[name].as_u64().expect(name);
+            assert!(time("start_us") <= time("connected_us"));
+            assert!(time("connected_us") <= time("first_byte_us"));
+            assert!(time("first_byte_us") <= time("end_us"));
+            assert!(time("end_us") <= report["elapsed_us"].as_u64().expect("elapsed"));
+            let events: Vec<(u64, u64)> = serde_json::from_value(task["events"].clone()).expect("pairs");
+            assert_eq!(events.iter().map(|event| event.1).sum::<u64>(), 300, "{client}");
+            assert_eq!(events[0].0, time("first_byte_us"));
+            assert!(events.is_sorted_by_key(|event| event.0));
+        }
+        let starts: Vec<u64> =
+            report["tasks"].as_array().expect("tasks").iter().filter_map(|t| t["start_us"].as_u64()).collect();
+        let end = report["tasks"][0]["end_us"].as_u64().expect("an end");
+        assert!(client != "get-poetry-blocking" || starts[1] >= end, "blocking poems do not overlap");
+    }
+}
+
+#[test]
+fn more_than_a_thousand_reads_are_merged() {
+    const READS: usize = 1_100;
+    for client in CLIENTS {
+        // The next byte is sent when the client has said that it got this one: so each has a read of its own.
+        let (go_on, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let server = Server::start(move |_, mut stream| {
+            stream.set_nodelay(true).expect("nodelay");
+            for _ in wait.lock().expect("lock").iter() {
+                stream.write_all(b"x").expect("a client");
+            }
+            send_whole(stream, b"");
+        });
+        let running = Running::start(program(client).args(["--json", "-v", &server.port()]));
+        for _ in 0..READS {
+            go_on.send(()).expect("the server");
+            running.hear("got 1 bytes of poetry");
+        }
+        drop(go_on);
+        let report: Value = serde_json::from_slice(&running.finish().stdout).expect("JSON");
+        assert_eq!(violations(SCHEMA, &report), [""; 0], "{client}");
+        let events = report["tasks"][0]["events"].as_array().expect("events");
+        assert_eq!(events.len(), READS / 2, "{client}");
+        assert_eq!(events.iter().filter(|event| event[1] == 2).count(), READS / 2, "{client}");
+    }
+}
+
+#[test]
+fn the_model_shows_in_the_calls() {
+    let server = Server::poem("a poem\n");
+    for client in CLIENTS {
+        let calls = report(client, [server.port().as_str()])["calls"].clone();
+        let count = |name: &str| calls[name].as_u64().expect(name);
+        assert!(count("reads") >= 2, "{client}: a poem and its end: {calls}");
+        assert!(count("wakeups") >= 2, "{client}: {calls}");
+        let waits_in_reads = ["get-poetry-blocking", "get-poetry-threads"].contains(&client);
+        assert_eq!(count("waits") == 0, waits_in_reads, "{client}: {calls}");
+    }
+}
+
+#[test]
+fn the_validator_sees_what_is_wrong() {
+    let server = Server::poem("a poem\n");
+    let good = report("get-poetry", [server.port().as_str()]);
+    type Spoil = fn(&mut Value);
+    let spoilers: [Spoil; 9] = [
+        |report| report["schema"] = json!(2),
+        |report| report["model"] = json!("fibers"),
+        |report| report["started"] = json!("yesterday"),
+        |report| report["elapsed_us"] = json!(-1),
+        |report| report["tasks"] = json!([]),
+        |report| report["tasks"][0]["status"] = json!("fine"),
+        |report| report["tasks"][0]["events"] = json!([[1]]),
+        |report| report["surprise"] = json!(true),
+        |report| drop(report.as_object_mut().expect("an object").remove("calls")),
+    ];
+    for spoil in spoilers {
+        let mut bad = good.clone();
+        spoil(&mut bad);
+        assert_eq!(violations(SCHEMA, &bad).len(), 1, "{bad}");
+    }
+}
