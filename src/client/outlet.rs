@@ -18,8 +18,8 @@ use crate::reason::lock;
 
 /// Takes the bytes of all poems of a run as they arrive, from any thread.
 ///
-/// A task calls [`open`](Self::open) for each attempt, [`write`](Self::write) for each read and at last either
-/// [`finish`](Self::finish) or [`abandon`](Self::abandon); [`void`](Self::void) takes an attempt back.
+/// A task calls `open` for each attempt, `write` for each read and at last either
+/// `finish` or `abandon`; `void` takes an attempt back.
 /// Tasks are numbered from 0 here.
 #[derive(Debug)]
 pub struct Outlet(Kind);
