@@ -39,8 +39,7 @@ const OTHER_FILES: u64 = 32;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
-    /// Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT
-    #[arg(required = true, value_name = "ADDR")]
+    #[arg(required = true, value_name = "ADDR", help = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
     addresses: Vec<Address>,
 
     /// Write poems in the order of the command line, the first unfinished one live
