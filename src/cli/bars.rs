@@ -71,8 +71,11 @@ impl Bars {
     /// Takes the bars off the screen for good.
     pub fn clear(&self) {
         let mut canvas = lock(&self.canvas);
-        canvas.draw(&[]);
         canvas.closed = true;
+        // Nothing can be done about a terminal that does not take it.
+        let _ = canvas.bars.clear();
+        // Else the next message would put them back below itself.
+        canvas.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 

@@ -2,26 +2,41 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 
-use crate::harness::{CLIENTS, Running, Server, program, read_out, send_whole};
+use crate::harness::{CLIENTS, Finished, Running, Server, program, refusing_port, run, send_whole};
+
+const ROWS: NonZero<u16> = NonZero::new(24).expect("not zero");
+const COLUMNS: NonZero<u16> = NonZero::new(100).expect("not zero");
 
 /// A program whose stderr (and stdout, if wanted) is a terminal.
 struct OnTerminal {
     running: Running,
-    screen: mpsc::Receiver<Vec<u8>>,
+    output: mpsc::Receiver<Vec<u8>>,
     shown: Vec<u8>,
+    screen: vt100::Parser,
+}
+
+/// What is left on the terminal when the program has ended.
+struct Left {
+    finished: Finished,
+    /// Everything that was sent to it.
+    shown: String,
+    /// The lines on it.
+    screen: String,
 }
 
 impl OnTerminal {
     fn start(command: &mut Command, stdout_too: bool) -> Self {
-        let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("a pseudo-terminal");
         let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("a descriptor"));
         command.env("TERM", "xterm").stderr(slave(&pty.slave));
@@ -30,7 +45,7 @@ impl OnTerminal {
         // Only the program holds the terminal now: its end is the end of what is shown.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         drop(pty.slave);
-        let (show, screen) = mpsc::channel();
+        let (show, output) = mpsc::channel();
         let mut master = File::from(pty.master);
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -40,41 +55,45 @@ impl OnTerminal {
                 }
             }
         });
-        Self { running, screen, shown: Vec::new() }
+        let screen = vt100::Parser::new(ROWS, COLUMNS, 0);
+        Self { running, output, shown: Vec::new(), screen }
     }
 
-    /// Waits until the terminal has been sent `part`.
+    /// Waits until `part` is on the screen.
     fn see(&mut self, part: &str) {
-        while !self.text().contains(part) {
-            match self.screen.recv_timeout(std::time::Duration::from_secs(60)) {
-                Ok(bytes) => self.shown.extend(bytes),
-                Err(error) => panic!("no '{part}' on the terminal ({error}): {:?}", self.text()),
+        while !self.screen.screen().contents().contains(part) {
+            match self.output.recv_timeout(Duration::from_secs(60)) {
+                Ok(bytes) => self.show(&bytes),
+                Err(error) => panic!("no '{part}' ({error}) on: {}", self.screen.screen().contents()),
             }
         }
     }
 
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shown).into_owned()
+    fn show(&mut self, bytes: &[u8]) {
+        self.shown.extend(bytes);
+        self.screen.process(bytes);
     }
 
-    fn finish(mut self) -> (crate::harness::Finished, String) {
-        let finished = self.running.finish();
-        while let Ok(bytes) = self.screen.recv() {
-            self.shown.extend(bytes);
+    fn finish(mut self) -> Left {
+        while let Ok(bytes) = self.output.recv() {
+            self.show(&bytes);
         }
-        (finished, String::from_utf8_lossy(&self.shown).into_owned())
+        let screen = self.screen.screen();
+        assert!(!screen.hide_cursor(), "the cursor is hidden: {}", screen.contents());
+        let screen = screen.contents();
+        let shown = String::from_utf8_lossy(&self.shown).into_owned();
+        Left { finished: self.running.finish(), shown, screen }
     }
 }
 
-const CLEAR_LINE: &str = "\x1b[2K";
-const HIDE_CURSOR: &str = "\x1b[?25l";
-const SHOW_CURSOR: &str = "\x1b[?25h";
-
-/// The bars are off the screen and the cursor is on it.
-fn expect_cleared(shown: &str) {
-    let last_bar = shown.rfind("receiving").expect("a bar");
-    assert!(shown[last_bar..].contains(CLEAR_LINE), "{shown:?}");
-    assert!(shown.rfind(SHOW_CURSOR) >= shown.rfind(HIDE_CURSOR), "{shown:?}");
+impl Left {
+    /// There is nothing on the screen but lines that start so, one each.
+    fn expect_lines(&self, starts: &[&str]) {
+        let lines: Vec<&str> = self.screen.lines().collect();
+        let agree =
+            lines.len() == starts.len() && lines.iter().zip(starts).all(|(line, start)| line.starts_with(start));
+        assert!(agree, "{starts:?} is not what is on the screen:\n{}", self.screen);
+    }
 }
 
 /// A server that sends half a poem, and the rest when told.
@@ -95,64 +114,68 @@ fn bars_take_the_place_of_running_messages() {
     for client in CLIENTS {
         let (server, go_on) = in_two_halves();
         let mut terminal = OnTerminal::start(program(client).arg(server.port()), false);
-        terminal.see("receiving");
-        terminal.see("13 B");
+        terminal.see(&format!("Task 1  {}  receiving           13 B", server.name()));
         go_on.send(()).expect("the server");
-        let (finished, shown) = terminal.finish();
-        assert_eq!((finished.code(), &finished.stdout[..]), (0, &b"half a poem, and the rest\n"[..]), "{client}");
-        assert!(!shown.contains("get poetry from"), "{shown:?}");
-        assert!(shown.contains(&format!("Task 1: got 26 bytes of poetry from {} in ", server.name())), "{shown:?}");
-        assert!(shown.contains("Got 1 poem in "), "{shown:?}");
-        expect_cleared(&shown);
+        let left = terminal.finish();
+        let stdout = &left.finished.stdout[..];
+        assert_eq!((left.finished.code(), stdout), (0, &b"half a poem, and the rest\n"[..]), "{client}");
+        let got = format!("Task 1: got 26 bytes of poetry from {} in ", server.name());
+        left.expect_lines(&[&got, "Got 1 poem in "]);
     }
 }
 
 #[test]
 fn interrupted_bars_are_cleared() {
     for client in CLIENTS {
-        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
             let (server, _go_on) = in_two_halves();
-            let mut terminal = OnTerminal::start(program(client).arg(server.port()), false);
+            let mut terminal = OnTerminal::start(program(client).args(vec![server.port(); 3]), false);
             terminal.see("receiving");
+            terminal.see("Task 3  ");
             terminal.running.signal(signal);
-            let (finished, shown) = terminal.finish();
-            assert_eq!(finished.code(), if signal == Signal::SIGINT { 130 } else { 143 });
-            expect_cleared(&shown);
-            assert!(shown.contains("Got 0 of 1 poem in "), "{shown:?}");
+            let left = terminal.finish();
+            assert_eq!(left.finished.code(), code);
+            left.expect_lines(&["Got 0 of 3 poems in "]);
         }
+    }
+}
+
+#[test]
+fn more_poems_than_rows_are_folded_and_cleared() {
+    for client in CLIENTS {
+        let (server, _go_on) = in_two_halves();
+        let mut terminal = OnTerminal::start(program(client).args(vec![server.port(); 100]), false);
+        terminal.see("Task  22  ");
+        terminal.see("and 78 more: ");
+        terminal.running.signal(Signal::SIGINT);
+        terminal.finish().expect_lines(&["Got 0 of 100 poems in "]);
     }
 }
 
 #[test]
 fn failures_are_said_above_the_bars() {
     let (server, go_on) = in_two_halves();
-    let (_held, refusing) = crate::harness::refusing_port();
+    let (_held, refusing) = refusing_port();
     let mut terminal = OnTerminal::start(program("get-poetry").args([server.port(), refusing]), false);
     terminal.see("receiving");
     terminal.see("Task 2: failed: ");
     go_on.send(()).expect("the server");
-    let (finished, shown) = terminal.finish();
-    assert_eq!(finished.code(), 1);
-    assert!(shown.contains("Got 1 of 2 poems in "), "{shown:?}");
-    expect_cleared(&shown);
+    let left = terminal.finish();
+    assert_eq!(left.finished.code(), 1);
+    left.expect_lines(&["Task 2: failed: ", "Task 1: got 26 bytes ", "Got 1 of 2 poems in "]);
 }
 
 #[test]
 fn poems_on_the_terminal_itself_are_not_drawn_over() {
     for client in CLIENTS {
-        let stuck = Server::start(|_, mut stream| {
-            stream.write_all(b"half").expect("a client");
-            drop(read_out(stream));
-        });
-        let quick = Server::poem("no newline at the end");
+        let (stuck, _go_on) = in_two_halves();
+        let quick = Server::poem("first line\nno newline at the end");
         let mut terminal = OnTerminal::start(program(client).args([quick.port(), stuck.port()]), true);
-        terminal.see("no newline at the end");
         terminal.see("Task 2  ");
         terminal.see("receiving");
         terminal.running.signal(Signal::SIGINT);
-        let (_, shown) = terminal.finish();
-        let after = shown.split("no newline at the end").nth(1).expect("the poem");
-        assert!(after.starts_with("\r\n"), "{shown:?}");
+        let left = terminal.finish();
+        left.expect_lines(&["first line", "no newline at the end", "Task 1: got 32 bytes", "Got 1 of 2 poems in "]);
     }
 }
 
@@ -168,29 +191,29 @@ fn there_are_no_bars_where_they_would_disturb() {
     ];
     for client in CLIENTS {
         for (options, stdout_too) in cases {
-            let (_, shown) = OnTerminal::start(program(client).args(options).arg(server.port()), stdout_too).finish();
-            assert!(!shown.contains(CLEAR_LINE), "{client} {options:?}: {shown:?}");
+            let left = OnTerminal::start(program(client).args(options).arg(server.port()), stdout_too).finish();
+            assert!(!left.shown.contains("\x1b[2K"), "{client} {options:?}: {:?}", left.shown);
         }
-        let (_, shown) = OnTerminal::start(program(client).env("TERM", "dumb").arg(server.port()), false).finish();
-        assert!(!shown.is_empty(), "{client}");
+        let left = OnTerminal::start(program(client).env("TERM", "dumb").arg(server.port()), false).finish();
+        assert!(!left.shown.contains("\x1b"), "{client}: {:?}", left.shown);
     }
 }
 
 #[test]
 fn off_a_terminal_nothing_is_drawn_or_coloured() {
     let server = Server::poem("a poem\n");
-    let (_held, refusing) = crate::harness::refusing_port();
+    let (_held, refusing) = refusing_port();
     for client in CLIENTS {
-        let finished = crate::harness::run(client, [server.port(), refusing.clone()]);
+        let finished = run(client, [server.port(), refusing.clone()]);
         assert!(!finished.stderr.contains('\x1b'), "{finished:?}");
     }
 }
 
 #[test]
 fn colour_is_for_terminals_that_want_it() {
-    let (_held, refusing) = crate::harness::refusing_port();
-    let (_, shown) = OnTerminal::start(program("get-poetry").arg(&refusing), false).finish();
-    assert!(shown.contains("\x1b[31mTask 1: failed"), "{shown:?}");
-    let (_, shown) = OnTerminal::start(program("get-poetry").env("NO_COLOR", "1").arg(&refusing), false).finish();
-    assert!(!shown.contains("\x1b[31m") && shown.contains("Task 1: failed"), "{shown:?}");
+    let (_held, refusing) = refusing_port();
+    let left = OnTerminal::start(program("get-poetry").arg(&refusing), false).finish();
+    assert!(left.shown.contains("\x1b[31mTask 1: failed"), "{:?}", left.shown);
+    let left = OnTerminal::start(program("get-poetry").env("NO_COLOR", "1").arg(&refusing), false).finish();
+    assert!(!left.shown.contains("\x1b[31m") && left.screen.contains("Task 1: failed"), "{:?}", left.shown);
 }
