@@ -1,8 +1,8 @@
 //! When to send how much: a plain value, computed without I/O.
 //!
 //! A [`Pace`] is what a person asks for; its [`schedule`](Pace::schedule) is everything that will
-//! happen on one connection, as a list of [`Step`]s with their times. A server only walks it,
-//! blocking or async, with a [`Clock`] that says how long to wait before each step:
+//! happen on one connection, as a list of [`Step`]s with their times. A server only takes a [`Walk`]
+//! through it, blocking or async:
 //!
 //! ```text
 //! num_bytes = 10, delay = 100ms, a poem of 25 bytes
@@ -74,6 +74,21 @@ pub struct Schedule {
     closed: bool,
 }
 
+impl Schedule {
+    /// The next step; the last one again and again.
+    fn step(&mut self) -> Step {
+        if self.sent == self.len {
+            return Step { at: self.pace.total(self.len), action: Action::Close };
+        }
+        let at = self.pace.nth(self.pieces);
+        let end = self.len.min(self.sent.saturating_add(self.pace.num_bytes.get()));
+        let piece = self.sent..end;
+        self.sent = end;
+        self.pieces += 1;
+        Step { at, action: Action::Send(piece) }
+    }
+}
+
 impl Iterator for Schedule {
     type Item = Step;
 
@@ -81,44 +96,68 @@ impl Iterator for Schedule {
         if self.closed {
             return None;
         }
-        if self.sent == self.len {
-            self.closed = true;
-            return Some(Step { at: self.pace.total(self.len), action: Action::Close });
-        }
-        let at = self.pace.nth(self.pieces);
-        let end = self.len.min(self.sent.saturating_add(self.pace.num_bytes.get()));
-        let piece = self.sent..end;
-        self.sent = end;
-        self.pieces += 1;
-        Some(Step { at, action: Action::Send(piece) })
+        let step = self.step();
+        self.closed = step.action == Action::Close;
+        Some(step)
     }
 }
 
-/// Turns the times of a schedule into waits.
+/// A connection on its way through its schedule: says what to do now, and is told how far that got.
 ///
 /// Deadlines are absolute, so small delays of the machine do not add up. But a peer that held up
 /// the sender by more than one delay does not get what it missed in one burst: everything
 /// still to come moves by as much as it was late.
 #[derive(Debug)]
-pub struct Clock {
+pub struct Walk {
+    schedule: Schedule,
+    step: Step,
     origin: Instant,
-    tolerance: Duration,
 }
 
-impl Clock {
-    /// A clock for a connection accepted at `now`.
-    pub fn start(pace: &Pace, now: Instant) -> Self {
-        Self { origin: now, tolerance: pace.delay }
+/// What a server has to do next on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, for so long.
+    Wait(Duration),
+    /// Send these bytes of the poem, or as many of the first of them as the peer takes.
+    Send(Range<usize>),
+    /// Close politely: the poem is complete.
+    Close,
+}
+
+impl Walk {
+    /// The walk of a connection that was accepted at `now`, through a poem of `len` bytes.
+    pub fn start(pace: &Pace, len: usize, now: Instant) -> Self {
+        let mut schedule = pace.schedule(len);
+        let step = schedule.step();
+        Self { schedule, step, origin: now }
     }
 
-    /// How long to wait at the moment `now` for a step due `at`; zero if it is due.
-    pub fn wait(&mut self, at: Duration, now: Instant) -> Duration {
+    /// What to do at the moment `now`.
+    pub fn next(&mut self, now: Instant) -> Next {
         let elapsed = now.saturating_duration_since(self.origin);
-        let late = elapsed.saturating_sub(at);
-        if late > self.tolerance {
+        let early = self.step.at.saturating_sub(elapsed);
+        if !early.is_zero() {
+            return Next::Wait(early);
+        }
+        match &self.step.action {
+            Action::Send(piece) => Next::Send(piece.clone()),
+            Action::Close => Next::Close,
+        }
+    }
+
+    /// The peer took the first `bytes` of what was to be sent, and that is known at the moment `now`.
+    pub fn sent(&mut self, bytes: usize, now: Instant) {
+        let Action::Send(piece) = &mut self.step.action else { return };
+        piece.start += bytes;
+        if piece.start < piece.end {
+            return;
+        }
+        let late = now.saturating_duration_since(self.origin).saturating_sub(self.step.at);
+        if late > self.schedule.pace.delay {
             self.origin += late;
         }
-        at.saturating_sub(elapsed)
+        self.step = self.schedule.step();
     }
 }
 
@@ -165,24 +204,43 @@ mod tests {
         assert_eq!(steps.last().expect("close").at, Duration::from_nanos(u64::MAX));
     }
 
+    fn walk(num_bytes: usize, delay: Duration, len: usize) -> (Walk, Instant) {
+        let start = Instant::now();
+        (Walk::start(&pace(num_bytes, delay), len, start), start)
+    }
+
+    #[test]
+    fn a_walk_waits_sends_what_is_left_and_closes() {
+        let (mut walk, start) = walk(10, 100 * MS, 15);
+        assert_eq!(walk.next(start), Next::Send(0..10));
+        walk.sent(4, start);
+        assert_eq!(walk.next(start), Next::Send(4..10));
+        walk.sent(6, start + MS);
+        assert_eq!(walk.next(start + MS), Next::Wait(99 * MS));
+        assert_eq!(walk.next(start + 100 * MS), Next::Send(10..15));
+        walk.sent(5, start + 100 * MS);
+        assert_eq!(walk.next(start + 100 * MS), Next::Close);
+        assert_eq!(walk.next(start + 100 * MS), Next::Close);
+    }
+
     #[test]
     fn a_little_late_is_made_up_for() {
-        let start = Instant::now();
-        let mut clock = Clock::start(&pace(1, 100 * MS), start);
-        assert_eq!(clock.wait(100 * MS, start), 100 * MS);
-        assert_eq!(clock.wait(200 * MS, start + 130 * MS), 70 * MS);
-        assert_eq!(clock.wait(300 * MS, start + 350 * MS), Duration::ZERO);
-        assert_eq!(clock.wait(400 * MS, start + 350 * MS), 50 * MS);
+        let (mut walk, start) = walk(1, 100 * MS, 9);
+        walk.sent(1, start + 70 * MS);
+        assert_eq!(walk.next(start + 70 * MS), Next::Wait(30 * MS));
+        assert_eq!(walk.next(start + 130 * MS), Next::Send(1..2));
+        walk.sent(1, start + 130 * MS);
+        assert_eq!(walk.next(start + 130 * MS), Next::Wait(70 * MS));
     }
 
     #[test]
     fn after_a_long_stall_the_pace_goes_on_without_a_burst() {
-        let start = Instant::now();
-        let mut clock = Clock::start(&pace(1, 100 * MS), start);
+        let (mut walk, start) = walk(1, 100 * MS, 9);
         let stalled = start + 5_000 * MS;
-        assert_eq!(clock.wait(200 * MS, stalled), Duration::ZERO);
-        assert_eq!(clock.wait(300 * MS, stalled), 100 * MS);
-        assert_eq!(clock.wait(400 * MS, stalled + 100 * MS), 100 * MS);
+        walk.sent(1, stalled);
+        assert_eq!(walk.next(stalled), Next::Wait(100 * MS));
+        walk.sent(1, stalled + 100 * MS);
+        assert_eq!(walk.next(stalled + 100 * MS), Next::Wait(100 * MS));
     }
 
     proptest! {

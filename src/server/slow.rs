@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
 use super::close;
-use crate::pace::{Action, Clock, Pace};
+use crate::pace::{Next, Pace, Walk};
 use crate::poem::Poem;
 use crate::reason::{lock, reason};
 use crate::timing::{human, micros};
@@ -170,30 +170,27 @@ impl SlowServer {
         };
         stream.set_nodelay(true).map_err(cut)?;
         stream.set_write_timeout(self.write_timeout).map_err(cut)?;
-        let mut clock = Clock::start(&self.pace, start);
-        for step in self.pace.schedule(poem.bytes().len()) {
-            let wait = clock.wait(step.at, Instant::now());
-            if !wait.is_zero() {
-                shared.sleep(wait, |state| state.aborting);
-            }
+        let mut walk = Walk::start(&self.pace, poem.bytes().len(), start);
+        loop {
             if shared.lock().aborting {
                 return Err(Cut::Aborted);
             }
-            match step.action {
-                Action::Send(piece) => {
+            match walk.next(Instant::now()) {
+                Next::Wait(time) => shared.sleep(time, |state| state.aborting),
+                Next::Send(piece) => {
                     debug!("Sending {} bytes", piece.len());
-                    while *sent < piece.end {
-                        match stream.write(&poem.bytes()[*sent..piece.end]) {
-                            Ok(n) => *sent += n,
-                            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                            Err(error) => return Err(cut(error)),
+                    match stream.write(&poem.bytes()[piece]) {
+                        Ok(n) => {
+                            *sent += n;
+                            walk.sent(n, Instant::now());
                         }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(cut(error)),
                     }
                 }
-                Action::Close => return Ok(()),
+                Next::Close => return Ok(()),
             }
         }
-        Ok(())
     }
 }
 
