@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::bars::{Bars, Screen};
 use super::logs::{LogArgs, Style};
-use super::signals::{self, StopSignals};
+use super::signals::{self, Signals};
 use super::stdout::Stdout;
 use super::values::{self, Limit};
 use super::{Error, FAILURE, SUCCESS, open_files};
@@ -116,7 +116,7 @@ pub fn main(model: Model) -> ExitCode {
 }
 
 fn run(model: Model, args: Args) -> Result<u8, Error> {
-    let signals = StopSignals::block();
+    let signals = Signals::block(&[]);
     let screen = args.screen();
     args.logs.init(Style::Talk, &screen)?;
     let clock = Instant::now();

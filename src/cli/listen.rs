@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZero;
+use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
@@ -28,29 +30,74 @@ pub struct ListenArgs {
     pub backlog: Option<u32>,
 }
 
+/// The queue of a server that accepts without delay. A shorter one overflows when a thousand clients come at
+/// once, and they hang: the kernel drops what does not fit without telling anybody.
+const BACKLOG: u32 = 4096;
+
 impl ListenArgs {
-    /// A socket that listens.
+    /// A socket that listens; its backlog, if none was asked for, is the given one.
     ///
     /// # Errors
     /// The name cannot be resolved, or the address cannot be bound.
     pub fn bind(&self, default_backlog: u32) -> Result<TcpListener, Error> {
+        let address = self.address()?;
+        let listen = || {
+            let socket = bound(address)?;
+            socket.listen(self.backlog(default_backlog))?;
+            Ok(socket.into())
+        };
+        listen().map_err(|error| Error::cannot("listen on", address, &error))
+    }
+
+    /// Listeners on one address, one for each processor: the kernel deals out the clients among them.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub fn bind_shared(&self) -> Result<Vec<TcpListener>, Error> {
+        let address = self.address()?;
+        let workers = thread::available_parallelism().map_or(1, NonZero::get);
+        let listen = || {
+            let first = bound(address)?;
+            let address = first.local_addr()?;
+            let mut sockets = vec![first];
+            // Only now may the port be shared: the first bind has failed if somebody else was there.
+            sockets[0].set_reuse_port(true)?;
+            for _ in 1..workers {
+                let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.set_reuse_port(true)?;
+                socket.bind(&address)?;
+                sockets.push(socket);
+            }
+            for socket in &sockets {
+                // Accepted sockets inherit it: pieces of a trickle leave when they are written.
+                socket.set_tcp_nodelay(true)?;
+                socket.listen(self.backlog(BACKLOG))?;
+            }
+            Ok(sockets.into_iter().map(TcpListener::from).collect())
+        };
+        listen().map_err(|error| Error::cannot("listen on", address, &error))
+    }
+
+    fn backlog(&self, default: u32) -> i32 {
+        i32::try_from(self.backlog.unwrap_or(default)).unwrap_or(i32::MAX)
+    }
+
+    fn address(&self) -> Result<SocketAddr, Error> {
         let host = self.iface.trim_start_matches('[').trim_end_matches(']');
         let found = (host, self.port).to_socket_addrs().map_err(|error| Error::cannot("resolve", host, &error))?;
         let found: Vec<SocketAddr> = found.collect();
         let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
-        let address = *address.ok_or_else(|| Error::failure(format!("cannot resolve {host}: it has no address")))?;
-        let backlog = i32::try_from(self.backlog.unwrap_or(default_backlog)).unwrap_or(i32::MAX);
-        bind(address, backlog).map_err(|error| Error::cannot("listen on", address, &error))
+        address.copied().ok_or_else(|| Error::failure(format!("cannot resolve {host}: it has no address")))
     }
 }
 
-fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of an earlier run that linger in TIME_WAIT must not keep the port.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Says on stdout where a server listens: `Serving FILE on 127.0.0.1:10000.` People copy it, scripts parse it.

@@ -4,6 +4,7 @@
 //! stderr is for everything that is said about them.
 
 pub mod bars;
+pub mod fastpoetry;
 pub mod get_poetry;
 pub mod listen;
 pub mod logs;

@@ -1,18 +1,20 @@
-//! SIGINT and SIGTERM as messages to a thread, so that no code has to be safe inside a signal handler.
+//! Signals as messages to a thread, so that no code has to be safe inside a signal handler.
 
+use std::io;
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// The signals that ask a program to stop, kept back until somebody [watches](Self::watch) them.
+/// Signals kept back until somebody [watches](Self::watch) them.
 #[derive(Debug)]
-pub struct StopSignals(SigSet);
+pub struct Signals(SigSet);
 
-impl StopSignals {
-    /// Keeps the signals from ending the process. To be called before there is another thread: threads inherit
-    /// this from the one that starts them. (Child processes do not: [`std::process::Command`] undoes it.)
-    pub fn block() -> Self {
-        let mut set = SigSet::empty();
+impl Signals {
+    /// Keeps SIGINT and SIGTERM, and these others, from ending the process. To be called before there is another
+    /// thread: threads inherit this from the one that starts them. (Child processes do not:
+    /// [`std::process::Command`] undoes it.)
+    pub fn block(others: &[Signal]) -> Self {
+        let mut set: SigSet = others.iter().copied().collect();
         set.add(Signal::SIGINT);
         set.add(Signal::SIGTERM);
         // Cannot fail for a valid set, see pthread_sigmask(3).
@@ -24,7 +26,7 @@ impl StopSignals {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn watch(self, mut tell: impl FnMut(Signal) + Send + 'static) -> std::io::Result<()> {
+    pub fn watch(self, mut tell: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
         let body = move || {
             while let Ok(signal) = self.0.wait() {
                 tell(signal);

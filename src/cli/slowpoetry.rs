@@ -13,7 +13,7 @@ use tracing::info;
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
-use super::signals::StopSignals;
+use super::signals::Signals;
 use super::values::{self, Limit};
 use super::{Error, SUCCESS, open_files};
 use crate::pace::Pace;
@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    let signals = StopSignals::block();
+    let signals = Signals::block(&[]);
     args.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
@@ -126,7 +126,7 @@ fn tell_pace(server: &SlowServer) {
 }
 
 /// The first signal closes the door; the second one, or the end of the grace time, ends the transfer.
-fn stop_on(signals: StopSignals, grace: Duration, stopper: Stopper) -> std::io::Result<()> {
+fn stop_on(signals: Signals, grace: Duration, stopper: Stopper) -> std::io::Result<()> {
     let (tell, told) = mpsc::channel();
     thread::Builder::new().name("stop".to_owned()).spawn(move || {
         if told.recv().is_ok() {

@@ -25,21 +25,47 @@ pub const LINGER_BYTES: u64 = 16 << 20;
 /// The peer reset the connection, or did not close in time: whether it got the poem is not known.
 pub fn politely(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
-    let until = Instant::now() + LINGER_TIME;
-    let mut discarded = 0;
+    let mut drain = Drain::start();
     let mut buffer = [0; 16 * 1024];
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || discarded > LINGER_BYTES {
+        let left = drain.left();
+        if left.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not close its side"));
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(n) => discarded += n as u64,
+            Ok(n) => drain.discard(n),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Whether a polite close should go on reading.
+#[derive(Debug)]
+pub(super) struct Drain {
+    until: Instant,
+    discarded: u64,
+}
+
+impl Drain {
+    /// The writing side is shut down now.
+    pub(super) fn start() -> Self {
+        Self { until: Instant::now() + LINGER_TIME, discarded: 0 }
+    }
+
+    /// How long it may still take; zero: not longer.
+    pub(super) fn left(&self) -> Duration {
+        if self.discarded > LINGER_BYTES {
+            return Duration::ZERO;
+        }
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// The peer said so much.
+    pub(super) fn discard(&mut self, bytes: usize) {
+        self.discarded += bytes as u64;
     }
 }
 
@@ -48,6 +74,11 @@ pub fn abruptly(stream: &TcpStream) {
     // Zero linger makes close(2) send RST instead of FIN, see socket(7). Where setting it fails, the connection
     // is gone already.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Takes [`abruptly`] back: the drop of the socket is an orderly close again.
+pub(super) fn not_abruptly(socket: &SockRef<'_>) {
+    let _ = socket.set_linger(None);
 }
 
 /// Resets a connection that another thread is using, and wakes this thread if it waits in a call.

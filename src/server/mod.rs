@@ -1,6 +1,345 @@
-//! The servers: each is given a bound listener and told from outside when to stop.
+//! The servers: each is given bound listeners and told from outside when to stop.
 //!
 //! None of them binds a port, reads an argument or sees a signal; that is the programs' part.
+//!
+//! [`slow`] blocks and serves one client at a time. All others are async and live in this room: they share one
+//! accept loop ([`serve`]) and are each a [`Handler`], which knows what to say to one client and nothing else.
+//!
+//! ```text
+//!            ┌ worker: a thread, a runtime, a listener of its own (SO_REUSEPORT) ┐
+//!            │                                                                   │
+//!  connect ──▶ accept ──▶ greet ── all said ──▶ shut down writing ──▶ linger ──▶ close
+//!            │              │                                           ▲        │
+//!            │              ╰── would block ──▶ a task: serve ──────────╯        │
+//!            └───────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A socket is registered with the runtime only when something has to be waited for: most poems fit into the
+//! socket's buffer, and registering costs more than sending them.
 
 pub mod close;
+pub mod fast;
+mod linger;
 pub mod slow;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, debug_span, info, warn};
+
+use crate::reason::reason;
+use linger::Lingering;
+
+/// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients accepted before the tasks of those that are already there get their turn.
+const ACCEPT_BATCH: usize = 64;
+
+/// What one kind of server does with one client.
+pub trait Handler: Send + Sync + 'static {
+    /// What is left to do when [`greet`](Self::greet) has done what it could.
+    type Rest: Send;
+
+    /// Does for a new client what can be done without waiting. The socket is non-blocking and not registered with
+    /// a runtime; to be served so to the end costs a client least.
+    ///
+    /// # Errors
+    /// The client is gone, or cannot be served: it is reset.
+    fn greet(&self, socket: &TcpStream) -> io::Result<Greeting<Self::Rest>>;
+
+    /// Does the rest, as a task of its own. If the server has to stop before it is done, it is dropped and the client
+    /// reset.
+    ///
+    /// # Errors
+    /// The client is gone, or given up: it is reset.
+    fn serve(&self, stream: &tokio::net::TcpStream, rest: Self::Rest) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// How far a [`Handler`] got without waiting.
+#[derive(Debug)]
+pub enum Greeting<R> {
+    /// Everything is said: the connection is closed politely.
+    Complete,
+    /// There is more to do.
+    Rest(R),
+}
+
+/// Tells a server to stop. Clones tell the same server.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    closing: CancellationToken,
+    aborting: CancellationToken,
+}
+
+impl Stop {
+    /// Close the door: new clients are refused, those being served have the grace time to finish.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Reset whoever is still being served.
+    pub fn abort(&self) {
+        self.closing.cancel();
+        self.aborting.cancel();
+    }
+
+    /// Whether the door is being closed.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+}
+
+/// The limits of a server as a whole.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Clients at once; more wait in the listen queue.
+    pub max_clients: usize,
+    /// After [`Stop::close`], for those being served.
+    pub grace: Duration,
+}
+
+/// Serves every client that comes to one of these listeners, until it is stopped.
+///
+/// There is a worker for each listener: a thread with a runtime of its own. To share a port among workers, bind
+/// its listeners with `SO_REUSEPORT`; the kernel then deals out the clients.
+///
+/// Stopping has four steps: close the door, let those being served finish, wait no longer than the grace time,
+/// reset those that are left.
+///
+/// # Errors
+/// A worker cannot be started. Nothing that happens to a client, nor a failing accept(2), ends a server.
+pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &Limits, stop: &Stop) -> io::Result<()> {
+    let shared = Arc::new(Shared {
+        handler,
+        room: Arc::new(Semaphore::new(limits.max_clients.min(Semaphore::MAX_PERMITS))),
+        served: AtomicU64::new(0),
+        lost: AtomicU64::new(0),
+    });
+    let mut listeners = listeners.into_iter();
+    let Some(first) = listeners.next() else { return Ok(()) };
+    let result = thread::scope(|scope| {
+        let others: Vec<_> = listeners
+            .map(|listener| {
+                let body = || worker(listener, &shared, limits, stop);
+                thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, body)
+            })
+            .collect();
+        if others.iter().any(Result::is_err) {
+            stop.abort();
+        }
+        let mut result = worker(first, &shared, limits, stop);
+        for other in others {
+            let ended = other.and_then(|worker| worker.join().map_err(|_| io::Error::other("a worker panicked"))?);
+            result = result.and(ended);
+        }
+        result
+    });
+    let (served, lost) = (shared.served.load(Relaxed), shared.lost.load(Relaxed));
+    info!(served, lost, "Stopped: {served} clients served, {lost} lost");
+    result
+}
+
+struct Shared<H> {
+    handler: Arc<H>,
+    room: Arc<Semaphore>,
+    served: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// A client's place among those served at once.
+type Place = OwnedSemaphorePermit;
+
+fn worker<H: Handler>(listener: TcpListener, shared: &Arc<Shared<H>>, limits: &Limits, stop: &Stop) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Deprecated for types that might close their descriptor early; a listener keeps its own.
+        #[expect(deprecated, reason = "the replacement is unsafe, and needed only for other types")]
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE).inspect_err(|_| stop.abort())?;
+        let tasks = TaskTracker::new();
+        let mut lingering = Lingering::default();
+        accept(listener, shared, &tasks, &mut lingering, stop).await;
+
+        lingering.into_tasks(&tasks);
+        tasks.close();
+        tokio::select! {
+            _ = timeout(limits.grace, tasks.wait()) => {}
+            () = stop.aborting.cancelled() => {}
+        }
+        if !tasks.is_empty() {
+            warn!("Resetting {} clients: stopping", tasks.len());
+        }
+        Ok(())
+    })
+    // Dropping the runtime drops the tasks that are left, and a client dropped before its time is reset.
+}
+
+/// The accept loop: lets clients in until the door is closed.
+async fn accept<H: Handler>(
+    listener: AsyncFd<TcpListener>,
+    shared: &Arc<Shared<H>>,
+    tasks: &TaskTracker,
+    lingering: &mut Lingering,
+    stop: &Stop,
+) {
+    let mut closing = pin!(stop.closing.cancelled());
+    let mut complaint = Complaint::default();
+    loop {
+        let mut busy = false;
+        tokio::select! {
+            biased;
+            () = &mut closing => return,
+            ready = listener.readable() => {
+                let Ok(mut ready) = ready else { return };
+                for accepted in 0..=ACCEPT_BATCH {
+                    busy = accepted == ACCEPT_BATCH;
+                    if busy {
+                        break;
+                    }
+                    // Room first, then the client: until there is room it waits in the listen queue.
+                    let place = match Arc::clone(&shared.room).try_acquire_owned() {
+                        Ok(place) => place,
+                        Err(_) => {
+                            lingering.look_now(tasks);
+                            tokio::select! {
+                                () = &mut closing => return,
+                                () = lingering.look_when_due(tasks) => break,
+                                place = Arc::clone(&shared.room).acquire_owned() => match place {
+                                    Ok(place) => place,
+                                    Err(_) => return,
+                                },
+                            }
+                        }
+                    };
+                    match acceptfrom_with(listener.get_ref().as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                        Ok((socket, peer)) => {
+                            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                            welcome(socket.into(), peer, place, shared, tasks, lingering);
+                        }
+                        Err(error) if error == rustix::io::Errno::AGAIN => {
+                            ready.clear_ready();
+                            break;
+                        }
+                        // This client is gone already; the next one may be there.
+                        Err(error) if error == rustix::io::Errno::CONNABORTED => {}
+                        Err(error) => {
+                            complaint.say(&error.into());
+                            drop(place);
+                            tokio::select! {
+                                () = &mut closing => return,
+                                () = sleep(ACCEPT_PAUSE) => {}
+                            }
+                            break;
+                        }
+                    }
+                }
+                lingering.look(tasks);
+            }
+            () = lingering.look_when_due(tasks) => {}
+        }
+        if busy {
+            // Clients that are there already get their turn, however many come.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One client, from its first byte to the polite close or its task.
+fn welcome<H: Handler>(
+    socket: TcpStream,
+    peer: Option<SocketAddr>,
+    place: Place,
+    shared: &Arc<Shared<H>>,
+    tasks: &TaskTracker,
+    lingering: &mut Lingering,
+) {
+    let name = Peer(peer);
+    debug!(peer = %name, "Somebody at {name} wants poetry!");
+    match shared.handler.greet(&socket) {
+        Ok(Greeting::Complete) => {
+            shared.served.fetch_add(1, Relaxed);
+            lingering.add(socket, place);
+        }
+        Ok(Greeting::Rest(rest)) => {
+            // From here on, to be dropped means to be reset, until everything is said.
+            close::abruptly(&socket);
+            let shared = Arc::clone(shared);
+            let span = debug_span!("client", peer = %name);
+            let task = async move {
+                match serve_rest(&shared, socket, rest).await {
+                    Ok(stream) => {
+                        shared.served.fetch_add(1, Relaxed);
+                        linger::close(stream).await;
+                    }
+                    Err(error) => {
+                        shared.lost.fetch_add(1, Relaxed);
+                        debug!("Lost {name}: {}", reason(&error));
+                    }
+                }
+                drop(place);
+            };
+            tasks.spawn(task.instrument(span));
+        }
+        Err(error) => {
+            shared.lost.fetch_add(1, Relaxed);
+            debug!(peer = %name, "Lost {name}: {}", reason(&error));
+            close::abruptly(&socket);
+        }
+    }
+}
+
+async fn serve_rest<H: Handler>(
+    shared: &Shared<H>,
+    socket: TcpStream,
+    rest: H::Rest,
+) -> io::Result<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::from_std(socket)?;
+    shared.handler.serve(&stream, rest).await?;
+    Ok(stream)
+}
+
+/// For the log, which has a name for everybody.
+#[derive(Clone, Copy)]
+struct Peer(Option<SocketAddr>);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("an unknown address"),
+        }
+    }
+}
+
+/// Says that accept(2) fails once in a while, not ten times a second.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    fn say(&mut self, error: &io::Error) {
+        if self.last.is_none_or(|last| last.elapsed() >= Self::PAUSE) {
+            self.last = Some(Instant::now());
+            warn!("Cannot accept clients: {}; trying again", reason(error));
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! A load generator for poem servers: so many clients at once, each byte checked, every error counted by kind.
+//!
+//! One epoll(7) loop a thread. Writes one line of `name=value` pairs, times in microseconds, for scripts to read.
+//! With `--pid`, the server's CPU time and memory are read from /proc before, during and after.
+
+#![expect(clippy::cast_possible_truncation, reason = "slots and samples are counted in a machine word")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use poetry_suite::cli::{open_files, values};
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, connect, ipproto, socket_with};
+
+/// A fetch that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Parser, Clone)]
+#[command(about = "Load for poem servers")]
+struct Args {
+    /// The server
+    address: SocketAddr,
+    /// The poem it should give out
+    #[arg(long)]
+    poem: PathBuf,
+    /// What the clients do
+    #[arg(long, value_enum, default_value_t = Mode::Fetch)]
+    mode: Mode,
+    /// Clients at once
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// How long
+    #[arg(long, default_value = "3s", value_parser = values::duration)]
+    time: Duration,
+    /// Threads that play the clients
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// The server's process
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// Fetch poems, one after another
+    Fetch,
+    /// Connect and never read; then see whether others are served
+    Stall,
+    /// Connect and read what trickles in
+    Hold,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    open_files::raise_limit();
+    match run(&args) {
+        Ok(line) => {
+            let _ = writeln!(io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> io::Result<String> {
+    let poem: Arc<[u8]> = fs::read(&args.poem)?.into();
+    let before = args.pid.map(Usage::of).unwrap_or_default();
+    match args.mode {
+        Mode::Fetch => {
+            let result = fetch_all(args, &poem)?;
+            Ok(result.line(args.pid.map(Usage::of).unwrap_or_default().since(before), poem.len()))
+        }
+        Mode::Stall | Mode::Hold => hold(args, &poem, before),
+    }
+}
+
+fn fetch_all(args: &Args, poem: &Arc<[u8]>) -> io::Result<Result> {
+    let start = Instant::now();
+    let threads: Vec<_> = (0..args.threads)
+        .map(|thread| {
+            let (args, poem) = (args.clone(), Arc::clone(poem));
+            let clients = args.clients / args.threads + usize::from(thread < args.clients % args.threads);
+            thread::spawn(move || Clients::new(&args, poem, clients)?.run(start + args.time))
+        })
+        .collect();
+    let mut all = Result::default();
+    for thread in threads {
+        all.add(thread.join().map_err(|_| io::Error::other("a thread panicked"))??);
+    }
+    all.elapsed = start.elapsed();
+    Ok(all)
+}
+
+#[derive(Default)]
+struct Result {
+    latencies: Vec<u32>,
+    errors: BTreeMap<String, u64>,
+    elapsed: Duration,
+}
+
+impl Result {
+    fn add(&mut self, other: Self) {
+        self.latencies.extend(other.latencies);
+        for (kind, count) in other.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+    }
+
+    fn line(mut self, usage: Usage, bytes: usize) -> String {
+        self.latencies.sort_unstable();
+        let fetches = self.latencies.len();
+        let at = |share: f64| self.latencies.get(((fetches as f64 * share) as usize).min(fetches.saturating_sub(1)));
+        let quantile = |share| at(share).copied().unwrap_or(0);
+        let seconds = self.elapsed.as_secs_f64();
+        let errors: u64 = self.errors.values().sum();
+        let kinds: Vec<String> = self.errors.iter().map(|(kind, count)| format!("{kind}:{count}")).collect();
+        format!(
+            "fetches={fetches} rate={:.0} mb_per_s={:.0} p50={} p99={} max={} cpu_per_100k={:.2} peak_kb={} errors={errors} kinds={}",
+            fetches as f64 / seconds,
+            fetches as f64 * bytes as f64 / seconds / 1e6,
+            quantile(0.5),
+            quantile(0.99),
+            quantile(1.0),
+            usage.cpu.as_secs_f64() / fetches as f64 * 1e5,
+            usage.peak_kb,
+            if kinds.is_empty() { "none".to_owned() } else { kinds.join(",") },
+        )
+    }
+}
+
+/// The clients of one thread.
+struct Clients {
+    address: SocketAddr,
+    poem: Arc<[u8]>,
+    epoll: rustix::fd::OwnedFd,
+    slots: Vec<Option<Fetch>>,
+    result: Result,
+}
+
+struct Fetch {
+    stream: TcpStream,
+    start: Instant,
+    received: usize,
+}
+
+impl Clients {
+    fn new(args: &Args, poem: Arc<[u8]>, clients: usize) -> io::Result<Self> {
+        let slots = (0..clients).map(|_| None).collect();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { address: args.address, poem, epoll, slots, result: Result::default() })
+    }
+
+    fn run(mut self, until: Instant) -> io::Result<Result> {
+        for slot in 0..self.slots.len() {
+            self.start(slot);
+        }
+        let mut buffer = vec![0; 256 * 1024];
+        let mut events = Vec::with_capacity(256);
+        let mut sweep = Instant::now() + Duration::from_secs(1);
+        let tick = Duration::from_millis(100).try_into().ok();
+        while self.slots.iter().any(Option::is_some) || Instant::now() < until {
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), tick.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = Instant::now();
+            for event in &events {
+                let slot = event.data.u64() as usize;
+                if self.proceed(slot, &mut buffer) && now < until {
+                    self.start(slot);
+                }
+            }
+            if now >= sweep {
+                sweep = now + Duration::from_secs(1);
+                self.sweep(now, until);
+            }
+        }
+        Ok(self.result)
+    }
+
+    /// Fetches that hang are given up, and free slots used again.
+    fn sweep(&mut self, now: Instant, until: Instant) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].as_ref().is_some_and(|fetch| now - fetch.start > PATIENCE) {
+                self.fail(slot, "timeout");
+            }
+            if self.slots[slot].is_none() && now < until {
+                self.start(slot);
+            }
+        }
+    }
+
+    fn start(&mut self, slot: usize) {
+        let start = Instant::now();
+        match begin(self.address).and_then(|stream| {
+            let data = epoll::EventData::new_u64(slot as u64);
+            epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+            Ok(stream)
+        }) {
+            Ok(stream) => self.slots[slot] = Some(Fetch { stream, start, received: 0 }),
+            Err(error) => self.count(&error),
+        }
+    }
+
+    /// Reads once; true if the fetch is over.
+    fn proceed(&mut self, slot: usize, buffer: &mut [u8]) -> bool {
+        let Some(fetch) = &mut self.slots[slot] else { return false };
+        match fetch.stream.read(buffer) {
+            Ok(0) if fetch.received == self.poem.len() => {
+                let micros = fetch.start.elapsed().as_micros();
+                self.result.latencies.push(micros.try_into().unwrap_or(u32::MAX));
+                self.slots[slot] = None;
+                true
+            }
+            Ok(0) => self.fail(slot, "truncated"),
+            Ok(n) => {
+                let expected = self.poem.get(fetch.received..fetch.received + n);
+                if expected != Some(&buffer[..n]) {
+                    return self.fail(slot, "wrong");
+                }
+                fetch.received += n;
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                self.count(&error);
+                self.slots[slot] = None;
+                true
+            }
+        }
+    }
+
+    fn fail(&mut self, slot: usize, kind: &str) -> bool {
+        *self.result.errors.entry(kind.to_owned()).or_default() += 1;
+        self.slots[slot] = None;
+        true
+    }
+
+    fn count(&mut self, error: &io::Error) {
+        *self.result.errors.entry(format!("{:?}", error.kind())).or_default() += 1;
+    }
+}
+
+/// A connection under way.
+fn begin(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Many clients that stay.
+fn hold(args: &Args, poem: &Arc<[u8]>, before: Usage) -> io::Result<String> {
+    let start = Instant::now();
+    let mut streams = Vec::with_capacity(args.clients);
+    let mut refused = 0;
+    for number in 0..args.clients {
+        match TcpStream::connect(args.address) {
+            Ok(stream) => {
+                stream.set_nonblocking(true)?;
+                streams.push(stream);
+            }
+            Err(_) => refused += 1,
+        }
+        if number % 500 == 499 {
+            // The server should serve them, not only queue them.
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let connected = start.elapsed();
+    thread::sleep(Duration::from_secs(1));
+    let settled = args.pid.map(Usage::of).unwrap_or_default();
+    let busy = Instant::now();
+    let others = if args.mode == Mode::Stall {
+        let few = Args { clients: 8, ..args.clone() };
+        Some(fetch_all(&few, poem)?)
+    } else {
+        thread::sleep(args.time);
+        None
+    };
+    let after = args.pid.map(Usage::of).unwrap_or_default();
+    let elapsed = busy.elapsed();
+    let mut buffer = [0; 4096];
+    let (mut served, mut bytes) = (0, 0);
+    for stream in &mut streams {
+        match stream.read(&mut buffer) {
+            Ok(0) => {}
+            Ok(n) => {
+                served += 1;
+                bytes += n;
+            }
+            Err(_) => {}
+        }
+    }
+    let per_client = settled.rss_kb.saturating_sub(before.rss_kb) as f64 / streams.len() as f64;
+    let mut line = format!(
+        "clients={} refused={refused} served={served} bytes={bytes} connect_ms={} rss_per_client_kb={per_client:.2} rss_kb={} cpu_percent={:.1}",
+        streams.len(),
+        connected.as_millis(),
+        settled.rss_kb,
+        after.since(settled).cpu.as_secs_f64() / elapsed.as_secs_f64() * 100.0,
+    );
+    if let Some(others) = others {
+        line.push(' ');
+        line.push_str(&others.line(after.since(settled), poem.len()));
+    }
+    Ok(line)
+}
+
+/// What a process and its children have used so far.
+#[derive(Default, Clone, Copy)]
+struct Usage {
+    cpu: Duration,
+    rss_kb: u64,
+    peak_kb: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Self {
+        let mut all = Self::of_one(pid);
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            let child = Self::of(child);
+            all.cpu += child.cpu;
+            all.rss_kb += child.rss_kb;
+            all.peak_kb += child.peak_kb;
+        }
+        all
+    }
+
+    fn of_one(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse().ok()).unwrap_or(0)
+        };
+        // Field 14 and on of proc_pid_stat(5), in clock ticks: user, system, and those of children waited for.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = fields.split_whitespace().skip(11).take(4).filter_map(|f| f.parse::<u64>().ok()).sum();
+        Self { cpu: Duration::from_millis(ticks * 10), rss_kb: field("VmRSS:"), peak_kb: field("VmHWM:") }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self { cpu: self.cpu.saturating_sub(earlier.cpu), ..self }
+    }
+}

@@ -1,0 +1,7 @@
+//! `fastpoetry`: gives out a poem to any number of clients at once.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poetry_suite::cli::fastpoetry::main()
+}
