@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 
-use crate::harness::{CLIENTS, CONCURRENT, Server, Slowpoetry, poem_file, read_out, run, send_whole};
+use crate::harness::{CLIENTS, CONCURRENT, Server, Service, poem_file, read_out, run, send_whole};
 
 /// Poems that a careless client would spoil.
 fn awkward_poems() -> Vec<(&'static str, Vec<u8>)> {
@@ -58,7 +58,7 @@ fn poems_arrive_from_slowpoetry() {
     for name in ["ecstasy.txt", "sera.txt", "lyubil.txt"] {
         let poem = fs::read(poem_file(name)).expect("the poem");
         for num_bytes in ["1", "7", "64KiB"] {
-            let server = Slowpoetry::serve(&poem_file(name), ["--delay", "0", "--num-bytes", num_bytes]);
+            let server = Service::slow(&poem_file(name), ["--delay", "0", "--num-bytes", num_bytes]);
             for client in CLIENTS {
                 let finished = run(client, [server.port()]);
                 assert!(finished.stdout == poem, "{client}: {name} in pieces of {num_bytes}");
@@ -103,7 +103,7 @@ fn a_name_is_looked_up_and_each_of_its_addresses_tried() {
 
 #[test]
 fn ipv6_addresses_stand_in_brackets() {
-    let server = Slowpoetry::serve(&poem_file("science.txt"), ["--delay", "0", "--iface", "::1"]);
+    let server = Service::slow(&poem_file("science.txt"), ["--delay", "0", "--iface", "::1"]);
     for client in CLIENTS {
         let finished = run(client, [format!("[::1]:{}", server.port())]);
         assert_eq!(finished.stdout.len(), 653, "{finished:?}");

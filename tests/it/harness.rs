@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,6 +27,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A poem of the repository.
 pub(crate) fn poem_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("poetry").join(name)
+}
+
+/// Waits for something that nobody tells of.
+pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "never: {what}");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// A poem that no socket buffer holds.
+pub(crate) fn large_poem(directory: &Path) -> PathBuf {
+    let path = directory.join("large.txt");
+    fs::write(&path, vec![b'x'; 64 << 20]).expect("written");
+    path
 }
 
 /// A program of this package, in an environment that does not meddle.
@@ -179,16 +195,20 @@ fn wait(child: &mut Child) -> ExitStatus {
     status
 }
 
-/// A server of this package, by its address line.
-pub(crate) struct Slowpoetry {
+/// A server of this package, found by its address line.
+pub(crate) struct Service {
     running: Running,
     pub(crate) line: String,
     pub(crate) address: SocketAddr,
 }
 
-impl Slowpoetry {
-    pub(crate) fn serve<A: AsRef<OsStr>>(file: &Path, args: impl IntoIterator<Item = A>) -> Self {
+impl Service {
+    pub(crate) fn slow<A: AsRef<OsStr>>(file: &Path, args: impl IntoIterator<Item = A>) -> Self {
         Self::start(program("slowpoetry").args(args).arg(file))
+    }
+
+    pub(crate) fn fast<A: AsRef<OsStr>>(file: &Path, args: impl IntoIterator<Item = A>) -> Self {
+        Self::start(program("fastpoetry").args(args).arg(file))
     }
 
     /// Starts whatever prints an address line.
@@ -205,6 +225,15 @@ impl Slowpoetry {
 
     pub(crate) fn port(&self) -> String {
         self.address.port().to_string()
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("a server")
+    }
+
+    /// Fetches the poem as the plainest of clients does.
+    pub(crate) fn fetch(&self) -> io::Result<Vec<u8>> {
+        read_out(self.connect())
     }
 
     pub(crate) fn hear(&self, part: &str) -> String {
@@ -299,7 +328,7 @@ pub(crate) fn reset(stream: TcpStream) {
 }
 
 /// Waits until the other side of a connection is gone, and returns what it said.
-pub(crate) fn read_out(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_out(mut stream: TcpStream) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     Ok(bytes)

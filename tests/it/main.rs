@@ -3,6 +3,7 @@
 mod arguments;
 mod contract;
 mod failures;
+mod fastpoetry;
 mod harness;
 mod interrupt;
 mod library;

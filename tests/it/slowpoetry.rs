@@ -3,51 +3,36 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
-use crate::harness::{Running, Slowpoetry, poem_file, program, read_out, run};
+use crate::harness::{Running, Service, eventually, large_poem, poem_file, program, read_out, run};
 
 fn science() -> PathBuf {
     poem_file("science.txt")
-}
-
-fn connect(server: &Slowpoetry) -> TcpStream {
-    TcpStream::connect(server.address).expect("a server")
-}
-
-fn fetch(server: &Slowpoetry) -> io::Result<Vec<u8>> {
-    read_out(connect(server))
-}
-
-/// A poem that no socket buffer holds.
-fn large_poem(directory: &Path) -> PathBuf {
-    let path = directory.join("large.txt");
-    fs::write(&path, vec![b'x'; 64 << 20]).expect("written");
-    path
 }
 
 const QUICK: [&str; 4] = ["--delay", "0", "--num-bytes", "64KiB"];
 
 #[test]
 fn the_address_line_names_the_file_and_the_real_port() {
-    let server = Slowpoetry::serve(&science(), QUICK);
+    let server = Service::slow(&science(), QUICK);
     assert_eq!(server.line, format!("Serving {} on 127.0.0.1:{}.\n", science().display(), server.port()));
     assert_ne!(server.address.port(), 0);
 }
 
 #[test]
 fn clients_are_served_one_after_another() {
-    let server = Slowpoetry::serve(&science(), ["--delay", "1h"]);
-    let mut first = connect(&server);
+    let server = Service::slow(&science(), ["--delay", "1h"]);
+    let mut first = server.connect();
     let mut piece = [0; 10];
     first.read_exact(&mut piece).expect("the first piece");
     assert_eq!(&piece, b"Sonnet - T");
-    let second = connect(&server);
+    let second = server.connect();
     // The second one waits in the queue until the first has left; it gets nothing before.
     second.set_nonblocking(true).expect("nonblocking");
     assert_eq!((&second).read(&mut piece).expect_err("nothing yet").kind(), io::ErrorKind::WouldBlock);
@@ -55,8 +40,8 @@ fn clients_are_served_one_after_another() {
 
 #[test]
 fn the_pieces_and_the_summary_are_logged() {
-    let server = Slowpoetry::serve(&science(), ["-v", "--delay", "0", "--num-bytes", "500"]);
-    assert_eq!(fetch(&server).expect("a poem").len(), 653);
+    let server = Service::slow(&science(), ["-v", "--delay", "0", "--num-bytes", "500"]);
+    assert_eq!(server.fetch().expect("a poem").len(), 653);
     server.hear("Sent 653 bytes to 127.0.0.1:");
     let finished = server.stop();
     for part in [" wants poetry!", "Somebody at 127.0.0.1:", "Sending 500 bytes", "Sending 153 bytes"] {
@@ -66,32 +51,32 @@ fn the_pieces_and_the_summary_are_logged() {
 
 #[test]
 fn a_client_that_disappears_does_not_keep_the_next_one_waiting() {
-    let server = Slowpoetry::serve(&science(), ["--delay", "1ms"]);
+    let server = Service::slow(&science(), ["--delay", "1ms"]);
     for _ in 0..3 {
-        let mut client = connect(&server);
+        let mut client = server.connect();
         client.read_exact(&mut [0; 10]).expect("the first piece");
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
         drop(client);
         server.hear("went away after");
     }
-    assert_eq!(fetch(&server).expect("a poem"), fs::read(science()).expect("the poem"));
+    assert_eq!(server.fetch().expect("a poem"), fs::read(science()).expect("the poem"));
 }
 
 #[test]
 fn a_client_that_closes_in_the_middle_is_noticed() {
-    let server = Slowpoetry::serve(&science(), ["--delay", "1ms"]);
-    let mut client = connect(&server);
+    let server = Service::slow(&science(), ["--delay", "1ms"]);
+    let mut client = server.connect();
     client.read_exact(&mut [0; 10]).expect("the first piece");
     drop(client);
     server.hear("went away after");
-    assert_eq!(fetch(&server).expect("a poem").len(), 653);
+    assert_eq!(server.fetch().expect("a poem").len(), 653);
 }
 
 #[test]
 fn a_client_that_talks_still_gets_every_byte() {
-    let server = Slowpoetry::serve(&science(), QUICK);
+    let server = Service::slow(&science(), QUICK);
     for talk in [b"GET / HTTP/1.0\r\n\r\n".to_vec(), vec![b'?'; 1 << 20]] {
-        let client = connect(&server);
+        let client = server.connect();
         let mut writer = client.try_clone().expect("a clone");
         // The request is longer than the buffers: it goes on while the poem is sent and after.
         let talking = std::thread::spawn(move || writer.write_all(&talk));
@@ -103,31 +88,31 @@ fn a_client_that_talks_still_gets_every_byte() {
 
 #[test]
 fn a_client_that_half_closes_at_once_gets_the_poem() {
-    let server = Slowpoetry::serve(&science(), QUICK);
-    let client = connect(&server);
+    let server = Service::slow(&science(), QUICK);
+    let client = server.connect();
     client.shutdown(Shutdown::Write).expect("half-close");
     assert_eq!(read_out(client).expect("a poem").len(), 653);
 }
 
 #[test]
 fn a_client_that_never_closes_is_let_go() {
-    let server = Slowpoetry::serve(&science(), QUICK);
-    let mut lingering = connect(&server);
+    let server = Service::slow(&science(), QUICK);
+    let mut lingering = server.connect();
     let mut poem = Vec::new();
     lingering.read_to_end(&mut poem).expect("a poem");
     // It is still open on this side; the next client is served all the same.
-    assert_eq!(fetch(&server).expect("a poem"), poem);
+    assert_eq!(server.fetch().expect("a poem"), poem);
 }
 
 #[test]
 fn a_client_that_never_reads_is_dropped_with_a_reset() {
     let directory = tempfile::tempdir().expect("a directory");
     let options = ["--write-timeout", "100ms", "--delay", "0", "--num-bytes", "64M"];
-    let server = Slowpoetry::serve(&large_poem(directory.path()), options);
-    let stalled = connect(&server);
+    let server = Service::slow(&large_poem(directory.path()), options);
+    let stalled = server.connect();
     server.hear("it took none for 100ms");
     assert_eq!(read_out(stalled).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(fetch(&server).expect("a poem").len(), 64 << 20);
+    assert_eq!(server.fetch().expect("a poem").len(), 64 << 20);
 }
 
 #[test]
@@ -135,24 +120,24 @@ fn the_file_is_opened_afresh_for_every_client() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("poem.txt");
     fs::write(&path, "one\n").expect("written");
-    let server = Slowpoetry::serve(&path, QUICK);
-    assert_eq!(fetch(&server).expect("a poem"), b"one\n");
+    let server = Service::slow(&path, QUICK);
+    assert_eq!(server.fetch().expect("a poem"), b"one\n");
     fs::write(&path, "").expect("written");
-    assert_eq!(fetch(&server).expect("an empty poem"), b"");
+    assert_eq!(server.fetch().expect("an empty poem"), b"");
     fs::remove_file(&path).expect("removed");
     // No poem is not an empty poem.
-    assert_eq!(fetch(&server).expect_err("no poem").kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(server.fetch().expect_err("no poem").kind(), io::ErrorKind::ConnectionReset);
     fs::write(&path, "two\n").expect("written");
-    assert_eq!(fetch(&server).expect("a poem"), b"two\n");
+    assert_eq!(server.fetch().expect("a poem"), b"two\n");
     let finished = server.stop();
     assert!(finished.stderr.contains("poem.txt: no such file or directory"), "{finished:?}");
 }
 
 #[test]
 fn it_ends_after_as_many_clients_as_asked() {
-    let server = Slowpoetry::serve(&science(), QUICK.into_iter().chain(["--clients", "2"]));
+    let server = Service::slow(&science(), QUICK.into_iter().chain(["--clients", "2"]));
     for _ in 0..2 {
-        assert_eq!(fetch(&server).expect("a poem").len(), 653);
+        assert_eq!(server.fetch().expect("a poem").len(), 653);
     }
     assert_eq!(server.finish().code(), 0);
 }
@@ -175,7 +160,7 @@ fn an_interface_that_does_not_resolve_is_one_line_and_exit_status_1() {
 
 #[test]
 fn a_name_with_several_addresses_is_bound_at_its_ipv4_one() {
-    let server = Slowpoetry::serve(&science(), ["--iface", "localhost"]);
+    let server = Service::slow(&science(), ["--iface", "localhost"]);
     assert!(server.address.is_ipv4());
 }
 
@@ -195,7 +180,7 @@ fn nobody_has_to_read_the_address_line() {
 #[test]
 fn idle_it_stops_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let server = Slowpoetry::serve(&science(), ["--grace", "1h"]);
+        let server = Service::slow(&science(), ["--grace", "1h"]);
         server.signal(signal);
         assert_eq!(server.finish().code(), 0);
     }
@@ -203,10 +188,10 @@ fn idle_it_stops_at_once() {
 
 #[test]
 fn while_stopping_it_finishes_its_client_and_refuses_others() {
-    let server = Slowpoetry::serve(&science(), ["--grace", "1h", "--delay", "10ms"]);
-    let mut client = connect(&server);
+    let server = Service::slow(&science(), ["--grace", "1h", "--delay", "10ms"]);
+    let mut client = server.connect();
     client.read_exact(&mut [0; 10]).expect("the first piece");
-    let queued = connect(&server);
+    let queued = server.connect();
     server.signal(Signal::SIGTERM);
     // Whoever waits in the queue is reset, and then the door is closed.
     assert!(read_out(queued).is_err());
@@ -219,8 +204,8 @@ fn while_stopping_it_finishes_its_client_and_refuses_others() {
 
 #[test]
 fn the_end_of_the_grace_time_resets_the_client() {
-    let server = Slowpoetry::serve(&science(), ["--grace", "50ms", "--delay", "1h"]);
-    let mut client = connect(&server);
+    let server = Service::slow(&science(), ["--grace", "50ms", "--delay", "1h"]);
+    let mut client = server.connect();
     client.read_exact(&mut [0; 10]).expect("the first piece");
     server.signal(Signal::SIGTERM);
     assert_eq!(read_out(client).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
@@ -231,12 +216,12 @@ fn the_end_of_the_grace_time_resets_the_client() {
 
 #[test]
 fn a_second_signal_skips_the_grace_time() {
-    let server = Slowpoetry::serve(&science(), ["--grace", "1h", "--delay", "1h"]);
-    let mut client = connect(&server);
+    let server = Service::slow(&science(), ["--grace", "1h", "--delay", "1h"]);
+    let mut client = server.connect();
     client.read_exact(&mut [0; 10]).expect("the first piece");
     server.signal(Signal::SIGTERM);
     // The first signal has done its work when the door is closed.
-    while TcpStream::connect(server.address).is_ok() {}
+    eventually("a closed door", || TcpStream::connect(server.address).is_err());
     server.signal(Signal::SIGINT);
     assert_eq!(read_out(client).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(server.finish().code(), 0);
@@ -246,8 +231,8 @@ fn a_second_signal_skips_the_grace_time() {
 fn a_client_that_never_reads_does_not_hold_up_the_stop() {
     let directory = tempfile::tempdir().expect("a directory");
     let options = ["--grace", "50ms", "--write-timeout", "0", "--delay", "0", "--num-bytes", "64M"];
-    let server = Slowpoetry::serve(&large_poem(directory.path()), options);
-    let stalled = connect(&server);
+    let server = Service::slow(&large_poem(directory.path()), options);
+    let stalled = server.connect();
     server.hear("wants poetry");
     // Some bytes have come: it is in the middle of its one large write.
     stalled.peek(&mut [0]).expect("a byte");
@@ -261,7 +246,7 @@ fn a_pipe_can_be_served_once() {
     let path = crate::harness::path_of("slowpoetry");
     let script = format!("exec '{}' --delay 0 --clients 1 <(echo a pipe)", path.display());
     let mut command = std::process::Command::new("bash");
-    let server = Slowpoetry::start(command.args(["-c", &script]));
-    assert_eq!(fetch(&server).expect("a poem"), b"a pipe\n");
+    let server = Service::start(command.args(["-c", &script]));
+    assert_eq!(server.fetch().expect("a poem"), b"a pipe\n");
     assert_eq!(server.finish().code(), 0);
 }
