@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
@@ -13,7 +14,7 @@ use tracing::{error, info};
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::values::{self, Limit};
 use super::{Error, SUCCESS, open_files};
 use crate::pace::Pace;
@@ -83,6 +84,9 @@ Exit status:
   1    the poem cannot be read, or the port is taken
   2    the command line makes no sense";
 
+/// For the end of the workers when everybody has been reset.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// The `main` of the program.
 pub fn main() -> ExitCode {
     super::run("fastpoetry", |args| run(&args))
@@ -92,24 +96,53 @@ fn run(args: &Args) -> Result<u8, Error> {
     let signals = Signals::block(&[Signal::SIGHUP]);
     args.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
+    let (stop, reloads) = stop_and_reload_on(signals, args.grace)?;
+
     let cannot_serve = |error| Error::cannot("serve", args.file.display(), &error);
     let server = FastServer::new(&args.file, args.pace(), args.write_timeout.0).map_err(cannot_serve)?;
     let server = Arc::new(server);
     let listeners = args.listen.bind_shared()?;
-
-    let stop = Stop::default();
-    let (reloaded, stopped) = (Arc::clone(&server), stop.clone());
-    let on_signal = move |signal| match signal {
-        Signal::SIGHUP => reload(&reloaded),
-        _ if stopped.is_closing() => stopped.abort(),
-        _ => stopped.close(),
-    };
-    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    reload_on(reloads, Arc::clone(&server))?;
     announce(&format!("Serving {}", args.file.display()), &listeners[0])?;
 
     let limits = Limits { max_clients: args.max_clients.get(), grace: args.grace };
     server::serve(listeners, server, &limits, &stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
     Ok(SUCCESS)
+}
+
+/// What stops the server, and a message for each time that it should read its poem again.
+///
+/// The first signal to stop closes the door, the second one resets who is left. If the server does not end then,
+/// because a file or a pipe does not answer, the process does.
+fn stop_and_reload_on(signals: Signals, grace: Duration) -> Result<(Stop, mpsc::Receiver<()>), Error> {
+    let stop = Stop::default();
+    let (reload, reloads) = mpsc::channel();
+    let stopped = stop.clone();
+    let on_signal = move |signal| match signal {
+        Signal::SIGHUP => {
+            let _ = reload.send(());
+        }
+        _ if stopped.is_closing() => {
+            stopped.abort();
+            signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
+        }
+        _ => {
+            stopped.close();
+            signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
+        }
+    };
+    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    Ok((stop, reloads))
+}
+
+fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(), Error> {
+    let body = move || {
+        for () in reloads {
+            reload(&server);
+        }
+    };
+    let started = thread::Builder::new().name("reload".to_owned()).spawn(body);
+    started.map(|_| ()).map_err(|error| Error::cannot("start", "a thread", &error))
 }
 
 impl Args {

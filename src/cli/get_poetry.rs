@@ -110,6 +110,10 @@ Exit status:
   2    the command line makes no sense
   130  interrupted by Ctrl-C (143: by SIGTERM)";
 
+/// For clearing bars, a report and the tally after a signal: a terminal or pipe that takes nothing must not hold up
+/// the end.
+const LAST_WORDS: Duration = Duration::from_millis(80);
+
 /// The `main` of the program for `model`.
 pub fn main(model: Model) -> ExitCode {
     super::run(model.program(), |args| run(model, args))
@@ -144,9 +148,11 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     }
 
     let at_signal = Arc::clone(&desk);
-    signals
-        .watch(move |signal| process::exit(at_signal.end(End::Signal(signal)).into()))
-        .map_err(|error| Error::cannot("start", "a thread", &error))?;
+    let on_signal = move |signal| {
+        signals::exit_at_the_latest(LAST_WORDS, signals::exit_status(signal));
+        process::exit(at_signal.end(End::Signal(signal)).into());
+    };
+    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
     let result = model.run(&desk.errand);
     let status = desk.end(End::Complete);
     result.map_err(|error| Error::cannot("wait", "for poems", &error))?;
@@ -218,19 +224,21 @@ struct Desk {
 }
 
 impl Desk {
-    /// Returns the exit status to whoever ends the run first; anybody else waits here for the process to end.
+    /// Returns the exit status to whoever ends the run first. Anybody else waits here for the process to end, but
+    /// for a signal: it ends the process even if its end has begun, and is stuck.
     fn end(&self, end: End) -> u8 {
         if self.ended.swap(true, Ordering::AcqRel) {
-            loop {
-                thread::park();
+            match end {
+                End::Signal(signal) => return signals::exit_status(signal),
+                End::Complete | End::NobodyReads => wait_for_ever(),
             }
+        }
+        if !matches!(end, End::Complete) {
+            self.outlet.clean_up();
         }
         self.log.fall_silent();
         if let Some(bars) = &self.bars {
             bars.clear();
-        }
-        if !matches!(end, End::Complete) {
-            self.outlet.clean_up();
         }
         let report = self.recorder.report(self.errand.calls());
         let mut written = true;
@@ -260,13 +268,19 @@ fn told(result: &io::Result<()>, place: &Path) -> bool {
     result.is_ok()
 }
 
+fn wait_for_ever() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
 fn write_file(path: &Path, text: &str) -> io::Result<()> {
     File::create(path)?.write_all(text.as_bytes())
 }
 
 fn write_stdout(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let mut stdout = Stdout::new(Screen::default(), || {})?;
+    match stdout.write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }

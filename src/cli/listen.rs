@@ -34,6 +34,9 @@ pub struct ListenArgs {
 /// once, and they hang: the kernel drops what does not fit without telling anybody.
 const BACKLOG: u32 = 4096;
 
+/// Bytes that wait in the kernel for a client, beside those that are on their way to it.
+const UNSENT: u32 = 256 * 1024;
+
 impl ListenArgs {
     /// A socket that listens; its backlog, if none was asked for, is the given one.
     ///
@@ -59,24 +62,28 @@ impl ListenArgs {
         let listen = || {
             let first = bound(address)?;
             let address = first.local_addr()?;
-            let mut sockets = vec![first];
-            // Only now may the port be shared: the first bind has failed if somebody else was there.
+            let mut sockets = vec![self.listening(first)?];
+            // Only now may the port be shared: by listening alone it has been taken, or somebody else was there.
             sockets[0].set_reuse_port(true)?;
             for _ in 1..workers {
                 let socket = Socket::new(address.domain(), Type::STREAM, None)?;
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(true)?;
                 socket.bind(&address)?;
-                sockets.push(socket);
-            }
-            for socket in &sockets {
-                // Accepted sockets inherit it: pieces of a trickle leave when they are written.
-                socket.set_tcp_nodelay(true)?;
-                socket.listen(self.backlog(BACKLOG))?;
+                sockets.push(self.listening(socket)?);
             }
             Ok(sockets.into_iter().map(TcpListener::from).collect())
         };
         listen().map_err(|error| Error::cannot("listen on", address, &error))
+    }
+
+    fn listening(&self, socket: Socket) -> io::Result<Socket> {
+        // Accepted sockets inherit both. Pieces of a trickle leave when they are written; and what a client does not
+        // read stays in the one copy of the poem, instead of some megabytes of the kernel's each.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.listen(self.backlog(BACKLOG))?;
+        Ok(socket)
     }
 
     fn backlog(&self, default: u32) -> i32 {

@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Error;
 use super::bars::Screen;
+use super::stdout::write_patiently;
 
 /// The flags about logs.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,7 +102,7 @@ struct Stderr(Screen);
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.aside(|| io::stderr().write(bytes))
+        self.0.aside(|| write_patiently(io::stderr(), bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

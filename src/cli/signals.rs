@@ -1,7 +1,9 @@
 //! Signals as messages to a thread, so that no code has to be safe inside a signal handler.
 
 use std::io;
+use std::process;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -34,6 +36,16 @@ impl Signals {
         };
         thread::Builder::new().name("signals".to_owned()).spawn(body).map(|_| ())
     }
+}
+
+/// Ends the process after so long, whatever its threads wait for then: a full pipe, a dead disk.
+pub fn exit_at_the_latest(after: Duration, status: u8) {
+    let body = move || {
+        thread::park_timeout(after);
+        process::exit(status.into());
+    };
+    // Without a thread the end has to come by itself.
+    let _ = thread::Builder::new().name("deadline".to_owned()).spawn(body);
 }
 
 /// The exit status of a program that a signal stopped, as shells have it: 130 for Ctrl-C.

@@ -13,7 +13,7 @@ use tracing::info;
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::values::{self, Limit};
 use super::{Error, SUCCESS, open_files};
 use crate::pace::Pace;
@@ -84,6 +84,9 @@ Exit status:
   1    the poem cannot be read, or the port is taken
   2    the command line makes no sense";
 
+/// For the summary of a client that was reset: a file or pipe that does not answer must not hold up the end.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// The `main` of the program.
 pub fn main() -> ExitCode {
     super::run("slowpoetry", run)
@@ -134,6 +137,7 @@ fn stop_on(signals: Signals, grace: Duration, stopper: Stopper) -> std::io::Resu
             // A second signal, or the end of the time: both mean now.
             let _ = told.recv_timeout(grace);
             stopper.abort();
+            signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
         }
     })?;
     signals.watch(move |_| {

@@ -8,9 +8,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, For, Patience};
 use super::{Errand, Failure, READ_SIZE};
@@ -46,6 +47,7 @@ fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
     loop {
         let patience = fetch.patience(For::Bytes);
         let left = patience.left()?;
+        // The same before every read, unless the time for the whole poem is the shorter.
         if left != timeout {
             stream.set_read_timeout(left).map_err(Failure::Read)?;
             timeout = left;
@@ -81,13 +83,19 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
 fn connect_to(address: SocketAddr, patience: Patience) -> Result<Socket, Failure> {
     let no_socket = |error| Failure::Local { what: "make a socket", error };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(no_socket)?;
-    SockRef::from(&socket).set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
+    let mut left = patience.left()?;
     loop {
-        match socket.connect(&address.into()) {
-            Ok(()) => return Ok(socket),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => return Err(patience.lost()),
-            Err(error) => return Err(Failure::Connect(error)),
+        socket.set_write_timeout(left).map_err(Failure::Connect)?;
+        let Err(error) = socket.connect(&address.into()) else { return Ok(socket) };
+        match error.raw_os_error().map(Errno::from_raw) {
+            // Stopped and continued: called again, it goes on waiting for the connection under way.
+            Some(Errno::EINTR) => {}
+            Some(Errno::EINPROGRESS | Errno::EALREADY) => return Err(patience.lost()),
+            _ => return Err(Failure::Connect(error)),
+        }
+        left = patience.until().map(|until| until.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(patience.lost());
         }
     }
 }

@@ -32,27 +32,27 @@ pub(super) enum For {
     Bytes,
 }
 
-/// How long a wait may last, and how it fails if it lasts longer.
+/// How long a wait may last that begins now, and how it fails if it lasts longer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
+    left: Option<Duration>,
     until: Option<Instant>,
     or: fn(Duration) -> Failure,
     limit: Duration,
 }
 
 impl Patience {
-    const ENDLESS: Self = Self { until: None, or: Failure::Timeout, limit: Duration::MAX };
-
-    fn from(start: Instant, limit: Option<Duration>, or: fn(Duration) -> Failure) -> Self {
-        match limit.and_then(|limit| Some((limit, start.checked_add(limit)?))) {
-            Some((limit, until)) => Self { until: Some(until), or, limit },
-            None => Self::ENDLESS,
-        }
+    /// A `limit` on what began `elapsed` ago.
+    fn new(limit: Option<Duration>, elapsed: Duration, or: fn(Duration) -> Failure) -> Self {
+        let left = limit.map(|limit| limit.saturating_sub(elapsed));
+        // What ends after the end of time never ends.
+        let until = left.and_then(|left| Instant::now().checked_add(left));
+        Self { left: left.filter(|_| until.is_some()), until, or, limit: limit.unwrap_or(Duration::MAX) }
     }
 
-    fn or_earlier(self, other: Self) -> Self {
-        match (self.until, other.until) {
-            (Some(a), Some(b)) if a <= b => self,
+    fn or_shorter(self, other: Self) -> Self {
+        match (self.left, other.left) {
+            (Some(this), Some(that)) if this <= that => self,
             (Some(_), None) => self,
             _ => other,
         }
@@ -63,15 +63,12 @@ impl Patience {
         self.until
     }
 
-    /// What is left of it; `None`: no limit.
+    /// How long it lasts; `None`: no limit.
     ///
     /// # Errors
-    /// Nothing is left.
+    /// It is over already.
     pub(super) fn left(&self) -> Result<Option<Duration>, Failure> {
-        match self.until.map(|until| until.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => Err(self.lost()),
-            left => Ok(left),
-        }
+        if self.left == Some(Duration::ZERO) { Err(self.lost()) } else { Ok(self.left) }
     }
 
     /// The failure to report when it is over.
@@ -95,11 +92,6 @@ impl Fetch {
         &self.errand
     }
 
-    /// Its place in the errand, from 0.
-    pub(super) fn index(&self) -> usize {
-        self.index
-    }
-
     /// An attempt begins: a connection has to be made.
     pub(super) fn attempt(&mut self) -> Result<(), Failure> {
         self.attempts += 1;
@@ -111,12 +103,12 @@ impl Fetch {
     /// How long to wait from now.
     pub(super) fn patience(&self, what: For) -> Patience {
         let limits = &self.errand.limits;
-        let whole = Patience::from(self.started, limits.timeout, Failure::Timeout);
+        let whole = Patience::new(limits.timeout, self.started.elapsed(), Failure::Timeout);
         let phase = match what {
-            For::Connection => Patience::from(Instant::now(), limits.connect_timeout, Failure::ConnectTimeout),
-            For::Bytes => Patience::from(Instant::now(), limits.idle_timeout, Failure::IdleTimeout),
+            For::Connection => Patience::new(limits.connect_timeout, Duration::ZERO, Failure::ConnectTimeout),
+            For::Bytes => Patience::new(limits.idle_timeout, Duration::ZERO, Failure::IdleTimeout),
         };
-        phase.or_earlier(whole)
+        phase.or_shorter(whole)
     }
 
     /// The connection stands.
@@ -128,6 +120,12 @@ impl Fetch {
     pub(super) fn received(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.bytes += bytes.len() as u64;
         self.errand.observe(self.index, &Event::Received(bytes.len()));
+        if let Some(limit) = self.errand.limits.timeout
+            && self.started.elapsed() >= limit
+        {
+            // A poem that flows without end never has to be waited for.
+            return Err(Failure::Timeout(limit));
+        }
         self.errand.outlet.write(self.index, bytes)
     }
 

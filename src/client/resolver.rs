@@ -24,15 +24,19 @@ pub(super) struct Resolver {
     bell: UnixStream,
     ring: Arc<UnixStream>,
     threads: usize,
+    asked: Ticket,
 }
 
+/// The number of a question, and of its answer.
+pub(super) type Ticket = u64;
+
 struct Question {
-    id: usize,
+    ticket: Ticket,
     address: Address,
 }
 
 pub(super) struct Answer {
-    pub(super) id: usize,
+    pub(super) ticket: Ticket,
     pub(super) addresses: io::Result<Vec<SocketAddr>>,
 }
 
@@ -44,11 +48,11 @@ impl Resolver {
         bell.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
         let queue = Arc::new(Mutex::new(queue));
-        Ok(Self { questions, queue, answers, answer, bell, ring: Arc::new(ring), threads: 0 })
+        Ok(Self { questions, queue, answers, answer, bell, ring: Arc::new(ring), threads: 0, asked: 0 })
     }
 
-    /// Asks for the addresses of a name; the answer will carry the same `id`.
-    pub(super) fn ask(&mut self, id: usize, address: Address) -> io::Result<()> {
+    /// Asks for the addresses of a name; the answer will carry this ticket.
+    pub(super) fn ask(&mut self, address: Address) -> io::Result<Ticket> {
         if self.threads < THREADS {
             match self.start_thread() {
                 Ok(()) => self.threads += 1,
@@ -56,7 +60,10 @@ impl Resolver {
                 Err(_) => {}
             }
         }
-        self.questions.send(Question { id, address }).map_err(io::Error::other)
+        self.asked += 1;
+        let ticket = self.asked;
+        self.questions.send(Question { ticket, address }).map_err(io::Error::other)?;
+        Ok(ticket)
     }
 
     /// The answers that have come since it was last asked.
@@ -70,8 +77,8 @@ impl Resolver {
         let (queue, answer, ring) = (Arc::clone(&self.queue), self.answer.clone(), Arc::clone(&self.ring));
         let body = move || {
             loop {
-                let Ok(Question { id, address }) = lock(&queue).recv() else { return };
-                if answer.send(Answer { id, addresses: address.resolve() }).is_err() {
+                let Ok(Question { ticket, address }) = lock(&queue).recv() else { return };
+                if answer.send(Answer { ticket, addresses: address.resolve() }).is_err() {
                     return;
                 }
                 // A full pair rings already.

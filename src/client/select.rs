@@ -28,7 +28,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, For, Patience};
-use super::resolver::Resolver;
+use super::resolver::{Resolver, Ticket};
 use super::{Errand, Failure, READ_SIZE};
 
 pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
@@ -66,7 +66,8 @@ pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
             }
         }
         for answer in resolver.answers() {
-            if let Some(poem) = poems.iter_mut().find(|poem| poem.fetch.index() == answer.id) {
+            // Nobody, if the one who asked has lost patience.
+            if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
                 poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
             }
         }
@@ -118,7 +119,7 @@ enum State {
     /// The next attempt is due at this time.
     Pausing { until: Instant },
     /// The resolver has been asked.
-    Resolving { patience: Patience },
+    Resolving { ticket: Ticket, patience: Patience },
     /// A connection is under way; more addresses could be tried.
     Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
     /// Bytes may come.
@@ -148,6 +149,10 @@ impl Poem {
         matches!(self.state, State::Settled)
     }
 
+    fn waits_for(&self, answer: Ticket) -> bool {
+        matches!(self.state, State::Resolving { ticket, .. } if ticket == answer)
+    }
+
     /// The socket it waits for, and for what; nothing while it waits for time to pass or for the resolver.
     fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
@@ -161,9 +166,9 @@ impl Poem {
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Pausing { until } => Some(*until),
-            State::Resolving { patience } | State::Connecting { patience, .. } | State::Receiving { patience, .. } => {
-                patience.until()
-            }
+            State::Resolving { patience, .. }
+            | State::Connecting { patience, .. }
+            | State::Receiving { patience, .. } => patience.until(),
             State::Complete | State::Settled => None,
         }
     }
@@ -198,7 +203,7 @@ impl Poem {
         buffer: &mut [u8],
     ) -> Result<State, Failure> {
         match (state, wakeup) {
-            (State::Pausing { .. }, _) => {
+            (State::Pausing { .. }, Wakeup::Time) => {
                 self.fetch.attempt()?;
                 match self.fetch.address().literal() {
                     Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
@@ -215,16 +220,18 @@ impl Poem {
             },
             (State::Connecting { patience, others, .. }, Wakeup::Time) => self.connect(others, patience.lost()),
             (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, buffer),
-            (State::Resolving { patience } | State::Receiving { patience, .. }, Wakeup::Time) => Err(patience.lost()),
-            // The answer to a question that is no longer asked.
-            (state, _) => Ok(state),
+            (State::Resolving { patience, .. } | State::Receiving { patience, .. }, Wakeup::Time) => {
+                Err(patience.lost())
+            }
+            // Not what it waits for.
+            (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_)) => Ok(state),
         }
     }
 
     fn resolve(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
         let patience = self.fetch.patience(For::Connection);
-        match resolver.ask(self.fetch.index(), self.fetch.address().clone()) {
-            Ok(()) => Ok(State::Resolving { patience }),
+        match resolver.ask(self.fetch.address().clone()) {
+            Ok(ticket) => Ok(State::Resolving { ticket, patience }),
             Err(error) => Err(Failure::Local { what: "start the resolver", error }),
         }
     }

@@ -11,14 +11,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle, RuntimeMetrics};
+use tokio::task::coop::consume_budget;
 use tokio::task::{JoinSet, LocalSet, spawn_blocking};
 use tokio::time::{sleep, timeout_at};
 
 use super::fetch::{Fetch, For, Patience};
 use super::{Errand, Failure, READ_SIZE};
 
-type Buffer = Rc<RefCell<Vec<u8>>>;
+/// What all tasks use.
+struct Shared {
+    buffer: RefCell<Vec<u8>>,
+    metrics: RuntimeMetrics,
+}
 
 pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -29,25 +34,23 @@ pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
 }
 
 async fn fetch_all(errand: &Arc<Errand>) {
-    let buffer = Rc::new(RefCell::new(vec![0; READ_SIZE]));
-    let metrics = tokio::runtime::Handle::current().metrics();
+    let metrics = Handle::current().metrics();
+    let shared = Rc::new(Shared { buffer: RefCell::new(vec![0; READ_SIZE]), metrics });
     let mut running = JoinSet::new();
     for index in 0..errand.addresses.len() {
         if running.len() == errand.limits.max_concurrency.get() {
             // A task that panicked has told of its end like any other.
             let _ = running.join_next().await;
         }
-        running.spawn_local(fetch(Arc::clone(errand), index, Rc::clone(&buffer)));
+        running.spawn_local(fetch(Arc::clone(errand), index, Rc::clone(&shared)));
     }
-    while running.join_next().await.is_some() {
-        errand.counts.set_waits(metrics.worker_park_count(0));
-    }
+    while running.join_next().await.is_some() {}
 }
 
-async fn fetch(errand: Arc<Errand>, index: usize, buffer: Buffer) {
+async fn fetch(errand: Arc<Errand>, index: usize, shared: Rc<Shared>) {
     let mut fetch = Fetch::begin(&errand, index);
     loop {
-        let result = attempt(&mut fetch, &buffer).await;
+        let result = attempt(&mut fetch, &shared).await;
         match fetch.ended(result) {
             Some(pause) => sleep(pause).await,
             None => return,
@@ -55,15 +58,19 @@ async fn fetch(errand: Arc<Errand>, index: usize, buffer: Buffer) {
     }
 }
 
-async fn attempt(fetch: &mut Fetch, buffer: &Buffer) -> Result<(), Failure> {
+async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     fetch.attempt()?;
     let stream = connect(fetch).await?;
     fetch.connected();
     loop {
         within(fetch.patience(For::Bytes), stream.readable()).await?.map_err(Failure::Read)?;
-        fetch.errand().counts.add_wakeup();
-        fetch.errand().counts.add_read();
-        let mut buffer = buffer.borrow_mut();
+        // Whoever sends fastest must not get all the time.
+        consume_budget().await;
+        let counts = &fetch.errand().counts;
+        counts.set_waits(shared.metrics.worker_park_count(0));
+        counts.add_wakeup();
+        counts.add_read();
+        let mut buffer = shared.buffer.borrow_mut();
         match stream.try_read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => fetch.received(&buffer[..n])?,

@@ -28,9 +28,9 @@ pub(super) fn run(errand: &Arc<Errand>) {
         for index in 0..errand.addresses.len() {
             loop {
                 if running < errand.limits.max_concurrency.get() {
-                    let ending = Ending(ended.clone());
+                    let ended = ended.clone();
                     let body = move || {
-                        let _at_the_end = ending;
+                        let _at_the_end = Ending(ended);
                         blocking::fetch(errand, index);
                     };
                     match thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body) {

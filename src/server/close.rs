@@ -24,6 +24,7 @@ pub const LINGER_BYTES: u64 = 16 << 20;
 /// # Errors
 /// The peer reset the connection, or did not close in time: whether it got the poem is not known.
 pub fn politely(mut stream: &TcpStream) -> io::Result<()> {
+    not_abruptly(&SockRef::from(stream));
     stream.shutdown(Shutdown::Write)?;
     let mut drain = Drain::start();
     let mut buffer = [0; 16 * 1024];

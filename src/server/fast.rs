@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use tokio::io::Interest;
+use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -15,6 +17,9 @@ use super::{Greeting, Handler};
 use crate::pace::{Next, Pace, Walk};
 use crate::poem::Poem;
 use crate::reason::lock;
+
+/// Pieces sent before a client is made to wait for its turn like others.
+const GREETING_PIECES: usize = 16;
 
 /// Gives out a poem that is in memory once, however many clients are at it.
 #[derive(Debug)]
@@ -65,13 +70,15 @@ impl FastServer {
 }
 
 impl Handler for FastServer {
-    type Rest = Rest;
+    /// In a box, because a future keeps every argument that is handed on, once for each hand.
+    type Rest = Box<Rest>;
 
-    fn greet(&self, socket: &TcpStream) -> io::Result<Greeting<Rest>> {
+    fn greet(&self, socket: &TcpStream) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
         let poem = self.poem();
         let mut walk = Walk::start(&self.pace, poem.bytes().len(), now);
-        loop {
+        // A client that takes its pieces as fast as they come must not keep others waiting.
+        for _ in 0..GREETING_PIECES {
             match walk.next(now) {
                 Next::Close => return Ok(Greeting::Complete),
                 Next::Wait(_) => break,
@@ -90,22 +97,19 @@ impl Handler for FastServer {
                 }
             }
         }
-        Ok(Greeting::Rest(Rest { poem, walk }))
+        Ok(Greeting::Rest(Box::new(Rest { poem, walk })))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, rest: Rest) -> io::Result<()> {
-        let Rest { poem, mut walk } = rest;
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut rest: Self::Rest) -> io::Result<()> {
         loop {
-            match walk.next(Instant::now()) {
+            match rest.walk.next(Instant::now()) {
                 Next::Close => return Ok(()),
-                Next::Wait(time) => sleep(time).await,
+                Next::Wait(time) => wait(stream, time).await?,
                 Next::Send(piece) => {
-                    self.writable(stream).await?;
-                    match stream.try_write(&poem.bytes()[piece]) {
-                        Ok(n) => walk.sent(n, Instant::now()),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Err(error),
-                    }
+                    // A client that takes everything at once must not keep others waiting.
+                    consume_budget().await;
+                    let sent = self.send_some(stream, &rest.poem.bytes()[piece]).await?;
+                    rest.walk.sent(sent, Instant::now());
                 }
             }
         }
@@ -119,18 +123,42 @@ fn send(socket: &TcpStream, bytes: &[u8], to_the_end: bool) -> Result<usize, Err
     rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | more)
 }
 
+/// Waits, unless the client resets the connection: a slow schedule must not hold the place of one that is gone.
+async fn wait(stream: &tokio::net::TcpStream, time: Duration) -> io::Result<()> {
+    tokio::select! {
+        () = sleep(time) => Ok(()),
+        gone = stream.ready(Interest::ERROR) => {
+            gone?;
+            Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+        }
+    }
+}
+
 impl FastServer {
-    /// Waits until the client takes more.
-    async fn writable(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
-        let Some(limit) = self.write_timeout else { return stream.writable().await };
-        match timeout(limit, stream.writable()).await {
-            Ok(result) => result,
-            Err(_) => {
-                let limit = humantime::format_duration(limit);
-                let peer = stream.peer_addr().map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
-                warn!("Dropped {peer}: it took nothing for {limit}");
-                Err(io::ErrorKind::TimedOut.into())
+    /// Sends as much as the client takes, when it takes something.
+    async fn send_some(&self, stream: &tokio::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let writable = stream.writable();
+            match self.write_timeout {
+                None => writable.await?,
+                Some(limit) => match timeout(limit, writable).await {
+                    Ok(writable) => writable?,
+                    // The kernel says so only when a good part of its buffer is free: the client may have taken
+                    // something all the same.
+                    Err(_) => return super::send_now(stream, bytes).map_err(|_| stalled(stream, limit)),
+                },
+            }
+            match stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
             }
         }
     }
+}
+
+fn stalled(stream: &tokio::net::TcpStream, limit: Duration) -> io::Error {
+    let limit = humantime::format_duration(limit);
+    let peer = stream.peer_addr().map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+    warn!("Dropped {peer}: it took nothing for {limit}");
+    io::ErrorKind::TimedOut.into()
 }

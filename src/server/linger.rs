@@ -102,6 +102,9 @@ impl Lingering {
         let Some(due) = self.queues.iter().filter_map(|queue| queue.front()).map(|parting| parting.due).min() else {
             return pending().await;
         };
+        if self.timer.as_ref().is_some_and(|timer| timer.deadline() > due.into()) {
+            self.timer = None;
+        }
         self.timer.get_or_insert_with(|| Box::pin(sleep_until(due.into()))).await;
         self.timer = None;
         self.look(tasks);
@@ -136,7 +139,7 @@ impl Parting {
     fn into_task(self, tasks: &TaskTracker) {
         tasks.spawn(async move {
             if let Ok(stream) = tokio::net::TcpStream::from_std(self.socket) {
-                drain(stream, self.drain).await;
+                drain(&stream, self.drain).await;
             }
             drop(self.place);
         });
@@ -144,15 +147,15 @@ impl Parting {
 }
 
 /// The polite close of a connection that has a task already.
-pub(super) async fn close(stream: tokio::net::TcpStream) {
-    close::not_abruptly(&SockRef::from(&stream));
-    if SockRef::from(&stream).shutdown(Shutdown::Write).is_ok() {
+pub(super) async fn close(stream: &tokio::net::TcpStream) {
+    close::not_abruptly(&SockRef::from(stream));
+    if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() {
         drain(stream, Drain::start()).await;
     }
 }
 
 /// Reads and discards until the peer closes, or it is enough.
-async fn drain(stream: tokio::net::TcpStream, mut drain: Drain) {
+async fn drain(stream: &tokio::net::TcpStream, mut drain: Drain) {
     while let left = drain.left()
         && !left.is_zero()
     {

@@ -24,6 +24,7 @@ pub mod slow;
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -32,7 +33,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketFlags, acceptfrom_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
@@ -130,29 +132,46 @@ pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &
         room: Arc::new(Semaphore::new(limits.max_clients.min(Semaphore::MAX_PERMITS))),
         served: AtomicU64::new(0),
         lost: AtomicU64::new(0),
+        under_way: AtomicU64::new(0),
     });
+    // A server with a worker less than it should have does not go on as if nothing were wrong.
+    let work = |listener| {
+        let together = AbortOnDrop(stop);
+        let result = worker(listener, &shared, limits, stop);
+        if result.is_ok() {
+            mem::forget(together);
+        }
+        result
+    };
     let mut listeners = listeners.into_iter();
     let Some(first) = listeners.next() else { return Ok(()) };
     let result = thread::scope(|scope| {
         let others: Vec<_> = listeners
-            .map(|listener| {
-                let body = || worker(listener, &shared, limits, stop);
-                thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, body)
-            })
+            .map(|listener| thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, || work(listener)))
             .collect();
         if others.iter().any(Result::is_err) {
             stop.abort();
         }
-        let mut result = worker(first, &shared, limits, stop);
+        let mut result = work(first);
         for other in others {
             let ended = other.and_then(|worker| worker.join().map_err(|_| io::Error::other("a worker panicked"))?);
             result = result.and(ended);
         }
         result
     });
-    let (served, lost) = (shared.served.load(Relaxed), shared.lost.load(Relaxed));
-    info!(served, lost, "Stopped: {served} clients served, {lost} lost");
+    let (served, reset) = (shared.served.load(Relaxed), shared.under_way.load(Relaxed));
+    let lost = shared.lost.load(Relaxed) + reset;
+    info!(served, lost, reset, "Stopped: {served} clients served, {lost} lost, {reset} of them reset at the end");
     result
+}
+
+/// Stops all workers when one of them fails, by an error or a panic.
+struct AbortOnDrop<'a>(&'a Stop);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Shared<H> {
@@ -160,6 +179,15 @@ struct Shared<H> {
     room: Arc<Semaphore>,
     served: AtomicU64,
     lost: AtomicU64,
+    /// Clients that have a task and are not yet served.
+    under_way: AtomicU64,
+}
+
+impl<H> Shared<H> {
+    fn lose(&self, peer: Peer, error: &io::Error) {
+        self.lost.fetch_add(1, Relaxed);
+        debug!(%peer, "Lost {peer}: {}", reason(error));
+    }
 }
 
 /// A client's place among those served at once.
@@ -171,7 +199,7 @@ fn worker<H: Handler>(listener: TcpListener, shared: &Arc<Shared<H>>, limits: &L
     runtime.block_on(async {
         // Deprecated for types that might close their descriptor early; a listener keeps its own.
         #[expect(deprecated, reason = "the replacement is unsafe, and needed only for other types")]
-        let listener = AsyncFd::with_interest(listener, Interest::READABLE).inspect_err(|_| stop.abort())?;
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         let tasks = TaskTracker::new();
         let mut lingering = Lingering::default();
         accept(listener, shared, &tasks, &mut lingering, stop).await;
@@ -181,9 +209,6 @@ fn worker<H: Handler>(listener: TcpListener, shared: &Arc<Shared<H>>, limits: &L
         tokio::select! {
             _ = timeout(limits.grace, tasks.wait()) => {}
             () = stop.aborting.cancelled() => {}
-        }
-        if !tasks.is_empty() {
-            warn!("Resetting {} clients: stopping", tasks.len());
         }
         Ok(())
     })
@@ -232,15 +257,17 @@ async fn accept<H: Handler>(
                             let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                             welcome(socket.into(), peer, place, shared, tasks, lingering);
                         }
-                        Err(error) if error == rustix::io::Errno::AGAIN => {
+                        Err(error) if error == Errno::AGAIN => {
                             ready.clear_ready();
                             break;
                         }
                         // This client is gone already; the next one may be there.
-                        Err(error) if error == rustix::io::Errno::CONNABORTED => {}
+                        Err(error) if error == Errno::CONNABORTED => {}
                         Err(error) => {
                             complaint.say(&error.into());
                             drop(place);
+                            // Who has been served may hold what is short.
+                            lingering.look_now(tasks);
                             tokio::select! {
                                 () = &mut closing => return,
                                 () = sleep(ACCEPT_PAUSE) => {}
@@ -279,39 +306,39 @@ fn welcome<H: Handler>(
         Ok(Greeting::Rest(rest)) => {
             // From here on, to be dropped means to be reset, until everything is said.
             close::abruptly(&socket);
+            let stream = match tokio::net::TcpStream::from_std(socket) {
+                Ok(stream) => stream,
+                Err(error) => return shared.lose(name, &error),
+            };
+            let count = shared;
             let shared = Arc::clone(shared);
             let span = debug_span!("client", peer = %name);
             let task = async move {
-                match serve_rest(&shared, socket, rest).await {
-                    Ok(stream) => {
+                let result = shared.handler.serve(&stream, rest).await;
+                shared.under_way.fetch_sub(1, Relaxed);
+                match result {
+                    Ok(()) => {
                         shared.served.fetch_add(1, Relaxed);
-                        linger::close(stream).await;
+                        linger::close(&stream).await;
                     }
-                    Err(error) => {
-                        shared.lost.fetch_add(1, Relaxed);
-                        debug!("Lost {name}: {}", reason(&error));
-                    }
+                    Err(error) => shared.lose(name, &error),
                 }
                 drop(place);
             };
+            count.under_way.fetch_add(1, Relaxed);
             tasks.spawn(task.instrument(span));
         }
         Err(error) => {
-            shared.lost.fetch_add(1, Relaxed);
-            debug!(peer = %name, "Lost {name}: {}", reason(&error));
             close::abruptly(&socket);
+            shared.lose(name, &error);
         }
     }
 }
 
-async fn serve_rest<H: Handler>(
-    shared: &Shared<H>,
-    socket: TcpStream,
-    rest: H::Rest,
-) -> io::Result<tokio::net::TcpStream> {
-    let stream = tokio::net::TcpStream::from_std(socket)?;
-    shared.handler.serve(&stream, rest).await?;
-    Ok(stream)
+/// Sends what the kernel takes at once, however little; poll(2) and a blocking send(2) wait for a good deal of
+/// room.
+fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
 /// For the log, which has a name for everybody.

@@ -126,30 +126,28 @@ impl SlowServer {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared) {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
+        // Whatever happens before the whole poem is sent, and be it the end of the process: it is a reset.
+        close::abruptly(&stream);
+        let stream = Arc::new(stream);
+        if !shared.admit(&stream) {
+            return;
+        }
         let poem = match Poem::load(&self.file) {
             Ok(poem) => poem,
             Err(error) => {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
-                close::abruptly(&stream);
+                shared.lock().client = None;
                 return;
             }
         };
-        let stream = Arc::new(stream);
-        if !shared.admit(&stream) {
-            close::abruptly(&stream);
-            return;
-        }
         let mut sent = 0;
         let result = self.send(&stream, &poem, start, shared, &mut sent);
         let (all, elapsed) = (poem.bytes().len(), start.elapsed());
         tell(peer, sent, all, elapsed, &result);
-        match result {
-            Ok(()) => {
-                if let Err(error) = close::politely(&stream) {
-                    debug!(%peer, "Closing the connection to {peer}: {}", reason(&error));
-                }
-            }
-            Err(_) => close::abruptly(&stream),
+        if result.is_ok()
+            && let Err(error) = close::politely(&stream)
+        {
+            debug!(%peer, "Closing the connection to {peer}: {}", reason(&error));
         }
         shared.lock().client = None;
     }
@@ -185,6 +183,16 @@ impl SlowServer {
                             walk.sent(n, Instant::now());
                         }
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        // The call gives up although the client has taken something, if it was not much.
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            match super::send_now(stream, &poem.bytes()[*sent..][..1]) {
+                                Ok(n) => {
+                                    *sent += n;
+                                    walk.sent(n, Instant::now());
+                                }
+                                Err(_) => return Err(cut(error)),
+                            }
+                        }
                         Err(error) => return Err(cut(error)),
                     }
                 }

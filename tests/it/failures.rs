@@ -84,6 +84,17 @@ fn a_poem_that_never_ends() {
 }
 
 #[test]
+fn many_poems_that_never_end() {
+    let server = Server::start(|_, mut stream| while stream.write_all(&[b'x'; 65_536]).is_ok() {});
+    for client in CLIENTS {
+        let mut args = vec![server.port(); 4];
+        args.extend(["--timeout", "200ms", "--discard"].map(str::to_owned));
+        let finished = run(client, args);
+        assert_eq!(finished.stderr.matches("not complete after 200ms").count(), 4, "{finished:?}");
+    }
+}
+
+#[test]
 fn a_queue_that_is_full() {
     let full = FullQueue::new();
     for client in CLIENTS {

@@ -163,6 +163,10 @@ impl Running {
         kill(Pid::from_raw(self.child.id().try_into().expect("a pid")), signal).expect("the program is there");
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn finish(mut self) -> Finished {
         let status = wait(&mut self.child);
         let stdout = self.stdout.take().map(|reader| reader.join().expect("reader")).unwrap_or_default();

@@ -1,8 +1,12 @@
 //! Ctrl-C, at any moment of a poem's life.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use crate::harness::{CLIENTS, FullQueue, Running, Server, contents, program, read_out, refusing_port};
 
@@ -58,10 +62,10 @@ fn in_the_middle_of_a_pause() {
 fn while_nobody_reads_its_stdout() {
     let server = Server::poem(vec![b'x'; 4_000_000]);
     for client in CLIENTS {
-        let (_reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let (_reader, writer) = UnixStream::pair().expect("a pair");
         let mut command = program(client);
         command.args(["-v", "--ordered", &server.port()]);
-        command.stdout(std::os::fd::OwnedFd::from(writer)).stderr(std::process::Stdio::piped());
+        command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped());
         let running = Running::start_as_is(&mut command);
         running.hear("bytes of poetry");
         running.signal(Signal::SIGINT);
@@ -121,5 +125,52 @@ fn stopped_and_continued_it_goes_on() {
         go_on.send(()).expect("the server");
         let finished = running.finish();
         assert_eq!((finished.code(), &finished.stdout[..]), (0, &b"a poem\n"[..]), "{finished:?}");
+    }
+}
+
+#[test]
+fn while_nobody_reads_its_stderr() {
+    let server = Server::start(|_, mut stream| while stream.write_all(b"and so on\n").is_ok() {});
+    for client in CLIENTS {
+        let (mut reader, writer) = UnixStream::pair().expect("a pair");
+        let mut command = program(client);
+        command.args(["-v", "--discard", &server.port(), &server.port()]);
+        command.stdout(Stdio::null()).stderr(OwnedFd::from(writer));
+        let running = Running::start_as_is(&mut command);
+        drop(command);
+        // It has begun to talk, and will not stop before the socket is full.
+        reader.read_exact(&mut [0; 1_000]).expect("messages");
+        running.signal(Signal::SIGINT);
+        assert_eq!(running.finish().code(), 130, "{client}");
+    }
+}
+
+#[test]
+fn while_its_report_waits_for_a_reader() {
+    let server = Server::poem("a poem\n");
+    for client in CLIENTS {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+        let mut command = program(client);
+        let running = Running::start(command.arg("--report").arg(&pipe).arg(server.port()));
+        running.hear("got 7 bytes");
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.finish().code(), 143, "{client}");
+    }
+}
+
+#[test]
+fn stopped_and_continued_a_connect_still_has_its_limit() {
+    let full = FullQueue::new();
+    for client in CLIENTS {
+        let mut command = program(client);
+        let running = Running::start(command.args(["--connect-timeout", "300ms", &full.port]));
+        running.hear("get poetry from");
+        running.signal(Signal::SIGSTOP);
+        running.signal(Signal::SIGCONT);
+        let finished = running.finish();
+        let line = format!("Task 1: failed: 127.0.0.1:{}: no connection for 300ms", full.port);
+        assert!(finished.has_line(&line), "{finished:?}");
     }
 }

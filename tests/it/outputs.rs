@@ -142,6 +142,32 @@ fn files_obey_the_umask_and_replace_older_ones() {
 }
 
 #[test]
+fn a_stdout_that_somebody_made_non_blocking_gets_every_byte() {
+    let server = Server::poem(vec![b'x'; 1_000_000]);
+    for client in CLIENTS {
+        for option in ["--ordered", "--json"] {
+            let (mut reader, writer) = UnixStream::pair().expect("a pair");
+            writer.set_nonblocking(true).expect("non-blocking");
+            let mut command = program(client);
+            command.arg("-q").args(vec![server.port(); 20]).args(["-j", "1", option]);
+            let running = Running::start_as_is(command.stdout(OwnedFd::from(writer)));
+            drop(command);
+            let mut bytes = Vec::new();
+            if option == "--ordered" {
+                // More than the socket holds has been written before it is read.
+                reader.read_exact(&mut [0; 1]).expect("a byte");
+                std::thread::park_timeout(Duration::from_millis(50));
+                bytes.push(b'x');
+            }
+            reader.read_to_end(&mut bytes).expect("the rest");
+            assert_eq!(running.finish().code(), 0, "{client} {option}");
+            let whole = if option == "--ordered" { bytes.len() == 20_000_000 } else { bytes.ends_with(b"]}\n") };
+            assert!(whole, "{client} {option}: {} bytes", bytes.len());
+        }
+    }
+}
+
+#[test]
 fn discard_writes_nothing() {
     let server = Server::poem("a poem\n");
     for client in CLIENTS {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use socket2::SockRef;
 
 use crate::harness::{Running, Service, eventually, large_poem, poem_file, program, read_out, run};
@@ -239,6 +240,21 @@ fn a_client_that_never_reads_does_not_hold_up_the_stop() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.finish().code(), 0);
     assert_eq!(read_out(stalled).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_pipe_that_nobody_fills_does_not_hold_up_the_stop() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    let server = Service::slow(&pipe, ["--grace", "1h"]);
+    let client = server.connect();
+    server.hear("wants poetry");
+    server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.finish().code(), 0);
+    // No poem is not an empty poem.
+    assert_eq!(read_out(client).expect_err("no poem").kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]

@@ -141,6 +141,19 @@ fn interrupted_bars_are_cleared() {
 }
 
 #[test]
+fn bars_do_not_hold_up_the_end_while_nobody_reads_stdout() {
+    let server = Server::poem(vec![b'x'; 4_000_000]);
+    let (stuck, _go_on) = in_two_halves();
+    for client in CLIENTS {
+        // The read end is held, and never read.
+        let mut terminal = OnTerminal::start(program(client).args([server.port(), stuck.port()]), false);
+        terminal.see("Task 2  ");
+        terminal.running.signal(Signal::SIGINT);
+        assert_eq!(terminal.running.finish().code(), 130, "{client}");
+    }
+}
+
+#[test]
 fn more_poems_than_rows_are_folded_and_cleared() {
     for client in CLIENTS {
         let (server, _go_on) = in_two_halves();

@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Measures fastpoetry beside other servers that give out the same poem, in interleaved rounds, and prints the
+# medians as Markdown. Every byte is checked. Peers that are not installed are named and left out.
+set -euo pipefail
+
+usage() {
+    cat <<'TXT'
+Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
+
+Sections: small large stalled tarpit [default: all]
+  small    fetches of a poem of 653 bytes, 1 to 4,000 clients at once
+  large    poems of 20 MB and 200 MB, 1 and 8 clients
+  stalled  9,000 clients that never read, and 8 others that do
+  tarpit   9,000 clients that get a byte a second
+
+  --rounds N       rounds of each measurement, of which the median counts [default: 5]
+  --time DURATION  length of one measurement [default: 2s]
+
+bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. thread_per_client is the
+standard library's way. nginx, socat and endlessh are measured where they are installed (Debian: apt-get install
+nginx-light libnginx-mod-stream socat endlessh).
+TXT
+}
+
+rounds=5 time=2s sections=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
+        --time) time=${2:?--time needs a duration} && shift 2 ;;
+        -h | --help) usage && exit 0 ;;
+        small | large | stalled | tarpit) sections+=("$1") && shift ;;
+        *) echo "bench-servers.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
+    esac
+done
+[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit)
+
+cd "$(dirname "$0")/.."
+cargo build --release --quiet --bins --examples
+target=${CARGO_TARGET_DIR:-target}/release
+ulimit -n "$(ulimit -Hn)"
+
+work=$(mktemp -d)
+declare -A pid port
+clean_up() {
+    trap '' INT TERM
+    stop_all
+    rm -rf "$work"
+}
+stop_all() {
+    if [ ${#pid[@]} -gt 0 ]; then
+        kill "${pid[@]}" 2>/dev/null || true
+        wait "${pid[@]}" 2>/dev/null || true
+    fi
+    pid=() port=()
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+have() { command -v "$1" >/dev/null; }
+
+missing=()
+for peer in nginx socat endlessh; do
+    have "$peer" || missing+=("$peer")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "Not installed, and left out: ${missing[*]} (Debian: apt-get install nginx-light libnginx-mod-stream socat endlessh)" >&2
+fi
+
+ours() { # ours NAME PROGRAM ARGS...: one that says where it serves
+    local name=$1 line
+    shift
+    exec {out}< <(exec "$target/$1" "${@:2}" 2>>"$work/log")
+    pid[$name]=$!
+    read -r line <&"$out" || { cat "$work/log" >&2 && exit 1; }
+    line=${line##*:}
+    port[$name]=${line%.}
+}
+
+theirs() { # theirs NAME PORT COMMAND...: one that only listens
+    local name=$1 tries=0
+    port[$name]=$2
+    shift 2
+    "$@" >>"$work/log" 2>&1 &
+    pid[$name]=$!
+    until (exec 3<>"/dev/tcp/127.0.0.1/${port[$name]}") 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 500 ] || { echo "bench-servers.sh: $name does not listen" >&2 && cat "$work/log" >&2 && exit 1; }
+        sleep 0.01
+    done
+}
+
+free_port() { # one that nobody has now
+    local candidate
+    for candidate in $(shuf -i 20000-29999 -n 50); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || { echo "$candidate" && return; }
+    done
+}
+
+start_nginx() { # start_nginx POEM
+    have nginx || return 0
+    local at module=/usr/lib/nginx/modules/ngx_stream_module.so load=""
+    at=$(free_port)
+    [ -e $module ] && load="load_module $module;"
+    cat >"$work/nginx.conf" <<TXT
+$load
+daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
+events { worker_connections 10000; }
+stream { server { listen 127.0.0.1:$at reuseport backlog=4096; return "$(cat "$1")
+"; } }
+TXT
+    theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
+}
+
+start_socat() { # start_socat POEM
+    have socat || return 0
+    local at
+    at=$(free_port)
+    theirs socat "$at" socat -U "TCP-LISTEN:$at,bind=127.0.0.1,reuseaddr,fork,backlog=4096" "OPEN:$1,rdonly"
+}
+
+# measure TITLE POEM OPTIONS NAME...: rounds of all these, interleaved; the results lie in $work/TITLE.NAME
+measure() {
+    local title=$1 poem=$2 options=$3 round name
+    shift 3
+    for ((round = 0; round < rounds; round++)); do
+        for name in "$@"; do
+            [ -n "${pid[$name]:-}" ] || continue
+            # shellcheck disable=SC2086 # the options are words
+            "$target/examples/load" "127.0.0.1:${port[$name]}" --poem "$poem" --time "$time" --pid "${pid[$name]}" $options \
+                >>"$work/$title.$name"
+        done
+    done
+}
+
+median() { # median FIELD FILE
+    tr ' ' '\n' <"$2" | sed -n "s/^$1=//p" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+}
+
+row() { # row TITLE NAME FIELD...
+    local file=$work/$1.$2 field
+    [ -e "$file" ] || return 0
+    printf '| %s ' "$2"
+    for field in "${@:3}"; do
+        printf '| %s ' "$(median "$field" "$file")"
+    done
+    printf '|\n'
+}
+
+small() {
+    local poem=poetry/science.txt clients name
+    ours fastpoetry fastpoetry -q "$poem"
+    ours bare_epoll examples/bare_epoll "$poem"
+    ours thread_per_client examples/thread_per_client "$poem"
+    start_nginx "$poem"
+    start_socat "$poem"
+    printf '\n### Small poem: %s bytes\n' "$(wc -c <"$poem")"
+    for clients in 1 64 1000 4000; do
+        local names=(bare_epoll fastpoetry nginx thread_per_client)
+        [ $clients -gt 64 ] || names+=(socat)
+        measure "small-$clients" "$poem" "--clients $clients" "${names[@]}"
+        printf '\n%s clients:\n\n' "$clients"
+        echo '| server | fetches/s | p50 µs | p99 µs | max µs | CPU s / 100k | peak kB | lost |'
+        echo '|---|---|---|---|---|---|---|---|'
+        for name in "${names[@]}"; do
+            row "small-$clients" "$name" rate p50 p99 max cpu_per_100k peak_kb errors
+        done
+    done
+    stop_all
+}
+
+large() {
+    local megabytes clients name
+    for megabytes in 20 200; do
+        local poem=$work/large.txt names=(bare_epoll fastpoetry thread_per_client socat)
+        head -c ${megabytes}000000 /dev/urandom >"$poem"
+        ours fastpoetry fastpoetry -q "$poem"
+        ours bare_epoll examples/bare_epoll "$poem"
+        ours thread_per_client examples/thread_per_client "$poem"
+        start_socat "$poem"
+        for clients in 1 8; do
+            measure "large-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
+            printf '\n### Poem of %s MB, %s clients\n\n' "$megabytes" "$clients"
+            echo '| server | MB/s | CPU s / 100k | peak kB | lost |'
+            echo '|---|---|---|---|---|'
+            for name in "${names[@]}"; do
+                row "large-$megabytes-$clients" "$name" mb_per_s cpu_per_100k peak_kb errors
+            done
+        done
+        stop_all
+    done
+}
+
+stalled() {
+    local poem=$work/stalled.txt
+    head -c 8000000 /dev/urandom >"$poem"
+    ours fastpoetry fastpoetry -q --max-clients 20000 "$poem"
+    rounds=1 measure stalled "$poem" "--mode stall --clients 9000" fastpoetry
+    printf '\n### Clients that never read (a poem of 8 MB), and 8 that do\n\n'
+    echo '| server | stalled clients | kB each | fetches/s of the others | their p99 µs | lost |'
+    echo '|---|---|---|---|---|---|'
+    row stalled fastpoetry clients rss_per_client_kb rate p99 errors
+    stop_all
+}
+
+tarpit() {
+    local endless
+    ours fastpoetry fastpoetry -q --max-clients 20000 --delay 1s --num-bytes 1 poetry/science.txt
+    if have endlessh; then
+        endless=$(free_port)
+        theirs endlessh "$endless" endlessh -4 -p "$endless" -d 1000 -l 3 -m 20000
+    fi
+    time=10s measure tarpit poetry/science.txt "--mode hold --clients 9000" fastpoetry endlessh
+    printf '\n### Tarpit: clients that get a byte (endlessh: a short line) a second\n\n'
+    echo '| server | clients held | served | kB each | CPU % of one processor |'
+    echo '|---|---|---|---|---|'
+    row tarpit fastpoetry clients served rss_per_client_kb cpu_percent
+    row tarpit endlessh clients served rss_per_client_kb cpu_percent
+    stop_all
+}
+
+processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+echo "$(date -u +%F), $(nproc) × ${processor:-unknown processor}, Linux $(uname -r)," \
+    "$(cat /proc/sys/net/ipv4/tcp_congestion_control); median of $rounds interleaved rounds of $time"
+for section in "${sections[@]}"; do
+    "$section"
+done
