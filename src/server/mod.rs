@@ -24,7 +24,6 @@ pub mod slow;
 
 use std::future::Future;
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -37,7 +36,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, acceptfrom_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -134,30 +133,20 @@ pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &
         lost: AtomicU64::new(0),
         under_way: AtomicU64::new(0),
     });
-    // A server with a worker less than it should have does not go on as if nothing were wrong.
-    let work = |listener| {
-        let together = AbortOnDrop(stop);
-        let result = worker(listener, &shared, limits, stop);
-        if result.is_ok() {
-            mem::forget(together);
-        }
-        result
-    };
-    let mut listeners = listeners.into_iter();
-    let Some(first) = listeners.next() else { return Ok(()) };
+    // All of them before the first client, who would take descriptors that they need.
+    let workers = listeners.into_iter().map(Worker::new).collect::<io::Result<Vec<_>>>()?;
     let result = thread::scope(|scope| {
-        let others: Vec<_> = listeners
-            .map(|listener| thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, || work(listener)))
-            .collect();
-        if others.iter().any(Result::is_err) {
-            stop.abort();
-        }
-        let mut result = work(first);
-        for other in others {
-            let ended = other.and_then(|worker| worker.join().map_err(|_| io::Error::other("a worker panicked"))?);
-            result = result.and(ended);
-        }
-        result
+        let start = |worker: Worker| {
+            let shared = &shared;
+            let work = move || {
+                let _together = AbortOnPanic(stop);
+                worker.run(shared, limits, stop);
+            };
+            thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, work)
+        };
+        let started = workers.into_iter().map(start).collect::<io::Result<Vec<_>>>().inspect_err(|_| stop.abort())?;
+        let ended = started.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
+        ended.collect::<io::Result<()>>()
     });
     let (served, reset) = (shared.served.load(Relaxed), shared.under_way.load(Relaxed));
     let lost = shared.lost.load(Relaxed) + reset;
@@ -165,12 +154,14 @@ pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &
     result
 }
 
-/// Stops all workers when one of them fails, by an error or a panic.
-struct AbortOnDrop<'a>(&'a Stop);
+/// A server with a worker less than it should have does not go on as if nothing were wrong.
+struct AbortOnPanic<'a>(&'a Stop);
 
-impl Drop for AbortOnDrop<'_> {
+impl Drop for AbortOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.abort();
+        if thread::panicking() {
+            self.0.abort();
+        }
     }
 }
 
@@ -193,26 +184,40 @@ impl<H> Shared<H> {
 /// A client's place among those served at once.
 type Place = OwnedSemaphorePermit;
 
-fn worker<H: Handler>(listener: TcpListener, shared: &Arc<Shared<H>>, limits: &Limits, stop: &Stop) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+/// A runtime for one thread, and the listener whose clients it serves.
+struct Worker {
+    runtime: Runtime,
+    listener: AsyncFd<TcpListener>,
+}
+
+impl Worker {
+    fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let context = runtime.enter();
         // Deprecated for types that might close their descriptor early; a listener keeps its own.
         #[expect(deprecated, reason = "the replacement is unsafe, and needed only for other types")]
         let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
-        let tasks = TaskTracker::new();
-        let mut lingering = Lingering::default();
-        accept(listener, shared, &tasks, &mut lingering, stop).await;
+        drop(context);
+        Ok(Self { runtime, listener })
+    }
 
-        lingering.into_tasks(&tasks);
-        tasks.close();
-        tokio::select! {
-            _ = timeout(limits.grace, tasks.wait()) => {}
-            () = stop.aborting.cancelled() => {}
-        }
-        Ok(())
-    })
-    // Dropping the runtime drops the tasks that are left, and a client dropped before its time is reset.
+    fn run<H: Handler>(self, shared: &Arc<Shared<H>>, limits: &Limits, stop: &Stop) {
+        let Self { runtime, listener } = self;
+        runtime.block_on(async {
+            let tasks = TaskTracker::new();
+            let mut lingering = Lingering::default();
+            accept(listener, shared, &tasks, &mut lingering, stop).await;
+
+            lingering.into_tasks(&tasks);
+            tasks.close();
+            tokio::select! {
+                _ = timeout(limits.grace, tasks.wait()) => {}
+                () = stop.aborting.cancelled() => {}
+            }
+        });
+        // Dropping the runtime drops the tasks that are left, and a client dropped before its time is reset.
+    }
 }
 
 /// The accept loop: lets clients in until the door is closed.

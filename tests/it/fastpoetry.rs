@@ -396,13 +396,14 @@ fn a_second_signal_skips_the_grace_time() {
 fn out_of_descriptors_it_waits_and_recovers() {
     let directory = tempfile::tempdir().expect("a directory");
     let large = large_poem(directory.path());
-    let script = format!("ulimit -n 40; exec '{}' '{}'", path_of("fastpoetry").display(), large.display());
+    let script = format!("ulimit -n 40; exec '{}' -v '{}'", path_of("fastpoetry").display(), large.display());
     let server = Service::start(Command::new("sh").args(["-c", &script]));
     let clients: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
     server.hear("Cannot accept clients: too many open files");
     drop(clients);
-    assert_eq!(server.fetch().expect("a poem").len(), LARGE);
+    let poem = server.fetch();
     let finished = server.stop();
+    assert_eq!(poem.expect(&finished.stderr).len(), LARGE);
     assert_eq!(finished.code(), 0);
     // It does not complain ten times a second, but once for each worker that was short of them.
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -426,14 +427,18 @@ fn of_several_started_at_once_one_has_the_port() {
         let port = crate::harness::refusing_port().1;
         let servers: Vec<Running> =
             (0..4).map(|_| Running::start(program("fastpoetry").args(["--port", &port]).arg(science()))).collect();
-        eventually("a server", || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
-        let mut served = 0;
-        for server in servers {
-            server.signal(Signal::SIGTERM);
-            let finished = server.finish();
-            served += usize::from(finished.status.success() && !finished.stdout.is_empty());
+        eventually("only one left", || servers.iter().filter(|server| !server.has_ended()).count() == 1);
+        let (losers, winners): (Vec<_>, Vec<_>) = servers.into_iter().partition(Running::has_ended);
+        for loser in losers {
+            let finished = loser.finish();
+            assert!(finished.complaint().ends_with("address already in use"), "{finished:?}");
+            assert_eq!((finished.code(), finished.stdout.len()), (1, 0));
         }
-        assert!(served <= 1, "{served} servers on one port");
+        for winner in winners {
+            assert!(TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
+            winner.signal(Signal::SIGTERM);
+            assert_eq!(winner.finish().code(), 0);
+        }
     }
 }
 

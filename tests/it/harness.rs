@@ -163,6 +163,12 @@ impl Running {
         kill(Pid::from_raw(self.child.id().try_into().expect("a pid")), signal).expect("the program is there");
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a child, or a zombie");
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
