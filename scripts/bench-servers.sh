@@ -10,10 +10,10 @@ Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 Sections: small large stalled tarpit [default: all]
   small    fetches of a poem of 653 bytes, 1 to 4,000 clients at once
   large    poems of 20 MB and 200 MB, 1 and 8 clients
-  stalled  9,000 clients that never read, and 8 others that do
-  tarpit   9,000 clients that get a byte a second
+  stalled  10,000 clients that never read, and 8 others that do
+  tarpit   10,000 clients that get a byte a second
 
-  --rounds N       rounds of each measurement, of which the median counts [default: 5]
+  --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
   --time DURATION  length of one measurement [default: 2s]
 
 bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. thread_per_client is the
@@ -195,7 +195,7 @@ stalled() {
     local poem=$work/stalled.txt
     head -c 8000000 /dev/urandom >"$poem"
     ours fastpoetry fastpoetry -q --max-clients 20000 "$poem"
-    rounds=1 measure stalled "$poem" "--mode stall --clients 9000" fastpoetry
+    rounds=1 measure stalled "$poem" "--mode stall --clients 10000" fastpoetry
     printf '\n### Clients that never read (a poem of 8 MB), and 8 that do\n\n'
     echo '| server | stalled clients | kB each | fetches/s of the others | their p99 µs | lost |'
     echo '|---|---|---|---|---|---|'
@@ -210,7 +210,7 @@ tarpit() {
         endless=$(free_port)
         theirs endlessh "$endless" endlessh -4 -p "$endless" -d 1000 -l 3 -m 20000
     fi
-    time=10s measure tarpit poetry/science.txt "--mode hold --clients 9000" fastpoetry endlessh
+    rounds=1 time=10s measure tarpit poetry/science.txt "--mode hold --clients 10000" fastpoetry endlessh
     printf '\n### Tarpit: clients that get a byte (endlessh: a short line) a second\n\n'
     echo '| server | clients held | served | kB each | CPU % of one processor |'
     echo '|---|---|---|---|---|'

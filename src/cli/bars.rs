@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use console::Term;
+use console::{Term, truncate_str};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::address::Address;
@@ -58,8 +58,11 @@ impl Bars {
         let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&canvas));
         let draw = move || {
             while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let (rows, _) = Term::stderr().size();
+                let (rows, columns) = Term::stderr().size();
+                // Where a line ends before the edge, the `^C` that a terminal echoes does not begin a new one.
+                let width = usize::from(columns).saturating_sub(4);
                 let lines = lock(&shared_board).render(usize::from(rows), clock.elapsed());
+                let lines: Vec<_> = lines.iter().map(|line| truncate_str(line, width, "").into_owned()).collect();
                 lock(&shared_canvas).draw(&lines);
             }
         };
@@ -104,7 +107,7 @@ impl Canvas {
             self.bars.remove(&bar);
         }
         while self.lines.len() < lines.len() {
-            let style = ProgressStyle::with_template("{wide_msg}").expect("a valid template");
+            let style = ProgressStyle::with_template("{msg}").expect("a valid template");
             let bar = self.bars.add(ProgressBar::no_length().with_style(style));
             self.lines.push(bar);
         }

@@ -69,6 +69,8 @@ pub struct Args {
     max_concurrency: Option<NonZeroUsize>,
 
     /// Give up an address that does not accept the connection for so long; 0: never
+    ///
+    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short.
     #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     connect_timeout: Limit,

@@ -7,7 +7,7 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use super::Error;
+use super::{Error, printable};
 
 /// The flags about listening.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +35,7 @@ pub struct ListenArgs {
 const BACKLOG: u32 = 4096;
 
 /// Bytes that wait in the kernel for a client, beside those that are on their way to it.
-const UNSENT: u32 = 256 * 1024;
+const UNSENT: u32 = 64 * 1024;
 
 impl ListenArgs {
     /// A socket that listens; its backlog, if none was asked for, is the given one.
@@ -114,7 +114,7 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
 pub fn announce(what: &str, listener: &TcpListener) -> Result<(), Error> {
     let address = listener.local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{what} on {address}.").and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{} on {address}.", printable(what)).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
         _ => Ok(()),
     }

@@ -100,7 +100,12 @@ fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
 
 /// One line on stderr. If nobody hears it there is nobody left to tell.
 fn say(program: &str, message: &str) {
-    let _ = io::stderr().write_all(format!("{program}: {message}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{program}: {}\n", printable(message)).as_bytes());
+}
+
+/// One line whatever names are in it.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -70,11 +70,12 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let addresses = fetch.address().resolve().map_err(Failure::Resolve)?;
     let mut failure = None;
     for address in addresses {
-        match connect_to(address, fetch.patience(For::Connection)) {
+        let connected = connect_to(address, fetch.patience(For::Connection));
+        fetch.errand().counts.add_wakeup();
+        match connected {
             Ok(socket) => return Ok(socket.into()),
             Err(error) => failure = Some(error),
         }
-        fetch.errand().counts.add_wakeup();
     }
     Err(failure.unwrap_or(Failure::Bug))
 }

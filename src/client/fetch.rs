@@ -156,8 +156,8 @@ impl Fetch {
         if self.attempts > limits.retries || !failure.is_retryable() {
             return None;
         }
-        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.attempts - 1).min(16)).min(LONGEST_PAUSE);
-        let pause = doubled.mul_f64(0.5 + fastrand::f64());
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.attempts - 1).min(16));
+        let pause = doubled.mul_f64(0.5 + fastrand::f64()).min(LONGEST_PAUSE);
         let too_late = limits.timeout.is_some_and(|limit| self.started.elapsed() + pause >= limit);
         (!too_late).then_some(pause)
     }

@@ -4,15 +4,17 @@
 //! tasks share one thread and one read buffer: between two awaits nobody else runs.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
-use tokio::task::coop::consume_budget;
 use tokio::task::{JoinSet, LocalSet, spawn_blocking};
 use tokio::time::{sleep, timeout_at};
 
@@ -60,24 +62,28 @@ async fn fetch(errand: Arc<Errand>, index: usize, shared: Rc<Shared>) {
 
 async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     fetch.attempt()?;
-    let stream = connect(fetch).await?;
+    let mut stream = connect(fetch).await?;
     fetch.connected();
     loop {
-        within(fetch.patience(For::Bytes), stream.readable()).await?.map_err(Failure::Read)?;
-        // Whoever sends fastest must not get all the time.
-        consume_budget().await;
+        let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
+        let result = within(fetch.patience(For::Bytes), read).await?;
         let counts = &fetch.errand().counts;
         counts.set_waits(shared.metrics.worker_park_count(0));
         counts.add_wakeup();
         counts.add_read();
-        let mut buffer = shared.buffer.borrow_mut();
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => fetch.received(&buffer[..n])?,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(Failure::Read(error)),
+        match result.map_err(Failure::Read)? {
+            0 => return Ok(()),
+            n => fetch.received(&shared.buffer.borrow()[..n])?,
         }
     }
+}
+
+/// Reads into the common buffer, which is this task's until its next await.
+fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut buffer = buffer.borrow_mut();
+    let mut read = ReadBuf::new(&mut buffer);
+    ready!(Pin::new(stream).poll_read(context, &mut read))?;
+    Poll::Ready(Ok(read.filled().len()))
 }
 
 /// Connects to the first address of the name that answers.
