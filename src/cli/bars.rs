@@ -1,18 +1,22 @@
 //! Progress on a terminal: one line per poem, folded to the height of the screen.
 
+use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::address::Address;
 use crate::client::{Event, Observer, Task};
 use crate::reason::lock;
 
-/// Between two drawings. People see no faster change.
+/// Drawings in a second at most, however many lines change.
+const REDRAWS: u8 = 20;
+
+/// Between two looks at the board. People see no faster change.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The terminal behind stderr, which bars share with everything else that is written there.
@@ -22,7 +26,8 @@ pub struct Screen(Option<MultiProgress>);
 impl Screen {
     /// A screen with bars at its bottom.
     pub fn with_bars() -> Self {
-        Self(Some(MultiProgress::with_draw_target(ProgressDrawTarget::stderr())))
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(Margin(Term::buffered_stderr())), REDRAWS);
+        Self(Some(MultiProgress::with_draw_target(target)))
     }
 
     /// Whether bars are drawn.
@@ -36,6 +41,59 @@ impl Screen {
             Some(bars) => bars.suspend(write),
             None => write(),
         }
+    }
+}
+
+/// A terminal without its last columns.
+///
+/// The last line of the bars is filled up to the edge. The `^C` that a terminal echoes would begin a new line there,
+/// and what is then cleared would be one line too low.
+#[derive(Debug)]
+struct Margin(Term);
+
+impl Margin {
+    const COLUMNS: u16 = 4;
+}
+
+impl TermLike for Margin {
+    fn width(&self) -> u16 {
+        TermLike::width(&self.0).saturating_sub(Self::COLUMNS).max(1)
+    }
+
+    fn height(&self) -> u16 {
+        TermLike::height(&self.0)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -58,10 +116,9 @@ impl Bars {
         let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&canvas));
         let draw = move || {
             while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let (rows, columns) = Term::stderr().size();
-                // Where a line ends before the edge, the `^C` that a terminal echoes does not begin a new one.
-                let width = usize::from(columns).saturating_sub(4);
-                let lines = lock(&shared_board).render(usize::from(rows), clock.elapsed());
+                let terminal = Margin(Term::stderr());
+                let lines = lock(&shared_board).render(terminal.height().into(), clock.elapsed());
+                let width = terminal.width().into();
                 let lines: Vec<_> = lines.iter().map(|line| truncate_str(line, width, "").into_owned()).collect();
                 lock(&shared_canvas).draw(&lines);
             }

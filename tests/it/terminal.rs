@@ -12,14 +12,15 @@ use std::time::Duration;
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 
-use crate::harness::{CLIENTS, Finished, Running, Server, program, refusing_port, run, send_whole};
+use crate::harness::{CLIENTS, Finished, Running, Server, path_of, program, refusing_port, run, send_whole};
 
 const ROWS: NonZero<u16> = NonZero::new(24).expect("not zero");
 const COLUMNS: NonZero<u16> = NonZero::new(100).expect("not zero");
 
-/// A program whose stderr (and stdout, if wanted) is a terminal.
+/// A program whose stdin and stderr (and stdout, if wanted) are a terminal.
 struct OnTerminal {
     running: Running,
+    keyboard: File,
     output: mpsc::Receiver<Vec<u8>>,
     shown: Vec<u8>,
     screen: vt100::Parser,
@@ -39,14 +40,15 @@ impl OnTerminal {
         let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("a pseudo-terminal");
         let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("a descriptor"));
-        command.env("TERM", "xterm").stderr(slave(&pty.slave));
+        command.env("TERM", "xterm").stdin(slave(&pty.slave)).stderr(slave(&pty.slave));
         command.stdout(if stdout_too { slave(&pty.slave) } else { Stdio::piped() });
         let running = Running::start_as_is(command);
         // Only the program holds the terminal now: its end is the end of what is shown.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         drop(pty.slave);
         let (show, output) = mpsc::channel();
         let mut master = File::from(pty.master);
+        let keyboard = master.try_clone().expect("a descriptor");
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(n) = master.read(&mut buffer) {
@@ -56,7 +58,7 @@ impl OnTerminal {
             }
         });
         let screen = vt100::Parser::new(ROWS, COLUMNS, 0);
-        Self { running, output, shown: Vec::new(), screen }
+        Self { running, keyboard, output, shown: Vec::new(), screen }
     }
 
     /// Waits until `part` is on the screen.
@@ -137,6 +139,24 @@ fn interrupted_bars_are_cleared() {
             assert_eq!(left.finished.code(), code);
             left.expect_lines(&["Got 0 of 3 poems in "]);
         }
+    }
+}
+
+#[test]
+fn the_echo_of_a_typed_interrupt_leaves_no_bar_behind() {
+    for client in CLIENTS {
+        let (server, _go_on) = in_two_halves();
+        // Only its controlling terminal makes a signal of what is typed.
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(path_of(client)).args(vec![server.port(); 3]);
+        let mut terminal = OnTerminal::start(&mut command, false);
+        terminal.see("receiving");
+        terminal.see("Task 3  ");
+        terminal.keyboard.write_all(b"\x03").expect("a key");
+        let left = terminal.finish();
+        assert_eq!(left.finished.code(), 130, "{client}");
+        assert!(left.shown.contains("^C"), "{client}: no echo");
+        left.expect_lines(&["Got 0 of 3 poems in "]);
     }
 }
 
