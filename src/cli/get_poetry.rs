@@ -110,7 +110,7 @@ Exit status:
   0    all poems arrived (or nobody read them any more)
   1    some poem did not arrive, or could not be written
   2    the command line makes no sense
-  130  interrupted by Ctrl-C (143: by SIGTERM)";
+  130  interrupted by Ctrl-C (129: by SIGHUP, 143: by SIGTERM)";
 
 /// For clearing bars, a report and the tally after a signal: a terminal or pipe that takes nothing must not hold up
 /// the end.
@@ -122,7 +122,7 @@ pub fn main(model: Model) -> ExitCode {
 }
 
 fn run(model: Model, args: Args) -> Result<u8, Error> {
-    let signals = Signals::block(&[]);
+    let signals = Signals::block_with_hangup();
     let screen = args.screen();
     args.logs.init(Style::Talk, &screen)?;
     let clock = Instant::now();

@@ -1,5 +1,6 @@
 //! Signals as messages to a thread, so that no code has to be safe inside a signal handler.
 
+use std::fs;
 use std::io;
 use std::process;
 use std::thread;
@@ -24,6 +25,12 @@ impl Signals {
         Self(set)
     }
 
+    /// Like [`block`](Self::block), with SIGHUP for the end of the terminal, unless whoever started the program wants
+    /// it to outlive that (nohup(1)).
+    pub fn block_with_hangup() -> Self {
+        if is_ignored(Signal::SIGHUP) { Self::block(&[]) } else { Self::block(&[Signal::SIGHUP]) }
+    }
+
     /// Calls `tell` for each signal from now on, on a thread of its own.
     ///
     /// # Errors
@@ -36,6 +43,13 @@ impl Signals {
         };
         thread::Builder::new().name("signals".to_owned()).spawn(body).map(|_| ())
     }
+}
+
+/// Whether the process was started with this signal ignored, see proc_pid_status(5).
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 /// Ends the process after so long, whatever its threads wait for then: a full pipe, a dead disk.

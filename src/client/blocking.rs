@@ -82,8 +82,7 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
 
 /// One connect(2) that blocks. Its time limit is SO_SNDTIMEO, see socket(7).
 fn connect_to(address: SocketAddr, patience: Patience) -> Result<Socket, Failure> {
-    let no_socket = |error| Failure::Local { what: "make a socket", error };
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(no_socket)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Failure::no_socket)?;
     let mut left = patience.left()?;
     loop {
         socket.set_write_timeout(left).map_err(Failure::Connect)?;

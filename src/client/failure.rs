@@ -50,6 +50,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// socket(2) failed.
+    pub(super) fn no_socket(error: io::Error) -> Self {
+        Self::Local { what: "make a socket", error }
+    }
+
     /// The class that scripts branch on.
     pub fn status(&self) -> Status {
         match self {

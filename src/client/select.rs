@@ -273,7 +273,7 @@ impl Poem {
 /// A connect(2) that does not wait. The second value tells whether the connection stands already.
 fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
     let made = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None);
-    let socket = made.map_err(|error| Failure::Local { what: "make a socket", error })?;
+    let socket = made.map_err(Failure::no_socket)?;
     match socket.connect(&address.into()) {
         Ok(()) => Ok((socket, true)),
         Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((socket, false)),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
 use tokio::task::{JoinSet, LocalSet, spawn_blocking};
 use tokio::time::{sleep, timeout_at};
@@ -90,14 +90,20 @@ fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Co
 async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for address in resolve(fetch).await? {
-        let connected = within(fetch.patience(For::Connection), TcpStream::connect(address)).await;
+        let connected = connect_to(address, fetch.patience(For::Connection)).await;
         fetch.errand().counts.add_wakeup();
-        match connected.and_then(|result| result.map_err(Failure::Connect)) {
+        match connected {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = Some(error),
         }
     }
     Err(failure.unwrap_or(Failure::Bug))
+}
+
+async fn connect_to(address: SocketAddr, patience: Patience) -> Result<TcpStream, Failure> {
+    let made = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let connecting = made.map_err(Failure::no_socket)?.connect(address);
+    within(patience, connecting).await?.map_err(Failure::Connect)
 }
 
 /// The resolver only blocks: it runs on a thread of the runtime made for that, unless there is nothing to ask.

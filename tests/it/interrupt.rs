@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use crate::harness::{CLIENTS, FullQueue, Running, Server, contents, program, read_out, refusing_port};
+use crate::harness::{CLIENTS, FullQueue, Running, Server, contents, path_of, program, read_out, refusing_port};
 
 /// Interrupts a client when it has said all of `moments`, and returns what it left.
 fn interrupt(client: &str, args: &[&str], moments: &[&str], signal: Signal) -> crate::harness::Finished {
@@ -105,6 +105,38 @@ fn sigterm_is_an_interruption_too() {
     for client in CLIENTS {
         let finished = interrupt(client, &["-v", &server.port()], &["connected to"], Signal::SIGTERM);
         assert_eq!(finished.code(), 143, "{finished:?}");
+    }
+}
+
+#[test]
+fn the_end_of_its_terminal_leaves_no_half_file() {
+    let server = Server::start(|_, mut stream| {
+        stream.write_all(b"half a poem").expect("a client");
+        drop(read_out(stream));
+    });
+    for client in CLIENTS {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("UTF-8");
+        let finished = interrupt(client, &["-v", "-o", path, &server.port()], &["got 11 bytes"], Signal::SIGHUP);
+        assert_eq!(finished.code(), 129, "{finished:?}");
+        assert_eq!(contents(directory.path()), [], "{client}");
+    }
+}
+
+#[test]
+fn what_nohup_started_outlives_its_terminal() {
+    for client in CLIENTS {
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let server = Server::start(move |_, stream| {
+            wait.lock().expect("lock").recv().expect("a test");
+            crate::harness::send_whole(stream, b"a poem\n");
+        });
+        let running = Running::start(Command::new("nohup").arg(path_of(client)).args(["-v", &server.port()]));
+        running.hear("connected to");
+        running.signal(Signal::SIGHUP);
+        go_on.send(()).expect("the server");
+        assert_eq!(running.finish().code(), 0, "{client}");
     }
 }
 
