@@ -14,13 +14,13 @@ use tracing::{error, info};
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
-use super::signals::{self, Signals};
-use super::values::{self, Limit};
-use super::{Error, SUCCESS, open_files};
+use super::serving::{CrowdArgs, stop_on};
+use super::signals::Signals;
+use super::{Error, SUCCESS, open_files, values};
 use crate::pace::Pace;
 use crate::reason::reason;
+use crate::server;
 use crate::server::fast::FastServer;
-use crate::server::{self, Limits, Stop};
 
 /// Give out a poem to any number of clients at once: an async server
 ///
@@ -46,19 +46,8 @@ pub struct Args {
     #[command(flatten)]
     listen: ListenArgs,
 
-    /// Serve at most N clients at once; more wait in the listen queue
-    #[arg(long, help_heading = "Clients", value_name = "N", default_value = "10000")]
-    max_clients: NonZeroUsize,
-
-    /// Drop a client that takes nothing for so long; 0: never
-    #[arg(long, help_heading = "Clients", value_name = "DURATION", default_value = "30s")]
-    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
-    write_timeout: Limit,
-
-    /// When asked to stop, give clients being served so long to finish
-    #[arg(long, help_heading = "Clients", value_name = "DURATION", default_value = "5s")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    grace: Duration,
+    #[command(flatten)]
+    crowd: CrowdArgs,
 
     #[command(flatten)]
     logs: LogArgs,
@@ -84,9 +73,6 @@ Exit status:
   1    the poem cannot be read, or the port is taken
   2    the command line makes no sense";
 
-/// For the end of the workers when everybody has been reset.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
 /// The `main` of the program.
 pub fn main() -> ExitCode {
     super::run("fastpoetry", |args| run(&args))
@@ -96,43 +82,21 @@ fn run(args: &Args) -> Result<u8, Error> {
     let signals = Signals::block(&[Signal::SIGHUP]);
     args.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
-    let (stop, reloads) = stop_and_reload_on(signals, args.grace)?;
+    let (reload, reloads) = mpsc::channel();
+    let stop = stop_on(signals, args.crowd.clients.grace, move |_| {
+        let _ = reload.send(());
+    })?;
 
     let cannot_serve = |error| Error::cannot("serve", args.file.display(), &error);
-    let server = FastServer::new(&args.file, args.pace(), args.write_timeout.0).map_err(cannot_serve)?;
+    let server = FastServer::new(&args.file, args.pace(), args.crowd.clients.write_timeout.0).map_err(cannot_serve)?;
     let server = Arc::new(server);
     let listeners = args.listen.bind_shared()?;
     reload_on(reloads, Arc::clone(&server))?;
     announce(&format!("Serving {}", args.file.display()), &listeners[0])?;
 
-    let limits = Limits { max_clients: args.max_clients.get(), grace: args.grace };
-    server::serve(listeners, server, &limits, &stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
+    server::serve(listeners, server, &args.crowd.limits(), &stop)
+        .map_err(|error| Error::cannot("start", "a worker", &error))?;
     Ok(SUCCESS)
-}
-
-/// What stops the server, and a message for each time that it should read its poem again.
-///
-/// The first signal to stop closes the door, the second one resets who is left. If the server does not end then,
-/// because a file or a pipe does not answer, the process does.
-fn stop_and_reload_on(signals: Signals, grace: Duration) -> Result<(Stop, mpsc::Receiver<()>), Error> {
-    let stop = Stop::default();
-    let (reload, reloads) = mpsc::channel();
-    let stopped = stop.clone();
-    let on_signal = move |signal| match signal {
-        Signal::SIGHUP => {
-            let _ = reload.send(());
-        }
-        _ if stopped.is_closing() => {
-            stopped.abort();
-            signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
-        }
-        _ => {
-            stopped.close();
-            signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
-        }
-    };
-    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
-    Ok((stop, reloads))
 }
 
 fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(), Error> {

@@ -13,9 +13,9 @@ use tracing::info;
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
+use super::serving::ClientArgs;
 use super::signals::{self, Signals};
-use super::values::{self, Limit};
-use super::{Error, SUCCESS, open_files};
+use super::{Error, SUCCESS, open_files, values};
 use crate::pace::Pace;
 use crate::poem::Poem;
 use crate::server::slow::{SlowServer, Stopper};
@@ -51,15 +51,8 @@ pub struct Args {
     #[arg(long, help_heading = "Clients", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     clients: Option<u64>,
 
-    /// Drop a client that takes nothing for so long; 0: never
-    #[arg(long, help_heading = "Clients", value_name = "DURATION", default_value = "30s")]
-    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
-    write_timeout: Limit,
-
-    /// When asked to stop, give the client being served so long to finish
-    #[arg(long, help_heading = "Clients", value_name = "DURATION", default_value = "5s")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    grace: Duration,
+    #[command(flatten)]
+    patience: ClientArgs,
 
     #[command(flatten)]
     logs: LogArgs,
@@ -93,7 +86,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    let signals = Signals::block(&[]);
     args.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
@@ -102,13 +94,16 @@ fn run(args: Args) -> Result<u8, Error> {
     let server = SlowServer {
         file: args.file,
         pace: Pace { num_bytes: args.num_bytes, delay: args.delay },
-        write_timeout: args.write_timeout.0,
+        write_timeout: args.patience.write_timeout.0,
         clients: args.clients,
     };
     tell_pace(&server);
+    // Not sooner: a name that is slow to resolve can be interrupted.
+    let signals = Signals::block(&[]);
     announce(&serving, &listener)?;
     let stopper = Stopper::new(listener);
-    stop_on(signals, args.grace, stopper.clone()).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    stop_on(signals, args.patience.grace, stopper.clone())
+        .map_err(|error| Error::cannot("start", "a thread", &error))?;
     server.run(&stopper);
     Ok(SUCCESS)
 }

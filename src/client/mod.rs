@@ -17,6 +17,7 @@ mod observer;
 mod outlet;
 mod resolver;
 mod select;
+mod shelf;
 mod tasks;
 mod threads;
 
@@ -31,7 +32,8 @@ use crate::address::Address;
 use crate::timing::Calls;
 pub use failure::Failure;
 pub use observer::{Event, Observer, Recorder, Task};
-pub use outlet::{Order, Outlet, Undelivered};
+pub use outlet::{Outlet, Undelivered};
+pub use shelf::Order;
 
 /// How much one read asks for. Large reads make large poems cheap; small ones cost the same.
 const READ_SIZE: usize = 256 * 1024;
