@@ -1,6 +1,7 @@
 //! Progress on a terminal: one line per poem, folded to the height of the screen.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -26,7 +27,8 @@ pub struct Screen(Option<MultiProgress>);
 impl Screen {
     /// A screen with bars at its bottom.
     pub fn with_bars() -> Self {
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(Margin(Term::buffered_stderr())), REDRAWS);
+        let terminal = OffTheEdge { terminal: Term::buffered_stderr(), at_edge: AtomicBool::new(false) };
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal), REDRAWS);
         Self(Some(MultiProgress::with_draw_target(target)))
     }
 
@@ -44,56 +46,64 @@ impl Screen {
     }
 }
 
-/// A terminal without its last columns.
+/// A terminal whose cursor does not rest at its edge.
 ///
 /// The last line of the bars is filled up to the edge. The `^C` that a terminal echoes would begin a new line there,
 /// and what is then cleared would be one line too low.
 #[derive(Debug)]
-struct Margin(Term);
-
-impl Margin {
-    const COLUMNS: u16 = 4;
+struct OffTheEdge {
+    terminal: Term,
+    /// Something is drawn, and the cursor has not moved yet.
+    at_edge: AtomicBool,
 }
 
-impl TermLike for Margin {
+/// Columns that lines leave free for the echo of a key or two.
+const MARGIN: u16 = 4;
+
+impl TermLike for OffTheEdge {
     fn width(&self) -> u16 {
-        TermLike::width(&self.0).saturating_sub(Self::COLUMNS).max(1)
+        TermLike::width(&self.terminal)
     }
 
     fn height(&self) -> u16 {
-        TermLike::height(&self.0)
+        TermLike::height(&self.terminal)
     }
 
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_up(n)
+        self.terminal.move_cursor_up(n)
     }
 
     fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_down(n)
+        self.terminal.move_cursor_down(n)
     }
 
     fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_right(n)
+        self.terminal.move_cursor_right(n)
     }
 
     fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_left(n)
+        self.terminal.move_cursor_left(n)
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        self.0.write_line(text)
+        self.terminal.write_line(text)
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        self.0.write_str(text)
+        self.at_edge.store(true, Relaxed);
+        self.terminal.write_str(text)
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.0.clear_line()
+        self.terminal.clear_line()
     }
 
+    /// The end of each drawing; the next one begins at the start of a line.
     fn flush(&self) -> io::Result<()> {
-        self.0.flush()
+        if self.at_edge.swap(false, Relaxed) {
+            self.terminal.move_cursor_left(MARGIN.into())?;
+        }
+        self.terminal.flush()
     }
 }
 
@@ -116,9 +126,9 @@ impl Bars {
         let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&canvas));
         let draw = move || {
             while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let terminal = Margin(Term::stderr());
-                let lines = lock(&shared_board).render(terminal.height().into(), clock.elapsed());
-                let width = terminal.width().into();
+                let (rows, columns) = Term::stderr().size();
+                let lines = lock(&shared_board).render(rows.into(), clock.elapsed());
+                let width = columns.saturating_sub(MARGIN).into();
                 let lines: Vec<_> = lines.iter().map(|line| truncate_str(line, width, "").into_owned()).collect();
                 lock(&shared_canvas).draw(&lines);
             }

@@ -40,7 +40,10 @@ impl OnTerminal {
         let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("a pseudo-terminal");
         let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("a descriptor"));
-        command.env("TERM", "xterm").stdin(slave(&pty.slave)).stderr(slave(&pty.slave));
+        if command.get_envs().all(|(name, _)| name != "TERM") {
+            command.env("TERM", "xterm");
+        }
+        command.stdin(slave(&pty.slave)).stderr(slave(&pty.slave));
         command.stdout(if stdout_too { slave(&pty.slave) } else { Stdio::piped() });
         let running = Running::start_as_is(command);
         // Only the program holds the terminal now: its end is the end of what is shown.
@@ -69,6 +72,13 @@ impl OnTerminal {
                 Err(error) => panic!("no '{part}' ({error}) on: {}", self.screen.screen().contents()),
             }
         }
+    }
+
+    /// Waits until a row of the screen starts so.
+    fn see_row(&mut self, start: &str) {
+        self.see(start);
+        let rows: Vec<String> = self.screen.screen().rows(0, COLUMNS.get()).collect();
+        assert!(rows.iter().any(|row| row.starts_with(start)), "no row '{start}' in {rows:?}");
     }
 
     fn show(&mut self, bytes: &[u8]) {
@@ -133,7 +143,7 @@ fn interrupted_bars_are_cleared() {
             let (server, _go_on) = in_two_halves();
             let mut terminal = OnTerminal::start(program(client).args(vec![server.port(); 3]), false);
             terminal.see("receiving");
-            terminal.see("Task 3  ");
+            terminal.see_row("Task 3  ");
             terminal.running.signal(signal);
             let left = terminal.finish();
             assert_eq!(left.finished.code(), code);
@@ -151,7 +161,7 @@ fn the_echo_of_a_typed_interrupt_leaves_no_bar_behind() {
         command.args(["--ctty", "--wait"]).arg(path_of(client)).args(vec![server.port(); 3]);
         let mut terminal = OnTerminal::start(&mut command, false);
         terminal.see("receiving");
-        terminal.see("Task 3  ");
+        terminal.see_row("Task 3  ");
         terminal.keyboard.write_all(b"\x03").expect("a key");
         let left = terminal.finish();
         assert_eq!(left.finished.code(), 130, "{client}");
@@ -167,7 +177,7 @@ fn bars_do_not_hold_up_the_end_while_nobody_reads_stdout() {
     for client in CLIENTS {
         // The read end is held, and never read.
         let mut terminal = OnTerminal::start(program(client).args([server.port(), stuck.port()]), false);
-        terminal.see("Task 2  ");
+        terminal.see_row("Task 2  ");
         terminal.running.signal(Signal::SIGINT);
         assert_eq!(terminal.running.finish().code(), 130, "{client}");
     }
@@ -179,7 +189,7 @@ fn more_poems_than_rows_are_folded_and_cleared() {
         let (server, _go_on) = in_two_halves();
         let mut terminal = OnTerminal::start(program(client).args(vec![server.port(); 100]), false);
         terminal.see("Task  22  ");
-        terminal.see("and 78 more: ");
+        terminal.see_row("and 78 more: ");
         terminal.running.signal(Signal::SIGINT);
         terminal.finish().expect_lines(&["Got 0 of 100 poems in "]);
     }
@@ -204,7 +214,7 @@ fn poems_on_the_terminal_itself_are_not_drawn_over() {
         let (stuck, _go_on) = in_two_halves();
         let quick = Server::poem("first line\nno newline at the end");
         let mut terminal = OnTerminal::start(program(client).args([quick.port(), stuck.port()]), true);
-        terminal.see("Task 2  ");
+        terminal.see_row("Task 2  ");
         terminal.see("receiving");
         terminal.running.signal(Signal::SIGINT);
         let left = terminal.finish();
