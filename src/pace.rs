@@ -13,6 +13,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How fast a poem is given out: `num_bytes` at a time, `delay` between one piece and the next.
@@ -44,8 +45,8 @@ pub enum Action {
 
 impl Pace {
     /// Everything that happens on a connection that gives out a poem of `len` bytes.
-    pub fn schedule(&self, len: usize) -> Schedule {
-        Schedule { pace: self.clone(), len, sent: 0, pieces: 0, closed: false }
+    pub fn schedule(self: &Arc<Self>, len: usize) -> Schedule {
+        Schedule { pace: Arc::clone(self), len, sent: 0, pieces: 0, closed: false }
     }
 
     /// The number of pieces a poem of `len` bytes is sent in.
@@ -67,7 +68,7 @@ impl Pace {
 /// The steps of one connection in order of time; ends after [`Action::Close`].
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    pace: Pace,
+    pace: Arc<Pace>,
     len: usize,
     sent: usize,
     pieces: usize,
@@ -130,7 +131,7 @@ pub enum Next {
 
 impl Walk {
     /// The walk of a connection that was accepted at `now`, through a poem of `len` bytes.
-    pub fn start(pace: &Pace, len: usize, now: Instant) -> Self {
+    pub fn start(pace: &Arc<Pace>, len: usize, now: Instant) -> Self {
         let mut schedule = pace.schedule(len);
         let step = schedule.step();
         Self { schedule, step, origin: now }
@@ -171,8 +172,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn pace(num_bytes: usize, delay: Duration) -> Pace {
-        Pace { num_bytes: NonZeroUsize::new(num_bytes).expect("not zero"), delay }
+    fn pace(num_bytes: usize, delay: Duration) -> Arc<Pace> {
+        Arc::new(Pace { num_bytes: NonZeroUsize::new(num_bytes).expect("not zero"), delay })
     }
 
     fn send(at: u32, bytes: Range<usize>) -> Step {

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ fn run(args: Args) -> Result<u8, Error> {
     let serving = format!("Serving {}", args.file.display());
     let server = SlowServer {
         file: args.file,
-        pace: Pace { num_bytes: args.num_bytes, delay: args.delay },
+        pace: Arc::new(Pace { num_bytes: args.num_bytes, delay: args.delay }),
         write_timeout: args.patience.write_timeout.0,
         clients: args.clients,
     };

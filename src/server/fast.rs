@@ -1,16 +1,17 @@
 //! The async server: the whole poem at once to any number of clients, or a trickle to as many.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::task::coop::consume_budget;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 use tracing::warn;
 
 use super::{Greeting, Handler};
@@ -26,7 +27,7 @@ const GREETING_PIECES: usize = 16;
 pub struct FastServer {
     file: PathBuf,
     poem: Mutex<Poem>,
-    pace: Pace,
+    pace: Arc<Pace>,
     write_timeout: Option<Duration>,
 }
 
@@ -44,7 +45,7 @@ impl FastServer {
     /// The poem cannot be read.
     pub fn new(file: &Path, pace: Pace, write_timeout: Option<Duration>) -> io::Result<Self> {
         let poem = Mutex::new(Poem::load(file)?);
-        Ok(Self { file: file.to_owned(), poem, pace, write_timeout })
+        Ok(Self { file: file.to_owned(), poem, pace: Arc::new(pace), write_timeout })
     }
 
     /// Reads the poem again, and returns its length. Clients under way keep the one they began with.
@@ -125,20 +126,29 @@ fn send(socket: &TcpStream, bytes: &[u8], to_the_end: bool) -> Result<usize, Err
 
 /// Waits, unless the client resets the connection: a slow schedule must not hold the place of one that is gone.
 async fn wait(stream: &tokio::net::TcpStream, time: Duration) -> io::Result<()> {
-    tokio::select! {
-        () = sleep(time) => Ok(()),
-        gone = stream.ready(Interest::ERROR) => {
-            gone?;
-            Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
-        }
+    let until = Instant::now() + time;
+    if timeout(time, poll_fn(|context| stream.poll_read_ready(context))).await.is_err() {
+        return Ok(());
     }
+    // It has said something, or closed its side, as it may: from now on only an error counts. That takes a larger
+    // future, which the silent majority should not pay for.
+    Box::pin(async {
+        tokio::select! {
+            () = sleep_until(until.into()) => Ok(()),
+            gone = stream.ready(Interest::ERROR) => {
+                gone?;
+                Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+    })
+    .await
 }
 
 impl FastServer {
     /// Sends as much as the client takes, when it takes something.
     async fn send_some(&self, stream: &tokio::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let writable = stream.writable();
+            let writable = poll_fn(|context| stream.poll_write_ready(context));
             match self.write_timeout {
                 None => writable.await?,
                 Some(limit) => match timeout(limit, writable).await {

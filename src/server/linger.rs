@@ -5,7 +5,7 @@
 //! little later, with one read that does not wait. Only who is still there after a second look gets a task.
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
@@ -159,7 +159,8 @@ async fn drain(stream: &tokio::net::TcpStream, mut drain: Drain) {
     while let left = drain.left()
         && !left.is_zero()
     {
-        if !matches!(timeout(left, stream.readable()).await, Ok(Ok(()))) {
+        let readable = poll_fn(|context| stream.poll_read_ready(context));
+        if !matches!(timeout(left, readable).await, Ok(Ok(()))) {
             return;
         }
         let mut buffer = [0; LOOK_BYTES];

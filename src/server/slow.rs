@@ -24,7 +24,7 @@ pub struct SlowServer {
     /// Opened afresh for every client.
     pub file: PathBuf,
     /// When to send how much.
-    pub pace: Pace,
+    pub pace: Arc<Pace>,
     /// A client that takes nothing for so long is dropped; it may take up to twice as long if it took something
     /// in between. `None`: never.
     pub write_timeout: Option<Duration>,
