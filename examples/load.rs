@@ -35,6 +35,9 @@ struct Args {
     /// What the clients do
     #[arg(long, value_enum, default_value_t = Mode::Fetch)]
     mode: Mode,
+    /// With --mode stall: where the others fetch, if not at the server where clients stall
+    #[arg(long)]
+    others: Option<SocketAddr>,
     /// Clients at once
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -288,7 +291,7 @@ fn hold(args: &Args, poem: &Arc<[u8]>, before: Usage) -> io::Result<String> {
     let settled = args.pid.map(Usage::of).unwrap_or_default();
     let busy = Instant::now();
     let others = if args.mode == Mode::Stall {
-        let few = Args { clients: 8, ..args.clone() };
+        let few = Args { clients: 8, address: args.others.unwrap_or(args.address), ..args.clone() };
         Some(fetch_all(&few, poem)?)
     } else {
         thread::sleep(args.time);

@@ -192,14 +192,25 @@ large() {
 }
 
 stalled() {
-    local poem=$work/stalled.txt
+    local poem=$work/stalled.txt name
     head -c 8000000 /dev/urandom >"$poem"
     ours fastpoetry fastpoetry -q --max-clients 20000 "$poem"
-    rounds=1 measure stalled "$poem" "--mode stall --clients 10000" fastpoetry
+    ours bare_epoll examples/bare_epoll "$poem"
+    for name in fastpoetry bare_epoll; do
+        rounds=1 measure alone "$poem" "--clients 8" "$name"
+        # They always stall at fastpoetry: what bare_epoll then loses is the kernel's doing.
+        "$target/examples/load" "127.0.0.1:${port[fastpoetry]}" --poem "$poem" --time "$time" --pid "${pid[fastpoetry]}" \
+            --mode stall --clients 10000 --others "127.0.0.1:${port[$name]}" >"$work/beside.$name"
+    done
     printf '\n### Clients that never read (a poem of 8 MB), and 8 that do\n\n'
-    echo '| server | stalled clients | kB each | fetches/s of the others | their p99 µs | lost |'
-    echo '|---|---|---|---|---|---|'
-    row stalled fastpoetry clients rss_per_client_kb rate p99 errors
+    printf '%s clients stall at fastpoetry, %s kB of its memory each.\n\n' \
+        "$(median clients "$work/beside.fastpoetry")" "$(median rss_per_client_kb "$work/beside.fastpoetry")"
+    echo '| where the 8 fetch | fetches/s alone | fetches/s beside the stalled | p99 µs | lost |'
+    echo '|---|---|---|---|---|'
+    for name in fastpoetry bare_epoll; do
+        printf '| %s | %s ' "$name" "$(median rate "$work/alone.$name")"
+        row beside "$name" rate p99 errors | sed "s/^| [^|]*//"
+    done
     stop_all
 }
 

@@ -35,7 +35,7 @@ pub struct ListenArgs {
 const BACKLOG: u32 = 4096;
 
 /// Bytes that wait in the kernel for a client, beside those that are on their way to it.
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: u32 = 32 * 1024;
 
 impl ListenArgs {
     /// A socket that listens; its backlog, if none was asked for, is the given one.
