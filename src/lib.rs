@@ -9,6 +9,8 @@
 //!
 //! - [`address`]: `10001`, `host:10001`, `[::1]:10001`
 //! - [`pace`]: when to send how much
+//! - [`netstring`]: frames that say how long they are
+//! - [`transform`]: ways to change a poem
 //! - [`timing`]: what was measured, its text and its JSON
 //!
 //! The two sides of a connection:
@@ -27,8 +29,10 @@
 pub mod address;
 pub mod cli;
 pub mod client;
+pub mod netstring;
 pub mod pace;
 pub mod poem;
 pub mod reason;
 pub mod server;
 pub mod timing;
+pub mod transform;

@@ -13,6 +13,7 @@ pub mod serving;
 pub mod signals;
 pub mod slowpoetry;
 pub mod stdout;
+pub mod transformedpoetry;
 pub mod values;
 
 use std::fmt::Display;

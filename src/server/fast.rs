@@ -1,7 +1,7 @@
 //! The async server: the whole poem at once to any number of clients, or a trickle to as many.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,8 +12,8 @@ use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
-use tracing::warn;
 
+use super::wait::send_some;
 use super::{Greeting, Handler};
 use crate::pace::{Next, Pace, Walk};
 use crate::poem::Poem;
@@ -109,7 +109,8 @@ impl Handler for FastServer {
                 Next::Send(piece) => {
                     // A client that takes everything at once must not keep others waiting.
                     consume_budget().await;
-                    let sent = self.send_some(stream, &rest.poem.bytes()[piece]).await?;
+                    let piece = IoSlice::new(&rest.poem.bytes()[piece]);
+                    let sent = send_some(stream, &[piece], self.write_timeout).await?;
                     rest.walk.sent(sent, Instant::now());
                 }
             }
@@ -142,33 +143,4 @@ async fn wait(stream: &tokio::net::TcpStream, time: Duration) -> io::Result<()> 
         }
     })
     .await
-}
-
-impl FastServer {
-    /// Sends as much as the client takes, when it takes something.
-    async fn send_some(&self, stream: &tokio::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            let writable = poll_fn(|context| stream.poll_write_ready(context));
-            match self.write_timeout {
-                None => writable.await?,
-                Some(limit) => match timeout(limit, writable).await {
-                    Ok(writable) => writable?,
-                    // The kernel says so only when a good part of its buffer is free: the client may have taken
-                    // something all the same.
-                    Err(_) => return super::send_now(stream, bytes).map_err(|_| stalled(stream, limit)),
-                },
-            }
-            match stream.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-fn stalled(stream: &tokio::net::TcpStream, limit: Duration) -> io::Error {
-    let limit = humantime::format_duration(limit);
-    let peer = stream.peer_addr().map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
-    warn!("Dropped {peer}: it took nothing for {limit}");
-    io::ErrorKind::TimedOut.into()
 }

@@ -21,6 +21,8 @@ pub mod close;
 pub mod fast;
 mod linger;
 pub mod slow;
+pub mod transform;
+mod wait;
 
 use std::future::Future;
 use std::io;
@@ -216,7 +218,9 @@ impl Worker {
                 () = stop.aborting.cancelled() => {}
             }
         });
-        // Dropping the runtime drops the tasks that are left, and a client dropped before its time is reset.
+        // The tasks that are left are dropped, and a client dropped before its time is reset. What still computes on
+        // another thread does so for nobody.
+        runtime.shutdown_background();
     }
 }
 

@@ -1,0 +1,7 @@
+//! `transformedpoetry`: changes poems for any number of clients at once.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poetry_suite::cli::transformedpoetry::main()
+}

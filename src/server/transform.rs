@@ -1,0 +1,236 @@
+//! The transform server: a netstring in, `NAME.POEM`, and a netstring out, the poem as that transform changes it.
+//!
+//! Whatever is wrong with a request, the server sends nothing, says why in its log, and closes: to the client the end
+//! of the stream without a reply means that it has to make do with the poem as it is.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::coop::consume_budget;
+use tokio::task::spawn_blocking;
+use tokio_util::bytes::BytesMut;
+use tokio_util::codec::Decoder;
+use tracing::warn;
+
+use super::wait::{read_some, send_some};
+use super::{Greeting, Handler, Peer};
+use crate::netstring::{self, Codec, Outgoing};
+use crate::transform::{self, Refusal};
+
+/// A first read; what is longer takes more of them.
+const FIRST_READ: usize = 4 * 1024;
+
+/// What a further read asks for.
+const READ: usize = 64 * 1024;
+
+/// Longer poems are changed on a thread of their own, so that nobody's short one has to wait for them.
+const SHORT: usize = 16 * 1024;
+
+/// Changes poems for any number of clients.
+#[derive(Debug)]
+pub struct TransformServer {
+    limits: Limits,
+    /// As many long poems are changed at once as there are processors.
+    long_ones: Semaphore,
+}
+
+/// What the server puts up with from a client.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes in a request, name and poem together.
+    pub max_length: usize,
+    /// A client that says nothing for so long, in or between requests, is let go. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A client that takes nothing of its reply for so long is dropped. `None`: never.
+    pub write_timeout: Option<Duration>,
+    /// Any number of requests on a connection, instead of one.
+    pub keep_alive: bool,
+}
+
+/// What has been said on a connection.
+#[derive(Debug)]
+pub struct Talk {
+    codec: Codec,
+    arrived: BytesMut,
+    reply: Option<Outgoing<Vec<u8>>>,
+}
+
+/// Why a client gets no reply.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Malformed(#[from] netstring::Error),
+    #[error("no '.' after the name of a transform")]
+    NoName,
+    #[error("no transform is called '{0}'")]
+    Unknown(String),
+    #[error("{transform} refuses the poem: {why}")]
+    Transform { transform: &'static str, why: Refusal },
+    #[error("silent for {} within a request", humantime::format_duration(*.0))]
+    Silent(Duration),
+    #[error("the transform failed")]
+    Bug,
+}
+
+impl TransformServer {
+    /// A server for everything in [`transform::ALL`].
+    pub fn new(limits: Limits) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self { limits, long_ones: Semaphore::new(processors) }
+    }
+
+    /// The reply to the next request; `None` if no more requests come.
+    async fn next_reply(&self, stream: &tokio::net::TcpStream, talk: &mut Talk) -> io::Result<Option<Reply>> {
+        loop {
+            match talk.codec.decode(&mut talk.arrived) {
+                Ok(Some(request)) if request.len() <= SHORT => return Ok(Some(answer(&request))),
+                Ok(Some(request)) => {
+                    let _turn = self.long_ones.acquire().await;
+                    let reply = spawn_blocking(move || answer(&request)).await;
+                    return Ok(Some(reply.unwrap_or(Err(Refused::Bug))));
+                }
+                Ok(None) => {}
+                Err(error) => return Ok(Some(Err(malformed(error)?))),
+            }
+            if talk.arrived.is_empty() {
+                // Nothing is kept for a client that may be silent for long.
+                talk.arrived = BytesMut::new();
+            } else {
+                talk.arrived.reserve(READ);
+            }
+            match (read_some(stream, &mut talk.arrived, self.limits.idle_timeout).await, self.limits.idle_timeout) {
+                (Ok(0), _) => {
+                    let end = talk.codec.decode_eof(&mut talk.arrived).err();
+                    return end.map(|error| malformed(error).map(Err)).transpose();
+                }
+                (Ok(_), _) => {}
+                (Err(error), Some(limit)) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Ok(Some(Err(Refused::Silent(limit))).filter(|_| !talk.arrived.is_empty()));
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+    }
+}
+
+type Reply = Result<Vec<u8>, Refused>;
+
+impl Handler for TransformServer {
+    type Rest = Box<Talk>;
+
+    /// A short request that comes with the connection is answered at once.
+    fn greet(&self, mut socket: &TcpStream) -> io::Result<Greeting<Self::Rest>> {
+        let mut talk =
+            Box::new(Talk { codec: Codec::new(self.limits.max_length), arrived: BytesMut::new(), reply: None });
+        let mut buffer = [0; FIRST_READ];
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(Greeting::Complete),
+            Ok(n) => talk.arrived.extend_from_slice(&buffer[..n]),
+            Err(error) if is_for_later(&error) => return Ok(Greeting::Rest(talk)),
+            Err(error) => return Err(error),
+        }
+        let reply = match talk.codec.decode(&mut talk.arrived) {
+            Ok(Some(request)) => answer(&request),
+            Ok(None) => return Ok(Greeting::Rest(talk)),
+            Err(error) => Err(malformed(error)?),
+        };
+        let mut reply = match reply {
+            Ok(reply) => Outgoing::new(reply),
+            Err(refused) => {
+                tell(socket.peer_addr(), &refused);
+                return Ok(Greeting::Complete);
+            }
+        };
+        match socket.write_vectored(&reply.unsent()) {
+            Ok(n) => reply.sent(n),
+            Err(error) if is_for_later(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if reply.is_sent() && !self.limits.keep_alive {
+            return Ok(Greeting::Complete);
+        }
+        talk.reply = Some(reply);
+        Ok(Greeting::Rest(talk))
+    }
+
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut talk: Self::Rest) -> io::Result<()> {
+        loop {
+            if let Some(mut reply) = talk.reply.take() {
+                while !reply.is_sent() {
+                    let sent = send_some(stream, &reply.unsent(), self.limits.write_timeout).await?;
+                    reply.sent(sent);
+                }
+                if !self.limits.keep_alive {
+                    return Ok(());
+                }
+                // A client that has asked for much at once must not keep others waiting.
+                consume_budget().await;
+            }
+            match self.next_reply(stream, &mut talk).await? {
+                Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
+                Some(Err(refused)) => {
+                    tell(stream.peer_addr(), &refused);
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// The codec's error as it was before it had to be an [`io::Error`].
+fn malformed(error: io::Error) -> io::Result<Refused> {
+    error.downcast().map(Refused::Malformed)
+}
+
+/// `NAME.POEM`, split at the first dot.
+fn answer(request: &[u8]) -> Reply {
+    let dot = request.iter().position(|&byte| byte == b'.').ok_or(Refused::NoName)?;
+    let (name, poem) = (&request[..dot], &request[dot + 1..]);
+    let transform = transform::find(name).ok_or_else(|| Refused::Unknown(printable(name)))?;
+    transform.apply(poem).map_err(|why| Refused::Transform { transform: transform.name, why })
+}
+
+/// A name for the log, whatever a stranger put into it.
+fn printable(name: &[u8]) -> String {
+    const MOST: usize = 40;
+    let shown = name[..name.len().min(MOST)].escape_ascii();
+    if name.len() > MOST { format!("{shown}...") } else { shown.to_string() }
+}
+
+fn tell(peer: io::Result<SocketAddr>, refused: &Refused) {
+    let peer = Peer(peer.ok());
+    warn!(%peer, "No reply to {peer}: {refused}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_split_at_its_first_dot() {
+        let reply = |request: &str| answer(request.as_bytes()).map_err(|refused| refused.to_string());
+        assert_eq!(reply("cummingsify.HERE IS MY POEM"), Ok(b"here is my poem".to_vec()));
+        assert_eq!(reply("shout.a. b."), Ok(b"A. B.".to_vec()));
+        assert_eq!(reply("rot13."), Ok(Vec::new()));
+        for (request, why) in [
+            ("", "no '.' after the name of a transform"),
+            ("cummingsify", "no '.' after the name of a transform"),
+            (".poem", "no transform is called ''"),
+            ("sing.poem", "no transform is called 'sing'"),
+            ("\u{1b}[31m\n.poem", "no transform is called '\\x1b[31m\\n'"),
+            ("gibberish.poem", "gibberish refuses the poem: it is gibberish"),
+        ] {
+            assert_eq!(reply(request), Err(why.to_owned()));
+        }
+        let long = reply(&format!("{}.poem", "x".repeat(1_000))).expect_err("unknown");
+        assert_eq!(long, format!("no transform is called '{}...'", "x".repeat(40)));
+    }
+}

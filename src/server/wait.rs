@@ -1,0 +1,61 @@
+//! Waiting for one client: for room to send, for bytes to come, and not for ever.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::bytes::BytesMut;
+use tracing::warn;
+
+/// Sends as much of these parts as the client takes, when it takes something.
+///
+/// # Errors
+/// The client is gone, or has taken nothing for so long.
+pub(super) async fn send_some(stream: &TcpStream, parts: &[IoSlice<'_>], limit: Option<Duration>) -> io::Result<usize> {
+    loop {
+        let writable = poll_fn(|context| stream.poll_write_ready(context));
+        if let Some(limit) = limit {
+            match timeout(limit, writable).await {
+                Ok(writable) => writable?,
+                // The kernel says so only when a good part of its buffer is free: the client may have taken something
+                // all the same.
+                Err(_) => {
+                    let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+                    return super::send_now(stream, first).map_err(|_| stalled(stream, limit));
+                }
+            }
+        } else {
+            writable.await?;
+        }
+        match stream.try_write_vectored(parts) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Appends what the client says, when it says something; 0 is the end of what it says.
+///
+/// # Errors
+/// The client is gone, or has said nothing for so long (`TimedOut`).
+pub(super) async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
+    loop {
+        let readable = poll_fn(|context| stream.poll_read_ready(context));
+        match limit {
+            Some(limit) => timeout(limit, readable).await??,
+            None => readable.await?,
+        }
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+fn stalled(stream: &TcpStream, limit: Duration) -> io::Error {
+    let limit = humantime::format_duration(limit);
+    warn!("Dropped {}: it took nothing for {limit}", super::Peer(stream.peer_addr().ok()));
+    io::ErrorKind::TimedOut.into()
+}
