@@ -77,6 +77,29 @@ pub struct TaskReport {
     pub end_us: Option<Micros>,
     /// What arrived when; empty if it was not recorded.
     pub events: Events,
+    /// What became of it at a transform server, if it was sent to one.
+    pub transform: Option<TransformReport>,
+}
+
+/// One poem at a transform server. Whatever becomes of it there, the poem is delivered, changed or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TransformReport {
+    /// The transform.
+    pub name: String,
+    /// The transform server, `HOST:PORT`.
+    pub address: String,
+    /// How it ended.
+    pub status: Status,
+    /// Why it failed, in words.
+    pub error: Option<String>,
+    /// Bytes of the changed poem.
+    pub bytes: u64,
+    /// When the poem was whole, and its transform began.
+    pub start_us: Micros,
+    /// When the connection stood.
+    pub connected_us: Option<Micros>,
+    /// When the reply was complete, or the transform had failed.
+    pub end_us: Option<Micros>,
 }
 
 /// How the fetch of a poem ended.
@@ -216,6 +239,7 @@ mod tests {
             first_byte_us: None,
             end_us: Some(300),
             events: Events::default(),
+            transform: None,
         }
     }
 
@@ -252,7 +276,7 @@ mod tests {
                 r#"{"schema":1,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"#,
                 r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"tasks":[{"task":1,"#,
                 r#""address":"127.0.0.1:10000","status":"ok","error":null,"bytes":30,"attempts":1,"start_us":0,"#,
-                r#""connected_us":100,"first_byte_us":null,"end_us":300,"events":[[250,30]]}]}"#,
+                r#""connected_us":100,"first_byte_us":null,"end_us":300,"events":[[250,30]],"transform":null}]}"#,
                 "\n"
             )
         );

@@ -206,6 +206,7 @@ enum State {
     Connecting,
     Waiting,
     Receiving,
+    Transforming,
     Pausing,
     Over,
 }
@@ -217,6 +218,7 @@ impl State {
             Self::Connecting => "connecting",
             Self::Waiting => "waiting",
             Self::Receiving => "receiving",
+            Self::Transforming => "transforming",
             Self::Pausing => "to be retried",
             Self::Over => "over",
         }
@@ -239,7 +241,7 @@ impl Board {
     fn note(&mut self, index: usize, at: Duration, event: &Event<'_>) {
         let poem = &mut self.poems[index];
         poem.state = match event {
-            Event::Started => return,
+            Event::Started | Event::ConnectedVia | Event::Changed(_) | Event::Unchanged { .. } => return,
             Event::Attempt(_) => {
                 poem.bytes = 0;
                 State::Connecting
@@ -252,6 +254,7 @@ impl Board {
                 poem.bytes += *bytes as u64;
                 State::Receiving
             }
+            Event::Asking(_) => State::Transforming,
             Event::Retry { .. } => State::Pausing,
             Event::Done { .. } => {
                 self.done += 1;
@@ -282,7 +285,8 @@ impl Board {
     }
 
     fn fold(&self, poems: &[&Poem]) -> String {
-        let states = [State::Receiving, State::Waiting, State::Connecting, State::Pausing, State::Queued];
+        let states =
+            [State::Receiving, State::Transforming, State::Waiting, State::Connecting, State::Pausing, State::Queued];
         let count = |state| poems.iter().filter(|poem| poem.state == state).count();
         let mut parts: Vec<String> = states
             .iter()

@@ -22,7 +22,7 @@ use super::stdout::Stdout;
 use super::values::{self, Limit};
 use super::{Error, FAILURE, SUCCESS, open_files};
 use crate::address::Address;
-use crate::client::{Errand, Event, Limits, Model, Observer, Order, Outlet, Recorder, Task};
+use crate::client::{Errand, Event, Limits, Model, Observer, Order, Outlet, Recorder, Task, Via};
 use crate::reason::{lock, reason};
 use crate::timing::{human, micros};
 
@@ -55,6 +55,14 @@ pub struct Args {
     /// Write poems nowhere, only measure
     #[arg(long, help_heading = "Poems")]
     discard: bool,
+
+    /// Send each poem through this transform; if that fails, keep it as it was
+    #[arg(long, help_heading = "Transform", value_name = "NAME", requires = "via", value_parser = values::transform)]
+    transform: Option<String>,
+
+    /// The transform server
+    #[arg(long, help_heading = "Transform", value_name = "ADDR", requires = "transform")]
+    via: Option<Address>,
 
     /// Write the report as JSON to stdout instead of the poems
     #[arg(long, help_heading = "Report")]
@@ -103,6 +111,8 @@ Examples:
       The same, one after another
   get-poetry -o poems --retries 3 poems.example:10000
       One poem into the directory poems, in spite of failures
+  get-poetry --transform cummingsify --via 11000 10000
+      A poem in lower case
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
 
@@ -135,13 +145,15 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let mut observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), log.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
+    let via = args.transform.clone().zip(args.via.clone()).map(|(transform, address)| Via { transform, address });
     let mut broken = None;
     let desk = Arc::new_cyclic(|desk| {
         let outlet = Arc::new(args.outlet(&screen, desk).unwrap_or_else(|error| {
             broken = Some(error);
             Outlet::discard()
         }));
-        let errand = Arc::new(Errand::new(args.addresses, limits, Arc::clone(&outlet), observers, clock));
+        let errand = Errand::new(args.addresses, limits, Arc::clone(&outlet), observers, clock);
+        let errand = Arc::new(errand.through(via));
         let ended = AtomicBool::new(false);
         Desk { errand, outlet, recorder, bars, log, json: args.json, report: args.report, ended }
     });
@@ -318,6 +330,18 @@ impl Observer for Log {
             Event::Connected => debug!(task = number, %address, "Task {number}: connected to {address}"),
             Event::Received(bytes) => {
                 debug!(task = number, %address, bytes, "Task {number}: got {bytes} bytes of poetry from {address}");
+            }
+            Event::Asking(via) => {
+                debug!(task = number, "Task {number}: asking {} for {}", via.address, via.transform);
+            }
+            Event::ConnectedVia => debug!(task = number, "Task {number}: connected for the transform"),
+            Event::Changed(bytes) => debug!(task = number, bytes, "Task {number}: transformed into {bytes} bytes"),
+            Event::Unchanged { via, failure } => {
+                let (transform, status) = (&via.transform, failure.status());
+                error!(
+                    task = number, %address, transform, ?status,
+                    "Task {number}: {transform} failed: {}: {failure}; keeping the poem as it was", via.address
+                );
             }
             Event::Retry { failure, pause } => {
                 let pause = human(*pause);

@@ -32,6 +32,18 @@ pub fn limit(text: &str) -> Result<Limit, String> {
     Ok(Limit(Some(duration(text)?).filter(|limit| !limit.is_zero())))
 }
 
+/// The name of a transform: what stands before the `.` in a request.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn transform(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a transform has a name".to_owned()),
+        _ if text.contains('.') => Err("the name of a transform has no '.'".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// A number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
 ///
 /// # Errors

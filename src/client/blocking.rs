@@ -3,7 +3,7 @@
 //! While a call waits, the program does nothing else; the times of all poems add up. In return the code is
 //! the plainest there is: what happens is what stands on the page, from top to bottom.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::fetch::{Fetch, For, Patience};
+use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Errand, Failure, READ_SIZE};
 
 pub(super) fn run(errand: &Arc<Errand>) {
@@ -40,8 +40,39 @@ fn attempts(mut fetch: Fetch) {
 
 fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
     fetch.attempt()?;
-    let mut stream = connect(fetch)?;
+    loop {
+        let result = leg(fetch);
+        if !fetch.leg_ended(result)? {
+            return Ok(());
+        }
+    }
+}
+
+/// One connection, from its beginning to its end.
+fn leg(fetch: &mut Fetch) -> Result<(), Failure> {
+    let stream = connect(fetch)?;
     fetch.connected();
+    send(fetch, &stream)?;
+    receive(fetch, &stream)
+}
+
+fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
+    while let Some(parts) = fetch.unsent() {
+        let patience = fetch.patience(For::Bytes);
+        stream.set_write_timeout(patience.left()?).map_err(Failure::Read)?;
+        let result = stream.write_vectored(&parts);
+        fetch.errand().counts.add_wakeup();
+        match result {
+            Ok(n) => fetch.sent(n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
+            Err(error) => return Err(Failure::Read(error)),
+        }
+    }
+    Ok(())
+}
+
+fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     let mut buffer = vec![0; READ_SIZE];
     let mut timeout = None;
     loop {
@@ -57,7 +88,11 @@ fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
         fetch.errand().counts.add_wakeup();
         match result {
             Ok(0) => return Ok(()),
-            Ok(n) => fetch.received(&buffer[..n])?,
+            Ok(n) => {
+                if fetch.received(&buffer[..n])? == Flow::Enough {
+                    return Ok(());
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
             Err(error) => return Err(Failure::Read(error)),

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::netstring;
 use crate::reason::reason;
 use crate::timing::Status;
 
@@ -44,6 +45,15 @@ pub enum Failure {
         /// What the system said.
         error: io::Error,
     },
+    /// The transform server closed the connection without a reply, which is how it says no.
+    #[error("no reply")]
+    NoReply,
+    /// The transform server closed the connection in the middle of its reply.
+    #[error("the reply breaks off")]
+    HalfReply,
+    /// What the transform server replied is no netstring.
+    #[error("malformed reply: {0}")]
+    Reply(netstring::Error),
     /// The program went wrong on this poem.
     #[error("internal error; the other poems are not affected")]
     Bug,
@@ -61,7 +71,12 @@ impl Failure {
             Self::Resolve(_) => Status::Unreachable,
             Self::Connect(error) | Self::Read(error) => network_status(error),
             Self::ConnectTimeout(_) | Self::IdleTimeout(_) | Self::Timeout(_) => Status::Timeout,
-            Self::Deliver { .. } | Self::Local { .. } | Self::Bug => Status::Error,
+            Self::Deliver { .. }
+            | Self::Local { .. }
+            | Self::NoReply
+            | Self::HalfReply
+            | Self::Reply(_)
+            | Self::Bug => Status::Error,
         }
     }
 
@@ -71,7 +86,13 @@ impl Failure {
             Self::Resolve(_) | Self::Connect(_) | Self::Read(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {
                 true
             }
-            Self::Timeout(_) | Self::Deliver { .. } | Self::Local { .. } | Self::Bug => false,
+            Self::Timeout(_)
+            | Self::Deliver { .. }
+            | Self::Local { .. }
+            | Self::NoReply
+            | Self::HalfReply
+            | Self::Reply(_)
+            | Self::Bug => false,
         }
     }
 }

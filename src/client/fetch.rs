@@ -2,10 +2,16 @@
 //!
 //! Nothing here waits or touches a socket. A model asks how long it may wait, waits in its own way, and tells
 //! what came of it.
+//!
+//! An attempt has one leg, to the server of the poem, or a second one, to a transform server. They are alike to a
+//! model: connect to [`address`](Fetch::address), send what is [`unsent`](Fetch::unsent) (to the poem's server,
+//! nothing), and read until it is enough.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::change::Change;
 use super::{Errand, Event, Failure, Undelivered};
 use crate::address::Address;
 
@@ -23,6 +29,15 @@ pub(super) struct Fetch {
     attempts: u32,
     bytes: u64,
     settled: bool,
+    /// If it is to be transformed.
+    change: Option<Box<Change>>,
+}
+
+/// Whether to read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    More,
+    Enough,
 }
 
 /// What a model is about to wait for.
@@ -81,11 +96,27 @@ impl Fetch {
     /// The poem's turn has come.
     pub(super) fn begin(errand: &Arc<Errand>, index: usize) -> Self {
         errand.observe(index, &Event::Started);
-        Self { errand: Arc::clone(errand), index, started: Instant::now(), attempts: 0, bytes: 0, settled: false }
+        Self {
+            errand: Arc::clone(errand),
+            index,
+            started: Instant::now(),
+            attempts: 0,
+            bytes: 0,
+            settled: false,
+            change: None,
+        }
     }
 
+    /// The server of this leg.
     pub(super) fn address(&self) -> &Address {
-        &self.errand.addresses[self.index]
+        match &self.errand.via {
+            Some(via) if self.is_asking() => &via.address,
+            _ => &self.errand.addresses[self.index],
+        }
+    }
+
+    fn is_asking(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.is_asking())
     }
 
     pub(super) fn errand(&self) -> &Arc<Errand> {
@@ -96,6 +127,7 @@ impl Fetch {
     pub(super) fn attempt(&mut self) -> Result<(), Failure> {
         self.attempts += 1;
         self.bytes = 0;
+        self.change = self.errand.via.as_ref().map(|via| Box::new(Change::new(&via.transform)));
         self.errand.observe(self.index, &Event::Attempt(self.attempts));
         self.errand.outlet.open(self.index)
     }
@@ -113,20 +145,76 @@ impl Fetch {
 
     /// The connection stands.
     pub(super) fn connected(&self) {
-        self.errand.observe(self.index, &Event::Connected);
+        let event = if self.is_asking() { Event::ConnectedVia } else { Event::Connected };
+        self.errand.observe(self.index, &event);
+    }
+
+    /// What is to be sent before anything can be read; `None`: nothing any more.
+    pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
+        self.change.as_ref()?.unsent()
+    }
+
+    /// The first `bytes` of that were taken.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(change) = &mut self.change {
+            change.sent(bytes);
+        }
     }
 
     /// A read brought these bytes.
-    pub(super) fn received(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.bytes += bytes.len() as u64;
-        self.errand.observe(self.index, &Event::Received(bytes.len()));
+    pub(super) fn received(&mut self, bytes: &[u8]) -> Result<Flow, Failure> {
+        let asking = self.is_asking();
+        if !asking {
+            self.bytes += bytes.len() as u64;
+            self.errand.observe(self.index, &Event::Received(bytes.len()));
+        }
         if let Some(limit) = self.errand.limits.timeout
             && self.started.elapsed() >= limit
         {
             // A poem that flows without end never has to be waited for.
             return Err(Failure::Timeout(limit));
         }
-        self.errand.outlet.write(self.index, bytes)
+        match &mut self.change {
+            None => self.errand.outlet.write(self.index, bytes)?,
+            Some(change) if asking => {
+                if change.hear(bytes).map_err(Failure::Reply)? {
+                    return Ok(Flow::Enough);
+                }
+            }
+            Some(change) => change.grow(bytes),
+        }
+        Ok(Flow::More)
+    }
+
+    /// A leg came to an end. Returns whether there is another one.
+    pub(super) fn leg_ended(&mut self, result: Result<(), Failure>) -> Result<bool, Failure> {
+        let Some((change, via)) = self.change.as_mut().zip(self.errand.via.as_ref()) else {
+            return result.map(|()| false);
+        };
+        if !change.is_asking() {
+            result?;
+            change.ask();
+            self.errand.observe(self.index, &Event::Asking(via));
+            return Ok(true);
+        }
+        // Whatever has become of the transform, the poem is here.
+        let reply = match (result, change.reply()) {
+            (Ok(()), Some(reply)) => Ok(reply),
+            (Ok(()), None) if change.has_no_reply() => Err(Failure::NoReply),
+            (Ok(()), None) => Err(Failure::HalfReply),
+            (Err(failure), _) => Err(failure),
+        };
+        let poem = match &reply {
+            Ok(reply) => {
+                self.errand.observe(self.index, &Event::Changed(reply.len()));
+                reply
+            }
+            Err(failure) => {
+                self.errand.observe(self.index, &Event::Unchanged { via, failure });
+                change.poem()
+            }
+        };
+        self.errand.outlet.write(self.index, poem).map(|()| false)
     }
 
     /// The attempt came to an end. Returns the pause before the next one, if there is to be one.
@@ -164,6 +252,7 @@ impl Fetch {
 
     fn finish(&mut self) {
         self.settled = true;
+        self.change = None;
         let lost = self.errand.outlet.finish(self.index);
         if !lost.iter().any(|(index, _)| *index == self.index) {
             let done = Event::Done { bytes: self.bytes, elapsed: self.started.elapsed() };

@@ -11,6 +11,7 @@
 //! | [`Model::Async`] | `tasks.rs` | nobody: a runtime wakes one task a poem |
 
 mod blocking;
+mod change;
 mod failure;
 mod fetch;
 mod observer;
@@ -117,10 +118,20 @@ pub struct Limits {
     pub max_concurrency: NonZeroUsize,
 }
 
+/// A transform for every poem, and who does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// Its name, without a `.`.
+    pub transform: String,
+    /// The transform server.
+    pub address: Address,
+}
+
 /// What to fetch, within which limits, where to put it and whom to tell.
 pub struct Errand {
     addresses: Vec<Address>,
     limits: Limits,
+    via: Option<Via>,
     outlet: Arc<Outlet>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Instant,
@@ -142,7 +153,13 @@ impl Errand {
         observers: Vec<Arc<dyn Observer>>,
         clock: Instant,
     ) -> Self {
-        Self { addresses, limits, outlet, observers, clock, counts: Counts::default() }
+        Self { addresses, limits, via: None, outlet, observers, clock, counts: Counts::default() }
+    }
+
+    /// The same errand, with each poem sent through a transform server. If that fails, the poem is delivered as it
+    /// came.
+    pub fn through(self, via: Option<Via>) -> Self {
+        Self { via, ..self }
     }
 
     /// The calls made so far.

@@ -3,10 +3,10 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Failure, Model};
+use super::{Failure, Model, Via};
 use crate::address::Address;
 use crate::reason::lock;
-use crate::timing::{Calls, Events, Report, Status, TaskReport, micros};
+use crate::timing::{Calls, Events, Report, Status, TaskReport, TransformReport, micros};
 
 /// Which poem an event is about.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,19 @@ pub enum Event<'a> {
     Connected,
     /// A read brought so many bytes.
     Received(usize),
+    /// The poem is whole, and is now to be transformed.
+    Asking(&'a Via),
+    /// The connection to the transform server stands.
+    ConnectedVia,
+    /// The transform server has replied with so many bytes, which are delivered in the poem's place.
+    Changed(usize),
+    /// The transform failed: the poem is delivered as it came.
+    Unchanged {
+        /// What was asked, and whom.
+        via: &'a Via,
+        /// Why it failed.
+        failure: &'a Failure,
+    },
     /// The attempt failed; another one follows after the pause. What arrived is void.
     Retry {
         /// Why it failed.
@@ -81,6 +94,7 @@ impl Recorder {
             first_byte_us: None,
             end_us: None,
             events: Events::default(),
+            transform: None,
         };
         Self {
             model,
@@ -101,6 +115,10 @@ impl Recorder {
                 task.error = Some("interrupted".to_owned());
                 task.end_us = task.start_us.map(|_| now);
                 elapsed_us = now;
+                if let Some(transform) = task.transform.as_mut().filter(|it| it.status == Status::Interrupted) {
+                    transform.error = Some("interrupted".to_owned());
+                    transform.end_us = Some(now);
+                }
             }
             elapsed_us = elapsed_us.max(task.end_us.unwrap_or(0));
         }
@@ -130,6 +148,7 @@ impl Observer for Recorder {
                 record.connected_us = None;
                 record.first_byte_us = None;
                 record.events = Events::default();
+                record.transform = None;
             }
             Event::Connected => record.connected_us = Some(at),
             Event::Received(bytes) => {
@@ -137,6 +156,37 @@ impl Observer for Recorder {
                 record.first_byte_us.get_or_insert(at);
                 if self.with_events {
                     record.events.push(at, *bytes as u64);
+                }
+            }
+            Event::Asking(via) => {
+                record.transform = Some(TransformReport {
+                    name: via.transform.clone(),
+                    address: via.address.to_string(),
+                    status: Status::Interrupted,
+                    error: None,
+                    bytes: 0,
+                    start_us: at,
+                    connected_us: None,
+                    end_us: None,
+                });
+            }
+            Event::ConnectedVia => {
+                if let Some(transform) = &mut record.transform {
+                    transform.connected_us = Some(at);
+                }
+            }
+            Event::Changed(bytes) => {
+                if let Some(transform) = &mut record.transform {
+                    transform.status = Status::Ok;
+                    transform.bytes = *bytes as u64;
+                    transform.end_us = Some(at);
+                }
+            }
+            Event::Unchanged { failure, .. } => {
+                if let Some(transform) = &mut record.transform {
+                    transform.status = failure.status();
+                    transform.error = Some(failure.to_string());
+                    transform.end_us = Some(at);
                 }
             }
             Event::Retry { .. } => {}

@@ -11,11 +11,14 @@
 //!       ╰──── Pausing ◀────╯  (if it may try again)
 //! ```
 //!
+//! (A poem that is to be transformed goes a second time from left to right, with something to be sent between
+//! Connecting and Receiving.)
+//!
 //! The kernel looks at every descriptor in each call: with many poems that is what the model costs. (The
 //! namesake, select(2), is kept out: it cannot see descriptors above 1023.)
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,7 +30,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
-use super::fetch::{Fetch, For, Patience};
+use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
 use super::{Errand, Failure, READ_SIZE};
 
@@ -122,9 +125,11 @@ enum State {
     Resolving { ticket: Ticket, patience: Patience },
     /// A connection is under way; more addresses could be tried.
     Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
+    /// There is something to send, if the socket takes it.
+    Sending { stream: TcpStream, patience: Patience },
     /// Bytes may come.
     Receiving { stream: TcpStream, patience: Patience },
-    /// Every byte is here.
+    /// Everything on this connection is said.
     Complete,
     /// Delivered or failed.
     Settled,
@@ -158,6 +163,7 @@ impl Poem {
         match &self.state {
             // A connection that stands, or has failed, makes its socket writable: connect(2), EINPROGRESS.
             State::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::POLLOUT)),
+            State::Sending { stream, .. } => Some((stream.as_fd(), PollFlags::POLLOUT)),
             State::Receiving { stream, .. } => Some((stream.as_fd(), PollFlags::POLLIN)),
             _ => None,
         }
@@ -168,6 +174,7 @@ impl Poem {
             State::Pausing { until } => Some(*until),
             State::Resolving { patience, .. }
             | State::Connecting { patience, .. }
+            | State::Sending { patience, .. }
             | State::Receiving { patience, .. } => patience.until(),
             State::Complete | State::Settled => None,
         }
@@ -177,13 +184,21 @@ impl Poem {
     fn step(&mut self, wakeup: Wakeup, resolver: &mut Resolver, buffer: &mut [u8]) {
         let step = AssertUnwindSafe(|| {
             let state = mem::replace(&mut self.state, State::Settled);
-            let result = match self.next(state, wakeup, resolver, buffer) {
-                Ok(State::Complete) => Ok(()),
-                Ok(state) => {
-                    self.state = state;
-                    return;
+            let mut next = self.next(state, wakeup, resolver, buffer);
+            let result = loop {
+                let leg = match next {
+                    Ok(State::Complete) => Ok(()),
+                    Ok(state) => {
+                        self.state = state;
+                        return;
+                    }
+                    Err(failure) => Err(failure),
+                };
+                match self.fetch.leg_ended(leg) {
+                    Ok(true) => next = self.set_out(resolver),
+                    Ok(false) => break Ok(()),
+                    Err(failure) => break Err(failure),
                 }
-                Err(failure) => Err(failure),
             };
             if let Some(pause) = self.fetch.ended(result) {
                 self.state = State::Pausing { until: Instant::now() + pause };
@@ -205,26 +220,33 @@ impl Poem {
         match (state, wakeup) {
             (State::Pausing { .. }, Wakeup::Time) => {
                 self.fetch.attempt()?;
-                match self.fetch.address().literal() {
-                    Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
-                    None => self.resolve(resolver),
-                }
+                self.set_out(resolver)
             }
             (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
                 let addresses = answer.map_err(Failure::Resolve)?;
                 self.connect(addresses.into(), Failure::Bug)
             }
             (State::Connecting { socket, others, .. }, Wakeup::Ready) => match socket.take_error() {
-                Ok(None) => self.receive(socket.into()),
+                Ok(None) => self.connected(socket.into()),
                 Ok(Some(error)) | Err(error) => self.connect(others, Failure::Connect(error)),
             },
             (State::Connecting { patience, others, .. }, Wakeup::Time) => self.connect(others, patience.lost()),
+            (State::Sending { stream, patience }, Wakeup::Ready) => self.write(stream, patience),
             (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, buffer),
-            (State::Resolving { patience, .. } | State::Receiving { patience, .. }, Wakeup::Time) => {
-                Err(patience.lost())
-            }
+            (
+                State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. },
+                Wakeup::Time,
+            ) => Err(patience.lost()),
             // Not what it waits for.
             (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_)) => Ok(state),
+        }
+    }
+
+    /// Begins a connection.
+    fn set_out(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
+        match self.fetch.address().literal() {
+            Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
+            None => self.resolve(resolver),
         }
     }
 
@@ -241,7 +263,7 @@ impl Poem {
         while let Some(address) = addresses.pop_front() {
             let patience = self.fetch.patience(For::Connection);
             match start_to_connect(address) {
-                Ok((socket, true)) => return self.receive(socket.into()),
+                Ok((socket, true)) => return self.connected(socket.into()),
                 Ok((socket, false)) => return Ok(State::Connecting { socket, patience, others: addresses }),
                 Err(error) => failure = error,
             }
@@ -249,25 +271,48 @@ impl Poem {
         Err(failure)
     }
 
-    fn receive(&mut self, stream: TcpStream) -> Result<State, Failure> {
+    fn connected(&mut self, stream: TcpStream) -> Result<State, Failure> {
         self.fetch.connected();
-        Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) })
+        Ok(self.send_or_receive(stream))
+    }
+
+    /// What is to be sent comes first.
+    fn send_or_receive(&self, stream: TcpStream) -> State {
+        let patience = self.fetch.patience(For::Bytes);
+        match self.fetch.unsent() {
+            Some(_) => State::Sending { stream, patience },
+            None => State::Receiving { stream, patience },
+        }
+    }
+
+    fn write(&mut self, mut stream: TcpStream, patience: Patience) -> Result<State, Failure> {
+        let Some(parts) = self.fetch.unsent() else { return Ok(self.send_or_receive(stream)) };
+        match stream.write_vectored(&parts) {
+            Ok(n) => {
+                self.fetch.sent(n);
+                Ok(self.send_or_receive(stream))
+            }
+            Err(error) if is_for_later(&error) => Ok(State::Sending { stream, patience }),
+            Err(error) => Err(Failure::Read(error)),
+        }
     }
 
     fn read(&mut self, mut stream: TcpStream, patience: Patience, buffer: &mut [u8]) -> Result<State, Failure> {
         self.fetch.errand().counts.add_read();
         match stream.read(buffer) {
             Ok(0) => Ok(State::Complete),
-            Ok(n) => {
-                self.fetch.received(&buffer[..n])?;
-                Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) })
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(State::Receiving { stream, patience })
-            }
+            Ok(n) => match self.fetch.received(&buffer[..n])? {
+                Flow::More => Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) }),
+                Flow::Enough => Ok(State::Complete),
+            },
+            Err(error) if is_for_later(&error) => Ok(State::Receiving { stream, patience }),
             Err(error) => Err(Failure::Read(error)),
         }
     }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A connect(2) that does not wait. The second value tells whether the connection stands already.

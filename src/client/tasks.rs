@@ -12,13 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
 use tokio::task::{JoinSet, LocalSet, spawn_blocking};
 use tokio::time::{sleep, timeout_at};
 
-use super::fetch::{Fetch, For, Patience};
+use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Errand, Failure, READ_SIZE};
 
 /// What all tasks use.
@@ -62,8 +62,24 @@ async fn fetch(errand: Arc<Errand>, index: usize, shared: Rc<Shared>) {
 
 async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     fetch.attempt()?;
+    loop {
+        let result = leg(fetch, shared).await;
+        if !fetch.leg_ended(result)? {
+            return Ok(());
+        }
+    }
+}
+
+/// One connection, from its beginning to its end.
+async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     let mut stream = connect(fetch).await?;
     fetch.connected();
+    while let Some(parts) = fetch.unsent() {
+        let write = poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
+        let result = within(fetch.patience(For::Bytes), write).await?;
+        fetch.errand().counts.add_wakeup();
+        fetch.sent(result.map_err(Failure::Read)?);
+    }
     loop {
         let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
         let result = within(fetch.patience(For::Bytes), read).await?;
@@ -73,7 +89,11 @@ async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
         counts.add_read();
         match result.map_err(Failure::Read)? {
             0 => return Ok(()),
-            n => fetch.received(&shared.buffer.borrow()[..n])?,
+            n => {
+                if fetch.received(&shared.buffer.borrow()[..n])? == Flow::Enough {
+                    return Ok(());
+                }
+            }
         }
     }
 }

@@ -221,6 +221,10 @@ impl Service {
         Self::start(program("fastpoetry").args(args).arg(file))
     }
 
+    pub(crate) fn transform<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        Self::start(program("transformedpoetry").args(args))
+    }
+
     /// Starts whatever prints an address line.
     pub(crate) fn start(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -13,3 +13,4 @@ mod scale;
 mod schema;
 mod slowpoetry;
 mod terminal;
+mod transform;

@@ -46,7 +46,7 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<
             }
             "required" => {
                 for name in rule.as_array().expect("a list").iter().filter_map(Value::as_str) {
-                    if value.get(name).is_none() {
+                    if value.is_object() && value.get(name).is_none() {
                         wrong(format!("no {name}"));
                     }
                 }
