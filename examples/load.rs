@@ -32,6 +32,12 @@ struct Args {
     /// The poem it should give out
     #[arg(long)]
     poem: PathBuf,
+    /// What each client sends first
+    #[arg(long)]
+    request: Option<PathBuf>,
+    /// Send the request again on the same connection when the poem is there
+    #[arg(long, requires = "request")]
+    keep_alive: bool,
     /// What the clients do
     #[arg(long, value_enum, default_value_t = Mode::Fetch)]
     mode: Mode,
@@ -147,6 +153,8 @@ impl Result {
 struct Clients {
     address: SocketAddr,
     poem: Arc<[u8]>,
+    request: Vec<u8>,
+    keep_alive: bool,
     epoll: rustix::fd::OwnedFd,
     slots: Vec<Option<Fetch>>,
     result: Result,
@@ -155,6 +163,7 @@ struct Clients {
 struct Fetch {
     stream: TcpStream,
     start: Instant,
+    sent: usize,
     received: usize,
 }
 
@@ -162,7 +171,9 @@ impl Clients {
     fn new(args: &Args, poem: Arc<[u8]>, clients: usize) -> io::Result<Self> {
         let slots = (0..clients).map(|_| None).collect();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { address: args.address, poem, epoll, slots, result: Result::default() })
+        let request = args.request.as_ref().map(fs::read).transpose()?.unwrap_or_default();
+        let keep_alive = args.keep_alive;
+        Ok(Self { address: args.address, poem, request, keep_alive, epoll, slots, result: Result::default() })
     }
 
     fn run(mut self, until: Instant) -> io::Result<Result> {
@@ -182,7 +193,7 @@ impl Clients {
             let now = Instant::now();
             for event in &events {
                 let slot = event.data.u64() as usize;
-                if self.proceed(slot, &mut buffer) && now < until {
+                if self.proceed(slot, &mut buffer, now < until) && now < until {
                     self.start(slot);
                 }
             }
@@ -208,34 +219,29 @@ impl Clients {
 
     fn start(&mut self, slot: usize) {
         let start = Instant::now();
-        match begin(self.address).and_then(|stream| {
-            let data = epoll::EventData::new_u64(slot as u64);
-            epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-            Ok(stream)
+        match begin(self.address).and_then(|mut stream| {
+            // The connection may stand already, and most requests are short.
+            let sent = if self.request.is_empty() { 0 } else { stream.write(&self.request).unwrap_or(0) };
+            epoll::add(&self.epoll, &stream, data(slot), self.interest(sent))?;
+            Ok(Fetch { stream, start, sent, received: 0 })
         }) {
-            Ok(stream) => self.slots[slot] = Some(Fetch { stream, start, received: 0 }),
+            Ok(fetch) => self.slots[slot] = Some(fetch),
             Err(error) => self.count(&error),
         }
     }
 
-    /// Reads once; true if the fetch is over.
-    fn proceed(&mut self, slot: usize, buffer: &mut [u8]) -> bool {
-        let Some(fetch) = &mut self.slots[slot] else { return false };
-        match fetch.stream.read(buffer) {
-            Ok(0) if fetch.received == self.poem.len() => {
-                let micros = fetch.start.elapsed().as_micros();
-                self.result.latencies.push(micros.try_into().unwrap_or(u32::MAX));
-                self.slots[slot] = None;
-                true
-            }
-            Ok(0) => self.fail(slot, "truncated"),
-            Ok(n) => {
-                let expected = self.poem.get(fetch.received..fetch.received + n);
-                if expected != Some(&buffer[..n]) {
-                    return self.fail(slot, "wrong");
+    fn interest(&self, sent: usize) -> epoll::EventFlags {
+        if sent < self.request.len() { epoll::EventFlags::OUT } else { epoll::EventFlags::IN }
+    }
+
+    /// Writes or reads once; true if the connection is over.
+    fn proceed(&mut self, slot: usize, buffer: &mut [u8], again: bool) -> bool {
+        match self.step(slot, buffer, again) {
+            Ok(over) => {
+                if over {
+                    self.slots[slot] = None;
                 }
-                fetch.received += n;
-                false
+                over
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
@@ -244,6 +250,40 @@ impl Clients {
                 true
             }
         }
+    }
+
+    fn step(&mut self, slot: usize, buffer: &mut [u8], again: bool) -> io::Result<bool> {
+        let Some(fetch) = &mut self.slots[slot] else { return Ok(false) };
+        if fetch.sent < self.request.len() {
+            fetch.sent += fetch.stream.write(&self.request[fetch.sent..])?;
+            if fetch.sent == self.request.len() {
+                epoll::modify(&self.epoll, &fetch.stream, data(slot), epoll::EventFlags::IN)?;
+            }
+            return Ok(false);
+        }
+        let n = fetch.stream.read(buffer)?;
+        if self.poem.get(fetch.received..fetch.received + n) != Some(&buffer[..n]) {
+            return Ok(self.fail(slot, "wrong"));
+        }
+        fetch.received += n;
+        let complete = fetch.received == self.poem.len();
+        if n == 0 && !complete {
+            return Ok(self.fail(slot, "truncated"));
+        }
+        if !complete || (n > 0 && !self.keep_alive) {
+            return Ok(false);
+        }
+        let micros = fetch.start.elapsed().as_micros();
+        self.result.latencies.push(micros.try_into().unwrap_or(u32::MAX));
+        if !self.keep_alive || !again {
+            return Ok(true);
+        }
+        (fetch.start, fetch.received) = (Instant::now(), 0);
+        fetch.sent = fetch.stream.write(&self.request)?;
+        if fetch.sent < self.request.len() {
+            epoll::modify(&self.epoll, &fetch.stream, data(slot), epoll::EventFlags::OUT)?;
+        }
+        Ok(false)
     }
 
     fn fail(&mut self, slot: usize, kind: &str) -> bool {
@@ -255,6 +295,10 @@ impl Clients {
     fn count(&mut self, error: &io::Error) {
         *self.result.errors.entry(format!("{:?}", error.kind())).or_default() += 1;
     }
+}
+
+fn data(slot: usize) -> epoll::EventData {
+    epoll::EventData::new_u64(slot as u64)
 }
 
 /// A connection under way.

@@ -1,35 +1,23 @@
 //! A yardstick of the benchmarks: the standard library's way, a thread for each client.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
+mod yardstick;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use clap::Parser;
-use poetry_suite::cli::listen::{ListenArgs, announce};
-use poetry_suite::cli::{Error, open_files, run};
-
-#[derive(Parser)]
-struct Args {
-    file: PathBuf,
-    #[command(flatten)]
-    listen: ListenArgs,
+fn main() -> std::process::ExitCode {
+    yardstick::main("thread_per_client", |listen| listen.bind(4096).map(|listener| vec![listener]), accept)
 }
 
-fn main() -> std::process::ExitCode {
-    run("thread_per_client", |args: Args| {
-        open_files::raise_limit();
-        let poem: Arc<[u8]> = fs::read(&args.file).map_err(|error| Error::cannot("read", "the poem", &error))?.into();
-        let listener = args.listen.bind(4096)?;
-        announce("Serving", &listener)?;
-        for stream in listener.incoming().flatten() {
-            let poem = Arc::clone(&poem);
-            let _ = thread::Builder::new().spawn(move || serve(stream, &poem));
-        }
-        Ok(0)
-    })
+fn accept(listener: &TcpListener, poem: &Arc<[u8]>) -> io::Result<()> {
+    for stream in listener.incoming().flatten() {
+        let poem = Arc::clone(poem);
+        // Where there is no thread for it, the client is lost.
+        let _ = thread::Builder::new().spawn(move || serve(stream, &poem));
+    }
+    Ok(())
 }
 
 fn serve(mut stream: TcpStream, poem: &[u8]) {

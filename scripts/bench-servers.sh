@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Measures fastpoetry beside other servers that give out the same poem, in interleaved rounds, and prints the
-# medians as Markdown. Every byte is checked. Peers that are not installed are named and left out.
+# Measures the async servers beside others that do the same, in interleaved rounds, and prints the medians as
+# Markdown. Every byte is checked. Peers that are not installed are named and left out.
 set -euo pipefail
 
 usage() {
     cat <<'TXT'
 Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 
-Sections: small large stalled tarpit [default: all]
+Sections: small large stalled tarpit transform [default: all]
   small    fetches of a poem of 653 bytes, 1 to 4,000 clients at once
   large    poems of 20 MB and 200 MB, 1 and 8 clients
   stalled  10,000 clients that never read, and 8 others that do
   tarpit   10,000 clients that get a byte a second
+  transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
   --time DURATION  length of one measurement [default: 2s]
 
-bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. thread_per_client is the
-standard library's way. nginx, socat and endlessh are measured where they are installed (Debian: apt-get install
+bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. bare_transform is the same for
+requests. thread_per_client is the standard library's way. nginx, socat and endlessh are measured where they are installed (Debian: apt-get install
 nginx-light libnginx-mod-stream socat endlessh).
 TXT
 }
@@ -28,11 +29,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --time) time=${2:?--time needs a duration} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        small | large | stalled | tarpit) sections+=("$1") && shift ;;
+        small | large | stalled | tarpit | transform) sections+=("$1") && shift ;;
         *) echo "bench-servers.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit)
+[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform)
 
 cd "$(dirname "$0")/.."
 cargo build --release --quiet --bins --examples
@@ -227,6 +228,37 @@ tarpit() {
     echo '|---|---|---|---|---|'
     row tarpit fastpoetry clients served rss_per_client_kb cpu_percent
     row tarpit endlessh clients served rss_per_client_kb cpu_percent
+    stop_all
+}
+
+netstring() { # netstring: of what comes on stdin, which has no newline at its end
+    local payload
+    LC_ALL=C payload=$(cat)
+    LC_ALL=C printf '%s:%s,' "${#payload}" "$payload"
+}
+
+transform() {
+    local bytes clients name
+    ours transformedpoetry transformedpoetry -q --max-length 2MiB
+    ours kept_alive transformedpoetry -q --max-length 2MiB --keep-alive
+    ours bare_transform examples/bare_transform
+    for bytes in 15 99000 1048576; do
+        local request=$work/request reply=$work/reply names=(bare_transform transformedpoetry)
+        yes 'HERE IS MY POEM' | tr '\n' ' ' | head -c "$bytes" >"$work/poem" || true
+        { printf 'cummingsify.' && cat "$work/poem"; } | netstring >"$request"
+        tr '[:upper:]' '[:lower:]' <"$work/poem" | netstring >"$reply"
+        for clients in 1 32 1000; do
+            [ "$bytes" = 15 ] || [ $clients -lt 1000 ] || continue
+            measure "transform-$bytes-$clients" "$reply" "--request $request --clients $clients" "${names[@]}"
+            measure "transform-$bytes-$clients" "$reply" "--request $request --clients $clients --keep-alive" kept_alive
+            printf '\n### Requests of %s bytes, %s clients\n\n' "$(wc -c <"$request")" "$clients"
+            echo '| server | requests/s | p50 µs | p99 µs | CPU s / 100k | peak kB | lost |'
+            echo '|---|---|---|---|---|---|---|'
+            for name in "${names[@]}" kept_alive; do
+                row "transform-$bytes-$clients" "$name" rate p50 p99 cpu_per_100k peak_kb errors
+            done
+        done
+    done
     stop_all
 }
 

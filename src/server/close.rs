@@ -71,10 +71,10 @@ impl Drain {
 }
 
 /// Makes the drop of the socket a reset, so that the peer cannot take what it has for the whole poem.
-pub fn abruptly(stream: &TcpStream) {
+pub fn abruptly(socket: &SockRef<'_>) {
     // Zero linger makes close(2) send RST instead of FIN, see socket(7). Where setting it fails, the connection
     // is gone already.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
 /// Takes [`abruptly`] back: the drop of the socket is an orderly close again.

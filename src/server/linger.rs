@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::Place;
-use super::close::{self, Drain};
+use super::close::Drain;
 
 /// Bounds of the time from the end of the stream to the first look.
 const SOONEST: Duration = Duration::from_millis(2);
@@ -148,7 +148,6 @@ impl Parting {
 
 /// The polite close of a connection that has a task already.
 pub(super) async fn close(stream: &tokio::net::TcpStream) {
-    close::not_abruptly(&SockRef::from(stream));
     if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() {
         drain(stream, Drain::start()).await;
     }

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
@@ -58,6 +59,10 @@ const ACCEPT_BATCH: usize = 64;
 pub trait Handler: Send + Sync + 'static {
     /// What is left to do when [`greet`](Self::greet) has done what it could.
     type Rest: Send;
+
+    /// Whether a client may take a part of what it should get for all of it, as the poem protocol has it. Then its
+    /// connection is reset whatever ends it too early, and be it the end of the process.
+    const A_PART_LOOKS_WHOLE: bool = true;
 
     /// Does for a new client what can be done without waiting. The socket is non-blocking and not registered with
     /// a runtime; to be served so to the end costs a client least.
@@ -313,8 +318,10 @@ fn welcome<H: Handler>(
             lingering.add(socket, place);
         }
         Ok(Greeting::Rest(rest)) => {
-            // From here on, to be dropped means to be reset, until everything is said.
-            close::abruptly(&socket);
+            if H::A_PART_LOOKS_WHOLE {
+                // From here on, to be dropped means to be reset, until everything is said.
+                close::abruptly(&SockRef::from(&socket));
+            }
             let stream = match tokio::net::TcpStream::from_std(socket) {
                 Ok(stream) => stream,
                 Err(error) => return shared.lose(name, &error),
@@ -328,9 +335,15 @@ fn welcome<H: Handler>(
                 match result {
                     Ok(()) => {
                         shared.served.fetch_add(1, Relaxed);
+                        if H::A_PART_LOOKS_WHOLE {
+                            close::not_abruptly(&SockRef::from(&stream));
+                        }
                         linger::close(&stream).await;
                     }
-                    Err(error) => shared.lose(name, &error),
+                    Err(error) => {
+                        close::abruptly(&SockRef::from(&stream));
+                        shared.lose(name, &error);
+                    }
                 }
                 drop(place);
             };
@@ -338,7 +351,7 @@ fn welcome<H: Handler>(
             tasks.spawn(task.instrument(span));
         }
         Err(error) => {
-            close::abruptly(&socket);
+            close::abruptly(&SockRef::from(&socket));
             shared.lose(name, &error);
         }
     }

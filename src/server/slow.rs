@@ -127,7 +127,7 @@ impl SlowServer {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
         // Whatever happens before the whole poem is sent, and be it the end of the process: it is a reset.
-        close::abruptly(&stream);
+        close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);
         if !shared.admit(&stream) {
             return;

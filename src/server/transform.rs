@@ -3,6 +3,7 @@
 //! Whatever is wrong with a request, the server sends nothing, says why in its log, and closes: to the client the end
 //! of the stream without a reply means that it has to make do with the poem as it is.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -20,14 +21,17 @@ use super::{Greeting, Handler, Peer};
 use crate::netstring::{self, Codec, Outgoing};
 use crate::transform::{self, Refusal};
 
-/// A first read; what is longer takes more of them.
-const FIRST_READ: usize = 4 * 1024;
-
-/// What a further read asks for.
+/// What a read asks for.
 const READ: usize = 64 * 1024;
 
-/// Longer poems are changed on a thread of their own, so that nobody's short one has to wait for them.
-const SHORT: usize = 16 * 1024;
+thread_local! {
+    /// For the first read of each connection, of which few bring much.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// Longer poems are changed on threads of their own, so that nobody's short one has to wait for them. This much takes
+/// a transform a millisecond or two at worst; for less it is not worth the way to another thread and back.
+const SHORT: usize = 128 * 1024;
 
 /// Changes poems for any number of clients.
 #[derive(Debug)]
@@ -121,14 +125,18 @@ type Reply = Result<Vec<u8>, Refused>;
 impl Handler for TransformServer {
     type Rest = Box<Talk>;
 
+    /// A netstring says how long it is.
+    const A_PART_LOOKS_WHOLE: bool = false;
+
     /// A short request that comes with the connection is answered at once.
     fn greet(&self, mut socket: &TcpStream) -> io::Result<Greeting<Self::Rest>> {
         let mut talk =
             Box::new(Talk { codec: Codec::new(self.limits.max_length), arrived: BytesMut::new(), reply: None });
-        let mut buffer = [0; FIRST_READ];
-        match socket.read(&mut buffer) {
+        let heard = BUFFER
+            .with_borrow_mut(|buffer| socket.read(buffer).inspect(|&n| talk.arrived.extend_from_slice(&buffer[..n])));
+        match heard {
             Ok(0) => return Ok(Greeting::Complete),
-            Ok(n) => talk.arrived.extend_from_slice(&buffer[..n]),
+            Ok(_) => {}
             Err(error) if is_for_later(&error) => return Ok(Greeting::Rest(talk)),
             Err(error) => return Err(error),
         }
