@@ -11,6 +11,8 @@
 //! - [`pace`]: when to send how much
 //! - [`netstring`]: frames that say how long they are
 //! - [`transform`]: ways to change a poem
+//! - [`cache`]: what a caching proxy decides
+//! - [`flight`]: many askers, one fetch
 //! - [`timing`]: what was measured, its text and its JSON
 //!
 //! The two sides of a connection:
@@ -27,8 +29,10 @@
 //! The programs in `src/bin` only introduce these to each other.
 
 pub mod address;
+pub mod cache;
 pub mod cli;
 pub mod client;
+pub mod flight;
 pub mod netstring;
 pub mod pace;
 pub mod poem;

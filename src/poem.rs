@@ -41,6 +41,12 @@ impl Poem {
     }
 }
 
+impl From<Vec<u8>> for Poem {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
 impl From<&[u8]> for Poem {
     fn from(bytes: &[u8]) -> Self {
         Self(Arc::new(bytes.into()))

@@ -1,20 +1,17 @@
 //! The async server: the whole poem at once to any number of clients, or a trickle to as many.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::SendFlags;
-use tokio::io::Interest;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 
-use super::wait::send_some;
-use super::{Greeting, Handler};
+use super::wait::{gone, send_some};
+use super::{Greeting, Handler, Peer, send_now};
 use crate::pace::{Next, Pace, Walk};
 use crate::poem::Poem;
 use crate::reason::lock;
@@ -74,7 +71,7 @@ impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
     type Rest = Box<Rest>;
 
-    fn greet(&self, socket: &TcpStream) -> io::Result<Greeting<Self::Rest>> {
+    fn greet(&self, socket: &TcpStream, _: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
         let poem = self.poem();
         let mut walk = Walk::start(&self.pace, poem.bytes().len(), now);
@@ -84,16 +81,16 @@ impl Handler for FastServer {
                 Next::Close => return Ok(Greeting::Complete),
                 Next::Wait(_) => break,
                 Next::Send(piece) => {
-                    match send(socket, &poem.bytes()[piece.clone()], piece.end == poem.bytes().len()) {
+                    match send_now(socket, &poem.bytes()[piece.clone()], piece.end == poem.bytes().len()) {
                         Ok(n) => {
                             walk.sent(n, now);
                             if n < piece.len() {
                                 break;
                             }
                         }
-                        Err(Errno::AGAIN) => break,
-                        Err(Errno::INTR) => {}
-                        Err(error) => return Err(error.into()),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
                     }
                 }
             }
@@ -109,20 +106,14 @@ impl Handler for FastServer {
                 Next::Send(piece) => {
                     // A client that takes everything at once must not keep others waiting.
                     consume_budget().await;
-                    let piece = IoSlice::new(&rest.poem.bytes()[piece]);
-                    let sent = send_some(stream, &[piece], self.write_timeout).await?;
+                    let (poem, to_the_end) = (rest.poem.bytes(), piece.end == rest.poem.bytes().len());
+                    let send = || send_now(stream, &poem[piece.clone()], to_the_end);
+                    let sent = send_some(stream, self.write_timeout, send).await?;
                     rest.walk.sent(sent, Instant::now());
                 }
             }
         }
     }
-}
-
-/// The end of the poem is held back for the end of the stream that follows at once: one packet for both, where
-/// two would cost everybody on the way twice.
-fn send(socket: &TcpStream, bytes: &[u8], to_the_end: bool) -> Result<usize, Errno> {
-    let more = if to_the_end { SendFlags::MORE } else { SendFlags::empty() };
-    rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | more)
 }
 
 /// Waits, unless the client resets the connection: a slow schedule must not hold the place of one that is gone.
@@ -136,10 +127,7 @@ async fn wait(stream: &tokio::net::TcpStream, time: Duration) -> io::Result<()> 
     Box::pin(async {
         tokio::select! {
             () = sleep_until(until.into()) => Ok(()),
-            gone = stream.ready(Interest::ERROR) => {
-                gone?;
-                Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
-            }
+            error = gone(stream) => Err(error),
         }
     })
     .await

@@ -69,7 +69,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// The client is gone, or cannot be served: it is reset.
-    fn greet(&self, socket: &TcpStream) -> io::Result<Greeting<Self::Rest>>;
+    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>>;
 
     /// Does the rest, as a task of its own. If the server has to stop before it is done, it is dropped and the client
     /// reset.
@@ -312,7 +312,7 @@ fn welcome<H: Handler>(
 ) {
     let name = Peer(peer);
     debug!(peer = %name, "Somebody at {name} wants poetry!");
-    match shared.handler.greet(&socket) {
+    match shared.handler.greet(&socket, name) {
         Ok(Greeting::Complete) => {
             shared.served.fetch_add(1, Relaxed);
             lingering.add(socket, place);
@@ -359,13 +359,17 @@ fn welcome<H: Handler>(
 
 /// Sends what the kernel takes at once, however little; poll(2) and a blocking send(2) wait for a good deal of
 /// room.
-fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
-    rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+///
+/// The end of all that is to be said is held back for the end of the stream that follows at once: one packet for both,
+/// where two would cost everybody on the way twice.
+fn send_now(socket: impl AsFd, bytes: &[u8], to_the_end: bool) -> io::Result<usize> {
+    let more = if to_the_end { SendFlags::MORE } else { SendFlags::empty() };
+    Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
 }
 
-/// For the log, which has a name for everybody.
-#[derive(Clone, Copy)]
-struct Peer(Option<SocketAddr>);
+/// Who a client is, for the log, which has a name for everybody.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(Option<SocketAddr>);
 
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

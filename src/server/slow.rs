@@ -185,7 +185,7 @@ impl SlowServer {
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            match super::send_now(stream, &poem.bytes()[*sent..][..1]) {
+                            match super::send_now(stream, &poem.bytes()[*sent..][..1], false) {
                                 Ok(n) => {
                                     *sent += n;
                                     walk.sent(n, Instant::now());

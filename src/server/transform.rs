@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::sync::Semaphore;
 use tokio::task::coop::consume_budget;
 use tokio::task::spawn_blocking;
@@ -129,7 +130,7 @@ impl Handler for TransformServer {
     const A_PART_LOOKS_WHOLE: bool = false;
 
     /// A short request that comes with the connection is answered at once.
-    fn greet(&self, mut socket: &TcpStream) -> io::Result<Greeting<Self::Rest>> {
+    fn greet(&self, mut socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let mut talk =
             Box::new(Talk { codec: Codec::new(self.limits.max_length), arrived: BytesMut::new(), reply: None });
         let heard = BUFFER
@@ -148,7 +149,7 @@ impl Handler for TransformServer {
         let mut reply = match reply {
             Ok(reply) => Outgoing::new(reply),
             Err(refused) => {
-                tell(socket.peer_addr(), &refused);
+                tell(peer, &refused);
                 return Ok(Greeting::Complete);
             }
         };
@@ -168,7 +169,11 @@ impl Handler for TransformServer {
         loop {
             if let Some(mut reply) = talk.reply.take() {
                 while !reply.is_sent() {
-                    let sent = send_some(stream, &reply.unsent(), self.limits.write_timeout).await?;
+                    let send = || {
+                        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                        Ok(sendmsg(stream, &reply.unsent(), &mut SendAncillaryBuffer::default(), flags)?)
+                    };
+                    let sent = send_some(stream, self.limits.write_timeout, send).await?;
                     reply.sent(sent);
                 }
                 if !self.limits.keep_alive {
@@ -180,7 +185,7 @@ impl Handler for TransformServer {
             match self.next_reply(stream, &mut talk).await? {
                 Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
                 Some(Err(refused)) => {
-                    tell(stream.peer_addr(), &refused);
+                    tell(Peer(stream.peer_addr().ok()), &refused);
                     return Ok(());
                 }
                 None => return Ok(()),
@@ -213,8 +218,7 @@ fn printable(name: &[u8]) -> String {
     if name.len() > MOST { format!("{shown}...") } else { shown.to_string() }
 }
 
-fn tell(peer: io::Result<SocketAddr>, refused: &Refused) {
-    let peer = Peer(peer.ok());
+fn tell(peer: Peer, refused: &Refused) {
     warn!(%peer, "No reply to {peer}: {refused}");
 }
 

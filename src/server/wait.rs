@@ -1,19 +1,24 @@
 //! Waiting for one client: for room to send, for bytes to come, and not for ever.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
 use tracing::warn;
 
-/// Sends as much of these parts as the client takes, when it takes something.
+/// Calls `send` when the client takes something, and returns how much that was.
 ///
 /// # Errors
 /// The client is gone, or has taken nothing for so long.
-pub(super) async fn send_some(stream: &TcpStream, parts: &[IoSlice<'_>], limit: Option<Duration>) -> io::Result<usize> {
+pub(super) async fn send_some(
+    stream: &TcpStream,
+    limit: Option<Duration>,
+    mut send: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
     loop {
         let writable = poll_fn(|context| stream.poll_write_ready(context));
         if let Some(limit) = limit {
@@ -21,18 +26,23 @@ pub(super) async fn send_some(stream: &TcpStream, parts: &[IoSlice<'_>], limit: 
                 Ok(writable) => writable?,
                 // The kernel says so only when a good part of its buffer is free: the client may have taken something
                 // all the same.
-                Err(_) => {
-                    let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
-                    return super::send_now(stream, first).map_err(|_| stalled(stream, limit));
-                }
+                Err(_) => return send().map_err(|_| stalled(stream, limit)),
             }
         } else {
             writable.await?;
         }
-        match stream.try_write_vectored(parts) {
+        match stream.try_io(Interest::WRITABLE, &mut send) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }
+    }
+}
+
+/// Waits until the client resets the connection, and returns how it is told.
+pub(super) async fn gone(stream: &TcpStream) -> io::Error {
+    match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error()) {
+        Ok(error) => error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        Err(error) => error,
     }
 }
 
