@@ -9,6 +9,7 @@ pub mod get_poetry;
 pub mod listen;
 pub mod logs;
 pub mod open_files;
+pub mod poetry_proxy;
 pub mod serving;
 pub mod signals;
 pub mod slowpoetry;

@@ -20,6 +20,7 @@
 pub mod close;
 pub mod fast;
 mod linger;
+pub mod proxy;
 pub mod slow;
 pub mod transform;
 mod wait;

@@ -1,0 +1,7 @@
+//! `poetry-proxy`: one fetch for everyone, and memory for those who come later.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poetry_suite::cli::poetry_proxy::main()
+}

@@ -1,0 +1,132 @@
+//! poetry-proxy as a program.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use nix::sys::signal::Signal;
+use tracing::info;
+
+use super::bars::Screen;
+use super::listen::{ListenArgs, announce};
+use super::logs::{LogArgs, Style};
+use super::serving::{CrowdArgs, stop_on};
+use super::signals::Signals;
+use super::values::Limit;
+use super::{Error, SUCCESS, open_files, values};
+use crate::address::Address;
+use crate::cache::Policy;
+use crate::server;
+use crate::server::proxy::{Config, ProxyServer};
+
+/// Serve another server's poem from memory: an async caching proxy
+///
+/// The first client starts one fetch; everyone who comes while it runs shares it, and gets each byte as it arrives.
+/// Later clients are served from memory. When the last client leaves before the end, the fetch is canceled. Only a
+/// whole poem is ever cached; if upstream fails, the clients who wait are reset.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = AFTER_HELP)]
+pub struct Args {
+    /// Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT
+    #[arg(value_name = "UPSTREAM")]
+    upstream: Address,
+
+    /// Fetch the poem again when it is so old [default: never]
+    #[arg(long, help_heading = "Cache", value_name = "DURATION")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    ttl: Option<Duration>,
+
+    /// Serve an aged poem for so long while it is fetched again in the background
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "0", requires = "ttl")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    stale_while_revalidate: Duration,
+
+    /// Serve an aged poem, however old, if it cannot be fetched again
+    #[arg(long, help_heading = "Cache", requires = "ttl")]
+    stale_if_error: bool,
+
+    /// Keep no poem that is longer; it passes through
+    #[arg(long, help_heading = "Cache", value_name = "SIZE", default_value = "64MiB")]
+    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
+    max_size: NonZeroUsize,
+
+    /// Go on with a fetch when its last client has left
+    #[arg(long, help_heading = "Cache")]
+    keep_filling: bool,
+
+    /// Give up an upstream that does not accept the connection, or sends nothing, for so long; 0: never
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
+    upstream_timeout: Limit,
+
+    #[command(flatten)]
+    listen: ListenArgs,
+
+    #[command(flatten)]
+    crowd: CrowdArgs,
+
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+const AFTER_HELP: &str = "\
+Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
+
+Examples:
+  poetry-proxy --port 10100 10000
+      One fetch from port 10000 for everybody
+  poetry-proxy --port 10100 --ttl 1m --stale-if-error poems.example:10000
+      A fresh poem every minute, or an old one if there is none
+  poetry-proxy --ttl 10s --stale-while-revalidate 1m 10000
+      Nobody waits but the first
+
+The log has a line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or
+ABORT (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
+
+SIGHUP forgets the poem. SIGUSR1 logs the totals. SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused,
+those being served finish within the grace time or are reset. A second signal resets them at once.
+
+Exit status:
+  0    stopped
+  1    the port is taken
+  2    the command line makes no sense";
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    super::run("poetry-proxy", run)
+}
+
+fn run(args: Args) -> Result<u8, Error> {
+    args.logs.init(Style::Journal, &Screen::default())?;
+    open_files::raise_limit();
+    let listeners = args.listen.bind_shared()?;
+    let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1]);
+    let limits = args.crowd.limits();
+    let proxying = format!("Proxying {}", args.upstream);
+    let server = ProxyServer::new(Config {
+        upstream: args.upstream,
+        policy: Policy {
+            ttl: args.ttl,
+            stale_while_revalidate: args.stale_while_revalidate,
+            stale_if_error: args.stale_if_error,
+        },
+        max_size: args.max_size.get(),
+        upstream_timeout: args.upstream_timeout.0,
+        write_timeout: args.crowd.clients.write_timeout.0,
+        keep_filling: args.keep_filling,
+    });
+    let server = Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?);
+    let told = Arc::clone(&server);
+    let stop = stop_on(signals, limits.grace, move |signal| match signal {
+        Signal::SIGHUP => {
+            told.forget();
+            info!("Forgot the poem");
+        }
+        _ => info!("Totals: {}", told.totals()),
+    })?;
+    announce(&proxying, &listeners[0])?;
+    server::serve(listeners, server, &limits, &stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
+    Ok(SUCCESS)
+}

@@ -1,0 +1,437 @@
+//! The caching proxy: one fetch for everyone who comes while it runs, and memory for those who come later.
+//!
+//! ```text
+//!   client ── hit ─────────────▶ the poem in memory
+//!   client ── miss ──▶ flight ──▶ upstream thread: one connection
+//!   client ── join ────╯
+//! ```
+//!
+//! What a client is to get is decided in [`crate::cache`]; the fetch is shared in [`crate::flight`]. The fetches live
+//! on a thread of their own, so that they outlast the worker of the client who began them.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
+use tokio::runtime::{Builder, Handle};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{info, warn};
+
+use super::wait::{gone, send_some};
+use super::{Greeting, Handler, Peer, close, send_now};
+use crate::address::Address;
+use crate::cache::{Answer, Cache, Policy};
+use crate::flight::{Flight, Next, Reader, Writer};
+use crate::poem::Poem;
+use crate::reason::{lock, reason};
+use crate::timing::{human, micros};
+
+/// What one read from upstream asks for.
+const READ: usize = 64 * 1024;
+
+/// Serves one upstream's poem to any number of clients.
+#[derive(Debug)]
+pub struct ProxyServer {
+    shared: Arc<Shared>,
+    /// Ends the runtime of the fetches.
+    _stop: DropGuard,
+}
+
+/// How a proxy deals with its upstream and its clients.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the poem comes from.
+    pub upstream: Address,
+    /// How long it is good for.
+    pub policy: Policy,
+    /// The longest poem that is kept; a longer one passes through.
+    pub max_size: usize,
+    /// For a connection, and for each next byte, from upstream. `None`: for ever.
+    pub upstream_timeout: Option<Duration>,
+    /// A client that takes nothing for so long is dropped. `None`: never.
+    pub write_timeout: Option<Duration>,
+    /// Whether a fetch goes on when its last client has left.
+    pub keep_filling: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    desk: Mutex<Desk>,
+    totals: Totals,
+    /// The runtime of the fetches.
+    upstream: Handle,
+}
+
+/// What clients are dealt with from.
+#[derive(Debug)]
+struct Desk {
+    cache: Cache<Poem>,
+    flight: Option<Flight<Why>>,
+}
+
+/// Why a fetch failed, for all who shared it.
+type Why = Arc<str>;
+
+/// How many clients were dealt with in which way, and the fetches that took.
+#[derive(Debug, Default)]
+struct Totals {
+    by_role: [AtomicU64; 4],
+    aborts: AtomicU64,
+    fetches: AtomicU64,
+    failed_fetches: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What a client is to the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Served from memory.
+    Hit,
+    /// Began a fetch.
+    Miss,
+    /// Joined a fetch.
+    Join,
+    /// Served an aged poem from memory.
+    Stale,
+}
+
+/// A client on its way.
+#[derive(Debug)]
+pub struct Visit {
+    peer: Peer,
+    since: Instant,
+    role: Role,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory { poem: Poem, sent: usize },
+    Flight { reader: Reader<Why>, fallback: Option<Poem> },
+}
+
+impl ProxyServer {
+    /// A proxy with nothing in its cache.
+    ///
+    /// # Errors
+    /// The system gives no thread, or no descriptors, for the fetches.
+    pub fn new(config: Config) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (upstream, stopped) = (runtime.handle().clone(), stop.clone());
+        thread::Builder::new().name("upstream".to_owned()).spawn(move || {
+            runtime.block_on(stopped.cancelled());
+            // A look-up that does not answer must not hold up the end.
+            runtime.shutdown_background();
+        })?;
+        let desk = Desk { cache: Cache::new(config.policy.clone()), flight: None };
+        let (desk, totals) = (Mutex::new(desk), Totals::default());
+        Ok(Self { shared: Arc::new(Shared { config, desk, totals, upstream }), _stop: stop.drop_guard() })
+    }
+
+    /// Forgets the poem: whoever comes from now on gets it as upstream has it from now on.
+    pub fn forget(&self) {
+        let mut desk = lock(&self.shared.desk);
+        desk.cache.forget();
+        desk.flight = None;
+    }
+
+    /// All that has been done so far, in a line.
+    pub fn totals(&self) -> String {
+        let Totals { aborts, fetches, failed_fetches, bytes, .. } = &self.shared.totals;
+        let of = |role| self.shared.totals.of(role).load(Relaxed);
+        let cached = lock(&self.shared.desk).cache.value().map_or(0, |poem| poem.bytes().len());
+        format!(
+            "{} hits, {} misses, {} joins, {} stale, {} aborts; {} fetches, {} failed; {} bytes sent, {cached} bytes cached",
+            of(Role::Hit),
+            of(Role::Miss),
+            of(Role::Join),
+            of(Role::Stale),
+            aborts.load(Relaxed),
+            fetches.load(Relaxed),
+            failed_fetches.load(Relaxed),
+            bytes.load(Relaxed),
+        )
+    }
+}
+
+impl Shared {
+    /// Decides what a client is to get.
+    fn admit(self: &Arc<Self>) -> (Role, Source) {
+        let mut desk = lock(&self.desk);
+        match desk.cache.ask(Instant::now()) {
+            Answer::Fresh(poem) => (Role::Hit, Source::Memory { poem, sent: 0 }),
+            Answer::Aged(poem) => {
+                if desk.flight.as_ref().is_none_or(Flight::is_over) {
+                    let (flight, writer) = Flight::new(self.config.max_size, true);
+                    desk.flight = Some(flight);
+                    self.start_fetch(writer);
+                }
+                (Role::Stale, Source::Memory { poem, sent: 0 })
+            }
+            Answer::Missing { fallback } => {
+                if let Some(reader) = desk.flight.as_ref().and_then(Flight::join) {
+                    return (Role::Join, Source::Flight { reader, fallback });
+                }
+                let (flight, writer) = Flight::new(self.config.max_size, self.config.keep_filling);
+                let reader = flight.join().expect("a new flight can be joined");
+                desk.flight = Some(flight);
+                self.start_fetch(writer);
+                (Role::Miss, Source::Flight { reader, fallback })
+            }
+        }
+    }
+
+    fn start_fetch(self: &Arc<Self>, writer: Writer<Why>) {
+        self.totals.fetches.fetch_add(1, Relaxed);
+        let shared = Arc::clone(self);
+        self.upstream.spawn(async move {
+            let start = Instant::now();
+            let upstream = &shared.config.upstream;
+            let result = fetch(&shared.config, &writer).await;
+            match &result {
+                Ok(()) => {
+                    let poem = writer.land();
+                    let kept = if poem.is_some() { "" } else { ", too long to be kept" };
+                    let (shared_by, time) = (writer.joined(), human(start.elapsed()));
+                    info!(%upstream, shared_by, "Fetched the poem from {upstream} in {time} for {shared_by}{kept}");
+                    shared.landed(&writer, poem);
+                }
+                Err(FetchError::Abandoned) => {
+                    info!(%upstream, "Canceling poem download");
+                    shared.landed(&writer, None);
+                }
+                Err(error) => {
+                    shared.totals.failed_fetches.fetch_add(1, Relaxed);
+                    let why: Why = error.to_string().into();
+                    warn!(%upstream, "Cannot fetch the poem from {upstream}: {why}");
+                    writer.fail(why);
+                    shared.landed(&writer, None);
+                }
+            }
+        });
+    }
+
+    /// A fetch has ended. Its poem is for later clients, unless it was to be forgotten in the meantime.
+    fn landed(&self, writer: &Writer<Why>, poem: Option<Poem>) {
+        let mut desk = lock(&self.desk);
+        if desk.flight.as_ref().is_some_and(|flight| flight.is_by(writer)) {
+            desk.flight = None;
+            if let Some(poem) = poem {
+                desk.cache.store(poem, Instant::now());
+            }
+        }
+    }
+
+    /// The one line about a client.
+    fn tell(&self, visit: &Visit, end: &Result<(), Lost>) {
+        let Visit { peer, since, role, source } = visit;
+        let (bytes, joined) = match source {
+            Source::Memory { sent, .. } => (*sent as u64, 0),
+            Source::Flight { reader, .. } => (reader.taken(), reader.joined()),
+        };
+        self.totals.bytes.fetch_add(bytes, Relaxed);
+        let count = if end.is_ok() { self.totals.of(*role) } else { &self.totals.aborts };
+        count.fetch_add(1, Relaxed);
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let elapsed_us = micros(since.elapsed());
+        let time = human(since.elapsed());
+        let shared = if joined > 0 { format!("; {joined} shared the fetch") } else { String::new() };
+        match end {
+            Ok(()) => info!(%peer, bytes, elapsed_us, joined, "{role} {peer}: {bytes} bytes in {time}{shared}"),
+            Err(lost) => {
+                info!(%peer, bytes, elapsed_us, joined, "ABORT {peer}: {bytes} bytes in {time}{shared}: {lost}");
+            }
+        }
+    }
+}
+
+/// Why a client does not get the poem.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{}", reason(.0))]
+    Client(#[from] io::Error),
+    #[error("upstream: {0}")]
+    Upstream(Why),
+}
+
+impl Totals {
+    fn of(&self, role: Role) -> &AtomicU64 {
+        &self.by_role[role as usize]
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hit => "HIT",
+            Self::Miss => "MISS",
+            Self::Join => "JOIN",
+            Self::Stale => "STALE",
+        })
+    }
+}
+
+impl Handler for ProxyServer {
+    type Rest = Box<Visit>;
+
+    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
+        let since = Instant::now();
+        let (role, mut source) = self.shared.admit();
+        let mut complete = false;
+        if let Source::Memory { poem, sent } = &mut source {
+            match send_now(socket, poem.bytes(), true) {
+                Ok(n) => *sent = n,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    self.shared.tell(&Visit { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
+                    return Err(error);
+                }
+            }
+            complete = *sent == poem.bytes().len();
+        }
+        let visit = Visit { peer, since, role, source };
+        if complete {
+            self.shared.tell(&visit, &Ok(()));
+            return Ok(Greeting::Complete);
+        }
+        Ok(Greeting::Rest(Box::new(visit)))
+    }
+
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut visit: Self::Rest) -> io::Result<()> {
+        let result = self.deliver(stream, &mut visit).await;
+        self.shared.tell(&visit, &result);
+        result.map_err(|lost| match lost {
+            Lost::Client(error) => error,
+            Lost::Upstream(_) => io::ErrorKind::ConnectionAborted.into(),
+        })
+    }
+}
+
+impl ProxyServer {
+    /// Sends all of the poem, from wherever it comes.
+    async fn deliver(&self, stream: &tokio::net::TcpStream, visit: &mut Visit) -> Result<(), Lost> {
+        let limit = self.shared.config.write_timeout;
+        loop {
+            match &mut visit.source {
+                Source::Memory { poem, sent } => {
+                    let rest = &poem.bytes()[*sent..];
+                    if rest.is_empty() {
+                        return Ok(());
+                    }
+                    *sent += send_some(stream, limit, || send_now(stream, rest, true)).await?;
+                }
+                Source::Flight { reader, fallback } => {
+                    let next = tokio::select! {
+                        next = reader.next() => next,
+                        error = gone(stream) => return Err(error.into()),
+                    };
+                    match next {
+                        Next::End => return Ok(()),
+                        Next::Bytes => {
+                            let send = || reader.take(|bytes, last| send_now(stream, bytes, last));
+                            send_some(stream, limit, send).await?;
+                        }
+                        // Who has nothing of the new poem yet can still be given the old one.
+                        Next::Failed(_) if reader.taken() == 0 && fallback.is_some() => {
+                            let poem = fallback.take().unwrap_or_else(|| Vec::new().into());
+                            (visit.role, visit.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
+                        }
+                        Next::Failed(why) => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why a fetch ended too early.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("cannot resolve the name: {}", reason(.0))]
+    Resolve(io::Error),
+    #[error("{}", reason(.0))]
+    Io(#[from] io::Error),
+    #[error("no connection for {}", humantime::format_duration(*.0))]
+    NoConnection(Duration),
+    #[error("no byte for {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    #[error("nobody wants it any more")]
+    Abandoned,
+}
+
+/// One connection to upstream, from its beginning to its end.
+async fn fetch(config: &Config, writer: &Writer<Why>) -> Result<(), FetchError> {
+    let limit = config.upstream_timeout;
+    let mut stream = unless_abandoned(writer, connect(&config.upstream, limit)).await?;
+    let result = async {
+        let mut buffer = vec![0; READ];
+        loop {
+            let read = within(limit, FetchError::Silent, stream.read(&mut buffer));
+            match unless_abandoned(writer, read).await? {
+                0 => return Ok(()),
+                n if writer.append(&buffer[..n]).await => {}
+                _ => return Err(FetchError::Abandoned),
+            }
+        }
+    }
+    .await;
+    if result.is_err() {
+        // A proxy that is upstream would take the end of the stream for a half-close, and go on for nobody.
+        close::abruptly(&SockRef::from(&stream));
+    }
+    result
+}
+
+async fn unless_abandoned<T>(
+    writer: &Writer<Why>,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    tokio::select! {
+        result = work => result,
+        () = writer.abandoned() => Err(FetchError::Abandoned),
+    }
+}
+
+/// Connects to the first address of the name that answers.
+async fn connect(upstream: &Address, limit: Option<Duration>) -> Result<tokio::net::TcpStream, FetchError> {
+    let name = upstream.clone();
+    let resolved = async { spawn_blocking(move || name.resolve()).await.unwrap_or_else(|error| Err(error.into())) };
+    let addresses = match limit {
+        Some(limit) => timeout(limit, resolved).await.map_err(|_| FetchError::NoConnection(limit))?,
+        None => resolved.await,
+    };
+    let mut failure = FetchError::Resolve(io::ErrorKind::NotFound.into());
+    for address in addresses.map_err(FetchError::Resolve)? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        match within(limit, FetchError::NoConnection, socket.connect(address)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    late: fn(Duration) -> FetchError,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, FetchError> {
+    match limit {
+        None => Ok(work.await?),
+        Some(limit) => Ok(timeout(limit, work).await.map_err(|_| late(limit))??),
+    }
+}
