@@ -7,12 +7,13 @@ usage() {
     cat <<'TXT'
 Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 
-Sections: small large stalled tarpit transform [default: all]
+Sections: small large stalled tarpit transform proxy [default: all]
   small    fetches of a poem of 653 bytes, 1 to 4,000 clients at once
   large    poems of 20 MB and 200 MB, 1 and 8 clients
   stalled  10,000 clients that never read, and 8 others that do
   tarpit   10,000 clients that get a byte a second
   transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
+  proxy    cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
   --time DURATION  length of one measurement [default: 2s]
@@ -29,11 +30,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --time) time=${2:?--time needs a duration} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        small | large | stalled | tarpit | transform) sections+=("$1") && shift ;;
+        small | large | stalled | tarpit | transform | proxy) sections+=("$1") && shift ;;
         *) echo "bench-servers.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform)
+[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy)
 
 cd "$(dirname "$0")/.."
 cargo build --release --quiet --bins --examples
@@ -259,6 +260,37 @@ transform() {
             done
         done
     done
+    stop_all
+}
+
+proxy() {
+    local poem megabytes clients name names=(fastpoetry poetry-proxy)
+    for megabytes in 0 200; do
+        poem=poetry/science.txt
+        [ $megabytes = 0 ] || { poem=$work/large.txt && head -c ${megabytes}000000 /dev/urandom >"$poem"; }
+        ours fastpoetry fastpoetry -q "$poem"
+        ours poetry-proxy poetry-proxy -q --max-size 1G "${port[fastpoetry]}"
+        for clients in 1 8 64 1000; do
+            [ $megabytes = 0 ] || [ $clients -le 8 ] || continue
+            measure "proxy-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
+            printf '\n### Cache hits: a poem of %s bytes, %s clients\n\n' "$(wc -c <"$poem")" "$clients"
+            echo '| server | fetches/s | MB/s | p50 µs | p99 µs | CPU s / 100k | peak kB | lost |'
+            echo '|---|---|---|---|---|---|---|---|'
+            for name in "${names[@]}"; do
+                row "proxy-$megabytes-$clients" "$name" rate mb_per_s p50 p99 cpu_per_100k peak_kb errors
+            done
+        done
+        stop_all
+    done
+
+    ours slowpoetry slowpoetry -q --delay 20ms --num-bytes 30 poetry/science.txt
+    ours poetry-proxy poetry-proxy -q "${port[slowpoetry]}"
+    rounds=1 time=10ms measure cold poetry/science.txt "--clients 1000" poetry-proxy
+    kill -USR1 "${pid[poetry-proxy]}"
+    printf '\n### A cold cache: 1,000 clients at once, of a poem that takes 420 ms\n\n'
+    echo '| server | fetches | p50 µs | max µs | peak kB | lost |'
+    echo '|---|---|---|---|---|---|'
+    row cold poetry-proxy fetches p50 max peak_kb errors
     stop_all
 }
 

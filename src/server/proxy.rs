@@ -200,38 +200,42 @@ impl Shared {
             let start = Instant::now();
             let upstream = &shared.config.upstream;
             let result = fetch(&shared.config, &writer).await;
-            match &result {
+            let kept = shared.ended(&writer, &result);
+            match result {
                 Ok(()) => {
-                    let poem = writer.land();
-                    let kept = if poem.is_some() { "" } else { ", too long to be kept" };
+                    let kept = if kept { "" } else { ", too long to be kept" };
                     let (shared_by, time) = (writer.joined(), human(start.elapsed()));
                     info!(%upstream, shared_by, "Fetched the poem from {upstream} in {time} for {shared_by}{kept}");
-                    shared.landed(&writer, poem);
                 }
-                Err(FetchError::Abandoned) => {
-                    info!(%upstream, "Canceling poem download");
-                    shared.landed(&writer, None);
-                }
-                Err(error) => {
+                Err(FetchError::Abandoned) => info!(%upstream, "Canceling poem download"),
+                Err(why) => {
                     shared.totals.failed_fetches.fetch_add(1, Relaxed);
-                    let why: Why = error.to_string().into();
                     warn!(%upstream, "Cannot fetch the poem from {upstream}: {why}");
-                    writer.fail(why);
-                    shared.landed(&writer, None);
                 }
             }
         });
     }
 
-    /// A fetch has ended. Its poem is for later clients, unless it was to be forgotten in the meantime.
-    fn landed(&self, writer: &Writer<Why>, poem: Option<Poem>) {
+    /// A fetch has ended. Its poem is for later clients, unless it was to be forgotten in the meantime. Returns whether
+    /// all of it is there.
+    fn ended(&self, writer: &Writer<Why>, result: &Result<(), FetchError>) -> bool {
+        // To whoever comes the fetch is either under way or in the cache, nothing between.
         let mut desk = lock(&self.desk);
+        let poem = match result {
+            Ok(()) => writer.land(),
+            Err(error) => {
+                writer.fail(error.to_string().into());
+                None
+            }
+        };
+        let kept = poem.is_some();
         if desk.flight.as_ref().is_some_and(|flight| flight.is_by(writer)) {
             desk.flight = None;
             if let Some(poem) = poem {
                 desk.cache.store(poem, Instant::now());
             }
         }
+        kept
     }
 
     /// The one line about a client.

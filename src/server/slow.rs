@@ -60,6 +60,9 @@ enum Cut {
 impl Stopper {
     /// What stops a server that will run on `listener`.
     pub fn new(listener: TcpListener) -> Self {
+        // Accepted sockets inherit it: whatever happens before the whole poem is sent, and be it the end of the process,
+        // it is a reset.
+        close::abruptly(&SockRef::from(&listener));
         Self(Arc::new(Shared { listener, state: Mutex::default(), changed: Condvar::new() }))
     }
 
@@ -126,8 +129,6 @@ impl SlowServer {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared) {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
-        // Whatever happens before the whole poem is sent, and be it the end of the process: it is a reset.
-        close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);
         if !shared.admit(&stream) {
             return;

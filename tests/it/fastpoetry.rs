@@ -14,7 +14,7 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, run,
+    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace, run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -31,13 +31,6 @@ fn written(directory: &Path, poem: &[u8]) -> PathBuf {
     let path = directory.join("poem.txt");
     fs::write(&path, poem).expect("written");
     path
-}
-
-/// Puts another poem in the place of the first one, as careful programs do.
-fn replace(path: &Path, poem: &[u8]) {
-    let new = path.with_extension("new");
-    fs::write(&new, poem).expect("written");
-    fs::rename(&new, path).expect("renamed");
 }
 
 /// A client in the middle of a large poem: it has read a byte and reads no further.
@@ -74,7 +67,7 @@ fn poems_arrive_byte_for_byte() {
 
 #[test]
 fn a_trickle_is_the_twin_of_slowpoetry() {
-    let server = Service::fast(&science(), ["--delay", "1ms"]);
+    let server = Service::fast(&science(), ["--delay", "5ms"]);
     for client in CLIENTS {
         let finished = run(client, ["-v", &server.port(), &server.port()]);
         assert_eq!(finished.stdout, science_text().repeat(2));

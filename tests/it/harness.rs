@@ -45,6 +45,13 @@ pub(crate) fn large_poem(directory: &Path) -> PathBuf {
     path
 }
 
+/// Puts another poem in the place of the first one, as careful programs do.
+pub(crate) fn replace(path: &Path, poem: &[u8]) {
+    let new = path.with_extension("new");
+    fs::write(&new, poem).expect("written");
+    fs::rename(&new, path).expect("renamed");
+}
+
 /// A program of this package, in an environment that does not meddle.
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(path_of(name));
@@ -256,6 +263,10 @@ impl Service {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.running.signal(signal);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
     }
 
     pub(crate) fn finish(self) -> Finished {

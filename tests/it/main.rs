@@ -8,6 +8,7 @@ mod harness;
 mod interrupt;
 mod library;
 mod outputs;
+mod proxy;
 mod report;
 mod scale;
 mod schema;
