@@ -270,6 +270,7 @@ proxy() {
         [ $megabytes = 0 ] || { poem=$work/large.txt && head -c ${megabytes}000000 /dev/urandom >"$poem"; }
         ours fastpoetry fastpoetry -q "$poem"
         ours poetry-proxy poetry-proxy -q --max-size 1G "${port[fastpoetry]}"
+        "$target/get-poetry" -q --discard "${port[poetry-proxy]}"
         for clients in 1 8 64 1000; do
             [ $megabytes = 0 ] || [ $clients -le 8 ] || continue
             measure "proxy-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
@@ -284,13 +285,16 @@ proxy() {
     done
 
     ours slowpoetry slowpoetry -q --delay 20ms --num-bytes 30 poetry/science.txt
-    ours poetry-proxy poetry-proxy -q "${port[slowpoetry]}"
+    ours poetry-proxy poetry-proxy "${port[slowpoetry]}"
     rounds=1 time=10ms measure cold poetry/science.txt "--clients 1000" poetry-proxy
     kill -USR1 "${pid[poetry-proxy]}"
+    until grep -q Totals "$work/log"; do sleep 0.01; done
     printf '\n### A cold cache: 1,000 clients at once, of a poem that takes 420 ms\n\n'
     echo '| server | fetches | p50 µs | max µs | peak kB | lost |'
     echo '|---|---|---|---|---|---|'
     row cold poetry-proxy fetches p50 max peak_kb errors
+    printf '\n'
+    sed -n 's/.*Totals/Totals/p' "$work/log"
     stop_all
 }
 
