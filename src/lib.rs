@@ -13,6 +13,8 @@
 //! - [`transform`]: ways to change a poem
 //! - [`cache`]: what a caching proxy decides
 //! - [`flight`]: many askers, one fetch
+//! - [`race`]: the four models against each other, and what each cost
+//! - [`waterfall`]: what was measured, as a picture
 //! - [`timing`]: what was measured, its text and its JSON
 //!
 //! The two sides of a connection:
@@ -36,7 +38,9 @@ pub mod flight;
 pub mod netstring;
 pub mod pace;
 pub mod poem;
+pub mod race;
 pub mod reason;
 pub mod server;
 pub mod timing;
 pub mod transform;
+pub mod waterfall;

@@ -3,9 +3,11 @@
 //! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made
 //! from it and from nothing else. `docs/report.schema.json` describes its JSON form.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A time within a report, in whole microseconds from its start.
 pub type Micros = u64;
@@ -16,14 +18,14 @@ pub fn micros(duration: Duration) -> Micros {
 }
 
 /// One run of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this format: [`Report::SCHEMA`].
     pub schema: u32,
     /// The model of waiting: `async`, `blocking`, `threads` or `select`.
-    pub model: &'static str,
+    pub model: Cow<'static, str>,
     /// When the run began; RFC 3339 in JSON.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "to_rfc3339", deserialize_with = "from_rfc3339")]
     pub started: SystemTime,
     /// From the start to the end of the last poem.
     pub elapsed_us: Micros,
@@ -38,7 +40,7 @@ pub struct Report {
 }
 
 /// What it took to wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calls {
     /// Calls of recv(2) for poems, the ones that found nothing and the ends of stream included.
     pub reads: u64,
@@ -53,7 +55,7 @@ pub struct Calls {
 /// One poem of a run. Times that were never reached are `None`.
 ///
 /// After a retry, everything but `start_us` and `attempts` speaks of the last attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
     /// Counts from 1.
     pub task: usize,
@@ -82,7 +84,7 @@ pub struct TaskReport {
 }
 
 /// One poem at a transform server. Whatever becomes of it there, the poem is delivered, changed or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransformReport {
     /// The transform.
     pub name: String,
@@ -103,7 +105,7 @@ pub struct TransformReport {
 }
 
 /// How the fetch of a poem ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// The poem is whole.
@@ -120,6 +122,21 @@ pub enum Status {
     Interrupted,
     /// Anything else: a file that cannot be written, for instance.
     Error,
+}
+
+impl Status {
+    /// The word for it, in JSON and in pictures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Interrupted => "interrupted",
+            Self::Error => "error",
+        }
+    }
 }
 
 impl Report {
@@ -146,7 +163,12 @@ impl Report {
     }
 }
 
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+fn from_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_rfc3339(&text).map_err(D::Error::custom)
+}
+
+fn to_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_micros(*time))
 }
 
@@ -169,16 +191,20 @@ pub fn human(duration: Duration) -> String {
 ///
 /// Never more than [`Events::LIMIT`] are kept: beyond that, neighbours are merged evenly, each
 /// entry then standing for 2, 4, 8, ... reads that ended at its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Events {
     entries: Vec<(Micros, u64)>,
     /// Reads in a full entry.
-    #[serde(skip)]
+    #[serde(skip, default = "one")]
     per_entry: u32,
     /// Reads in the last entry.
     #[serde(skip)]
     in_last: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Events {
@@ -247,7 +273,7 @@ mod tests {
         let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
         Report {
             schema: Report::SCHEMA,
-            model: "async",
+            model: "async".into(),
             started: SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000),
             elapsed_us: 23_065_999,
             ok,
@@ -280,6 +306,17 @@ mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_again() {
+        let mut poem = task(1, Status::Timeout);
+        poem.events.push(250, 30);
+        let report = report(vec![task(1, Status::Ok), poem]);
+        let read: Report = serde_json::from_str(&report.to_json()).expect("a report");
+        assert_eq!((read.to_json(), read.started, read.tasks.len()), (report.to_json(), report.started, 2));
+        let json = serde_json::to_string(&Status::Unreachable).expect("JSON");
+        assert_eq!(json, format!("\"{}\"", Status::Unreachable.word()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -16,7 +17,7 @@ use nix::sys::signal::Signal;
 use tracing::{debug, error, info, warn};
 
 use super::bars::{Bars, Screen};
-use super::logs::{LogArgs, Style};
+use super::logs::{self, LogArgs, Style};
 use super::signals::{self, Signals};
 use super::stdout::Stdout;
 use super::values::{self, Limit};
@@ -25,6 +26,7 @@ use crate::address::Address;
 use crate::client::{Errand, Event, Limits, Model, Observer, Order, Outlet, Recorder, Task, Via};
 use crate::reason::{lock, reason};
 use crate::timing::{human, micros};
+use crate::waterfall::{Chart, svg, text};
 
 /// Open files that are not poems: the standard streams, a runtime's own, a library's.
 const OTHER_FILES: u64 = 32;
@@ -72,6 +74,14 @@ pub struct Args {
     #[arg(long, help_heading = "Report", value_name = "FILE")]
     report: Option<PathBuf>,
 
+    /// Draw what each poem was doing when, as a picture in FILE (SVG)
+    #[arg(long, help_heading = "Report", value_name = "FILE")]
+    timeline: Option<PathBuf>,
+
+    /// Draw the same on stderr, in characters
+    #[arg(long, help_heading = "Report")]
+    waterfall: bool,
+
     /// Fetch at most N poems at once [default: all]
     #[arg(short = 'j', long, help_heading = "Limits", value_name = "N")]
     max_concurrency: Option<NonZeroUsize>,
@@ -115,6 +125,8 @@ Examples:
       A poem in lower case
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
+  get-poetry --discard --waterfall --timeline poems.svg 10000 10001 10002
+      What each poem was doing when, as two pictures
 
 Exit status:
   0    all poems arrived (or nobody read them any more)
@@ -139,7 +151,7 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let limits = args.limits(open_files::raise_limit());
 
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
-    let with_events = args.json || args.report.is_some();
+    let with_events = args.json || args.report.is_some() || args.timeline.is_some();
     let recorder = Arc::new(Recorder::new(model, &args.addresses, clock, with_events));
     let log = Arc::new(Log { running: bars.is_none(), voice: Mutex::default() });
     let mut observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), log.clone()];
@@ -155,7 +167,9 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
         let errand = Errand::new(args.addresses, limits, Arc::clone(&outlet), observers, clock);
         let errand = Arc::new(errand.through(via));
         let ended = AtomicBool::new(false);
-        Desk { errand, outlet, recorder, bars, log, json: args.json, report: args.report, ended }
+        let wanted =
+            Wanted { json: args.json, report: args.report, timeline: args.timeline, waterfall: args.waterfall };
+        Desk { errand, outlet, recorder, bars, log, wanted, ended }
     });
     if let Some(error) = broken {
         return Err(Error::cannot("write", "stdout", &error));
@@ -232,9 +246,16 @@ struct Desk {
     recorder: Arc<Recorder>,
     bars: Option<Arc<Bars>>,
     log: Arc<Log>,
+    wanted: Wanted,
+    ended: AtomicBool,
+}
+
+/// The forms in which the report is asked for.
+struct Wanted {
     json: bool,
     report: Option<PathBuf>,
-    ended: AtomicBool,
+    timeline: Option<PathBuf>,
+    waterfall: bool,
 }
 
 impl Desk {
@@ -256,15 +277,24 @@ impl Desk {
         }
         let report = self.recorder.report(self.errand.calls());
         let mut written = true;
-        if let Some(path) = &self.report {
+        if let Some(path) = &self.wanted.report {
             written &= told(&write_file(path, &report.to_json()), path);
         }
-        if self.json {
+        if self.wanted.json {
             written &= told(&write_stdout(&report.to_json()), Path::new("stdout"));
         }
-        match end {
-            End::NobodyReads => {}
-            End::Complete | End::Signal(_) => info!(elapsed_us = report.elapsed_us, "{}", report.tally()),
+        if !matches!(end, End::NobodyReads) {
+            info!(elapsed_us = report.elapsed_us, "{}", report.tally());
+        }
+        if self.wanted.timeline.is_some() || self.wanted.waterfall {
+            let chart = Chart::of(slice::from_ref(&report));
+            if let Some(path) = &self.wanted.timeline {
+                written &= told(&write_file(path, &svg::draw(&chart)), path);
+            }
+            if self.wanted.waterfall && !matches!(end, End::NobodyReads) {
+                // Whoever does not hear it does not want it.
+                let _ = io::stderr().write_all(text::draw(&chart, logs::canvas()).as_bytes());
+            }
         }
         match end {
             End::Signal(signal) => signals::exit_status(signal),

@@ -125,7 +125,7 @@ impl Recorder {
         let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
         Report {
             schema: Report::SCHEMA,
-            model: self.model.name(),
+            model: self.model.name().into(),
             started: self.started,
             elapsed_us,
             ok,
@@ -234,7 +234,7 @@ mod tests {
         }
         let report = recorder.report(Calls::default());
         let poem = &report.tasks[0];
-        assert_eq!((report.model, report.ok, report.failed), ("select", 1, 2));
+        assert_eq!((&*report.model, report.ok, report.failed), ("select", 1, 2));
         assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Ok, 17, 1));
         assert_eq!((poem.start_us, poem.connected_us), (Some(1_000), Some(2_000)));
         assert_eq!((poem.first_byte_us, poem.end_us), (Some(5_000), Some(9_000)));

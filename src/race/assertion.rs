@@ -1,0 +1,354 @@
+//! What should hold of a race, as people write it: `async <= 1.1 * bound`.
+//!
+//! ```text
+//! assertion  := sum ("<" | "<=" | ">" | ">=") sum
+//! sum        := product (("+" | "-") product)*
+//! product    := value (("*" | "/") value)*
+//! value      := NUMBER [UNIT] | MODEL ["." COST] | "bound" | "(" sum ")"
+//! MODEL      := "blocking" | "threads" | "select" | "async"
+//! COST       := "time" | "cpu" | "memory" | "threads" | "switches" | "reads" | "waits"
+//! UNIT       := "us" | "ms" | "s" | "m"
+//! ```
+//!
+//! A model alone is its median time. Times are in seconds, memory is in bytes. `bound` is that of the model named
+//! first.
+
+use super::Standing;
+use crate::client::Model;
+
+/// Something that holds of a race, or does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assertion {
+    text: String,
+    left: Sum,
+    relation: Relation,
+    right: Sum,
+    /// Whose bound is meant.
+    model: Model,
+}
+
+/// Why a text is no assertion.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at '{rest}'; an assertion is like 'async <= 1.1 * bound'")]
+pub struct SyntaxError {
+    what: &'static str,
+    rest: String,
+}
+
+/// What an assertion came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Whether it holds.
+    pub holds: bool,
+    /// The assertion with the values of both sides.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Sum {
+    Number(f64),
+    Value(Model, Measure),
+    Bound,
+    Of(Box<Self>, char, Box<Self>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Time,
+    Cpu,
+    Memory,
+    Threads,
+    Switches,
+    Reads,
+    Waits,
+}
+
+impl Assertion {
+    /// Reads an assertion.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, SyntaxError> {
+        let mut parser = Parser { rest: text.trim(), model: None, depth: 0 };
+        let left = parser.sum()?;
+        let relation = parser.relation()?;
+        let right = parser.sum()?;
+        if !parser.rest.is_empty() {
+            return Err(parser.error("an operator was expected"));
+        }
+        match parser.model {
+            Some(model) => Ok(Self { text: text.trim().to_owned(), left, relation, right, model }),
+            None => Err(SyntaxError { what: "no model is named", rest: text.trim().to_owned() }),
+        }
+    }
+
+    /// The models it speaks of, which have to take part.
+    pub fn models(&self) -> Vec<Model> {
+        let mut models = vec![self.model];
+        self.left.add_models(&mut models);
+        self.right.add_models(&mut models);
+        models
+    }
+
+    /// Judges a race.
+    pub fn judge(&self, standings: &[Standing]) -> Verdict {
+        let bound = find(standings, self.model).map_or(f64::NAN, |standing| seconds(standing.bound_us));
+        let (left, right) = (self.left.value(standings, bound), self.right.value(standings, bound));
+        let holds = match self.relation {
+            Relation::Less => left < right,
+            Relation::LessOrEqual => left <= right,
+            Relation::Greater => left > right,
+            Relation::GreaterOrEqual => left >= right,
+        };
+        let is = if holds { "holds" } else { "does not hold" };
+        Verdict { holds, text: format!("{} {is}: {} and {}", self.text, short(left), short(right)) }
+    }
+}
+
+/// At most six digits behind the point.
+fn short(value: f64) -> String {
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn find(standings: &[Standing], model: Model) -> Option<&Standing> {
+    standings.iter().find(|standing| standing.model == model.name())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "fifteen digits are enough")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn seconds(micros: u64) -> f64 {
+    float(micros) / 1e6
+}
+
+impl Sum {
+    fn value(&self, standings: &[Standing], bound: f64) -> f64 {
+        match self {
+            Self::Number(number) => *number,
+            Self::Bound => bound,
+            Self::Value(model, measure) => match find(standings, *model) {
+                Some(standing) => measure.of(standing),
+                None => f64::NAN,
+            },
+            Self::Of(left, operator, right) => {
+                let (left, right) = (left.value(standings, bound), right.value(standings, bound));
+                match operator {
+                    '+' => left + right,
+                    '-' => left - right,
+                    '*' => left * right,
+                    _ => left / right,
+                }
+            }
+        }
+    }
+
+    fn add_models(&self, models: &mut Vec<Model>) {
+        match self {
+            Self::Value(model, _) => models.push(*model),
+            Self::Of(left, _, right) => {
+                left.add_models(models);
+                right.add_models(models);
+            }
+            Self::Number(_) | Self::Bound => {}
+        }
+    }
+}
+
+impl Measure {
+    fn of(self, standing: &Standing) -> f64 {
+        let cost = &standing.cost;
+        match self {
+            Self::Time => seconds(standing.time_us),
+            Self::Cpu => seconds(cost.user_us + cost.system_us),
+            Self::Memory => float(cost.peak_rss_kb * 1024),
+            Self::Threads => float(cost.peak_threads),
+            Self::Switches => float(cost.voluntary_switches + cost.involuntary_switches),
+            Self::Reads => float(cost.reads),
+            Self::Waits => float(cost.waits),
+        }
+    }
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    /// The first one named.
+    model: Option<Model>,
+    depth: u32,
+}
+
+impl<'a> Parser<'a> {
+    /// Nobody nests deeper, and the stack is not endless.
+    const DEEPEST: u32 = 100;
+
+    fn error(&self, what: &'static str) -> SyntaxError {
+        SyntaxError { what, rest: self.rest.to_owned() }
+    }
+
+    fn take(&mut self, token: &str) -> bool {
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest.trim_start();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// As many characters as are of this kind.
+    fn word(&mut self, is_part: fn(char) -> bool) -> &'a str {
+        let end = self.rest.find(|c| !is_part(c)).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest.trim_start();
+        word
+    }
+
+    fn relation(&mut self) -> Result<Relation, SyntaxError> {
+        for (token, relation) in [
+            ("<=", Relation::LessOrEqual),
+            (">=", Relation::GreaterOrEqual),
+            ("<", Relation::Less),
+            (">", Relation::Greater),
+        ] {
+            if self.take(token) {
+                return Ok(relation);
+            }
+        }
+        Err(self.error("<, <=, > or >= was expected"))
+    }
+
+    fn sum(&mut self) -> Result<Sum, SyntaxError> {
+        self.series(&["+", "-"], Self::product)
+    }
+
+    fn product(&mut self) -> Result<Sum, SyntaxError> {
+        self.series(&["*", "/"], Self::value)
+    }
+
+    fn series(
+        &mut self,
+        operators: &[&str],
+        operand: fn(&mut Self) -> Result<Sum, SyntaxError>,
+    ) -> Result<Sum, SyntaxError> {
+        let mut left = operand(self)?;
+        while let Some(operator) = operators.iter().find(|operator| self.take(operator)) {
+            let sign = operator.chars().next().unwrap_or_default();
+            left = Sum::Of(Box::new(left), sign, Box::new(operand(self)?));
+        }
+        Ok(left)
+    }
+
+    fn value(&mut self) -> Result<Sum, SyntaxError> {
+        let begin = self.rest;
+        let error = |what| SyntaxError { what, rest: begin.to_owned() };
+        if self.take("(") {
+            self.depth += 1;
+            if self.depth > Self::DEEPEST {
+                return Err(error("too many brackets"));
+            }
+            let sum = self.sum()?;
+            return if self.take(")") { Ok(sum) } else { Err(self.error("')' was expected")) };
+        }
+        if begin.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+            let number: f64 =
+                self.word(|c| c.is_ascii_digit() || c == '.').parse().map_err(|_| error("not a number"))?;
+            let scale = match self.word(|c| c.is_ascii_alphabetic()) {
+                "" | "s" => 1.0,
+                "us" => 1e-6,
+                "ms" => 1e-3,
+                "m" => 60.0,
+                _ => return Err(error("an unknown unit")),
+            };
+            return Ok(Sum::Number(number * scale));
+        }
+        let name = self.word(|c| c.is_ascii_alphabetic());
+        if name == "bound" {
+            return Ok(Sum::Bound);
+        }
+        let model = Model::ALL.into_iter().find(|model| model.name() == name);
+        let model = model.ok_or_else(|| error("a number, a model or 'bound' was expected"))?;
+        self.model.get_or_insert(model);
+        if !self.take(".") {
+            return Ok(Sum::Value(model, Measure::Time));
+        }
+        let measure = match self.word(|c| c.is_ascii_alphabetic()) {
+            "time" => Measure::Time,
+            "cpu" => Measure::Cpu,
+            "memory" => Measure::Memory,
+            "threads" => Measure::Threads,
+            "switches" => Measure::Switches,
+            "reads" => Measure::Reads,
+            "waits" => Measure::Waits,
+            _ => return Err(error("an unknown cost")),
+        };
+        Ok(Sum::Value(model, measure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::race::Cost;
+
+    fn standing(model: &'static str, time_us: u64, bound_us: u64) -> Standing {
+        let cost = Cost { user_us: 2_000, system_us: 3_000, peak_rss_kb: 3_000, peak_threads: 4, ..Cost::default() };
+        Standing { model, runs: 1, time_us, spread_us: (time_us, time_us), bound_us, cost }
+    }
+
+    fn judge(text: &str) -> (bool, String) {
+        let standings = [standing("blocking", 22_500_000, 22_400_000), standing("async", 9_900_000, 9_000_000)];
+        let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&standings);
+        (verdict.holds, verdict.text)
+    }
+
+    #[test]
+    fn assertions_hold_or_do_not_and_say_what_they_compared() {
+        for (text, holds, sides) in [
+            ("async <= 1.1 * bound", true, "9.9 and 9.9"),
+            ("async<1.1*bound", false, "9.9 and 9.9"),
+            ("blocking <= bound + 100ms", true, "22.5 and 22.5"),
+            ("async < 10s", true, "9.9 and 10"),
+            ("blocking / async > 2", true, "2.272727 and 2"),
+            ("2 * (async - 0.9s) >= 18", true, "18 and 18"),
+            ("async.cpu < 5ms", false, "0.005 and 0.005"),
+            ("async.memory < 4000000", true, "3072000 and 4000000"),
+            ("blocking.threads + async.threads <= 8", true, "8 and 8"),
+            ("0.1 m > async - 4", true, "6 and 5.9"),
+        ] {
+            let is = if holds { "holds" } else { "does not hold" };
+            assert_eq!(judge(text), (holds, format!("{text} {is}: {sides}")));
+        }
+    }
+
+    #[test]
+    fn what_is_no_assertion_is_refused_where_it_goes_wrong() {
+        let deep = format!("{}async < 1", "(".repeat(1_000));
+        for (text, what, rest) in [
+            ("", "a number, a model or 'bound' was expected", ""),
+            ("async", "<, <=, > or >= was expected", ""),
+            ("async <= ", "a number, a model or 'bound' was expected", ""),
+            ("asink <= 1", "a number, a model or 'bound' was expected", "asink <= 1"),
+            ("async = 1", "<, <=, > or >= was expected", "= 1"),
+            ("async <= 1 1", "an operator was expected", "1"),
+            ("async.smell < 1", "an unknown cost", "async.smell < 1"),
+            ("async < 1 parsec", "an unknown unit", "1 parsec"),
+            ("async < 1.2.3", "not a number", "1.2.3"),
+            ("(async < 1", "')' was expected", "< 1"),
+            ("1 < 2", "no model is named", "1 < 2"),
+            (&deep, "too many brackets", &deep[100..]),
+        ] {
+            let error = SyntaxError { what: Box::leak(what.into()), rest: rest.to_owned() };
+            assert_eq!(Assertion::parse(text), Err(error), "{text}");
+        }
+    }
+}
