@@ -10,6 +10,7 @@ pub mod listen;
 pub mod logs;
 pub mod open_files;
 pub mod poetry_proxy;
+pub mod poetry_race;
 pub mod serving;
 pub mod signals;
 pub mod slowpoetry;

@@ -4,6 +4,7 @@
 //! [`Standing`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
+pub mod table;
 
 use std::fs;
 use std::io;
