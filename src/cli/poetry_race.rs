@@ -4,19 +4,24 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, Child, Command, ExitCode};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
 
+use super::signals::{self, Signals};
 use super::{Error, FAILURE, SUCCESS, logs, values};
 use crate::address::Address;
 use crate::client::Model;
 use crate::race::assertion::Assertion;
 use crate::race::table::Table;
 use crate::race::{self, Run, Standing};
+use crate::reason::lock;
 use crate::timing::{Report, human};
 use crate::waterfall::{Chart, svg, text};
 
@@ -119,7 +124,16 @@ fn run(args: &Args) -> Result<u8, Error> {
             return Err(Error::usage(format!("the assertion speaks of {absent}, which does not take part")));
         }
     }
-    let runs = all_runs(args, &models)?;
+    let signals = Signals::block_with_hangup();
+    let directory =
+        tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))?;
+    let stage =
+        Arc::new(Stage { progress: progress(), child: Mutex::new(None), directory: directory.path().to_owned() });
+    let at_signal = Arc::clone(&stage);
+    let on_signal = move |signal| at_signal.leave(signal);
+    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    let runs = all_runs(args, &models, &stage)?;
+    stage.progress.finish_and_clear();
     let standings = race::standings(&models, &runs);
 
     let table = table(&standings);
@@ -156,12 +170,38 @@ fn run(args: &Args) -> Result<u8, Error> {
     Ok(status)
 }
 
+/// What has to be cleared away when a signal ends the race.
+struct Stage {
+    progress: ProgressBar,
+    child: Mutex<Option<u32>>,
+    directory: PathBuf,
+}
+
+impl Stage {
+    fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let mut running = lock(&self.child);
+        let child = command.spawn()?;
+        *running = Some(child.id());
+        Ok(child)
+    }
+
+    /// Holds the lock to the end, so that no other child is started.
+    fn leave(&self, signal: Signal) -> ! {
+        let child = lock(&self.child);
+        // Ctrl-C on a terminal has reached it already.
+        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        self.progress.finish_and_clear();
+        let _ = fs::remove_dir_all(&self.directory);
+        process::exit(signals::exit_status(signal).into());
+    }
+}
+
 /// Every run of every model, in turns.
-fn all_runs(args: &Args, models: &[Model]) -> Result<Vec<(Model, Run)>, Error> {
+fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
     let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
     let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
-    let directory =
-        tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))?;
     let mut words: Vec<String> = Vec::new();
     if let Some(most) = args.max_concurrency {
         words.push(format!("--max-concurrency={most}"));
@@ -171,26 +211,26 @@ fn all_runs(args: &Args, models: &[Model]) -> Result<Vec<(Model, Run)>, Error> {
 
     let warm_ups = vec![Model::Async; args.warm_up];
     let rounds = models.repeat(args.runs.get());
-    let progress = progress(warm_ups.len() + rounds.len());
+    stage.progress.set_length((warm_ups.len() + rounds.len()) as u64);
     let mut runs = Vec::with_capacity(rounds.len());
     for (index, &model) in warm_ups.iter().chain(&rounds).enumerate() {
-        progress.set_message(model.program());
-        let run = race::run(model, &programs, &words, directory.path());
+        stage.progress.set_message(model.program());
+        let run = race::run(model, &programs, &words, &stage.directory, |command| stage.start(command));
+        *lock(&stage.child) = None;
         let run = run.map_err(|error| Error::cannot("run", programs.join(model.program()).display(), &error))?;
-        progress.inc(1);
+        stage.progress.inc(1);
         if index >= warm_ups.len() {
             runs.push((model, run));
         }
     }
-    progress.finish_and_clear();
     Ok(runs)
 }
 
 /// A bar on a terminal, nothing elsewhere.
-fn progress(length: usize) -> ProgressBar {
+fn progress() -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
-    let bar = ProgressBar::with_draw_target(Some(length as u64), target).with_style(style);
+    let bar = ProgressBar::with_draw_target(None, target).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

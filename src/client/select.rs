@@ -56,7 +56,7 @@ pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
         }
 
         // Wait until one of them can go on, or has waited long enough.
-        let ready = wait(&poems, &resolver, errand)?;
+        let Ready { poems: ready, resolver: answered } = wait(&poems, &resolver, errand)?;
 
         // Let those go on. One step each: whoever sends fastest must not get all the time.
         let now = Instant::now();
@@ -68,18 +68,27 @@ pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
                 poem.step(Wakeup::Time, &mut resolver, &mut buffer);
             }
         }
-        for answer in resolver.answers() {
-            // Nobody, if the one who asked has lost patience.
-            if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
-                poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
+        if answered {
+            for answer in resolver.answers() {
+                // Nobody, if the one who asked has lost patience.
+                if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
+                    poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
+                }
             }
         }
     }
 }
 
-/// The one call that waits. Says of each poem whether its socket is ready.
-fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Vec<bool>> {
-    let mut ready = vec![false; poems.len()];
+/// Who can go on.
+struct Ready {
+    /// Of each poem, whether its socket is ready.
+    poems: Vec<bool>,
+    resolver: bool,
+}
+
+/// The one call that waits.
+fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Ready> {
+    let mut ready = Ready { poems: vec![false; poems.len()], resolver: false };
     let mut whose = Vec::with_capacity(poems.len());
     let mut sockets = Vec::with_capacity(poems.len() + 1);
     for (number, poem) in poems.iter().enumerate() {
@@ -99,8 +108,9 @@ fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Vec<
     }
     for (number, socket) in whose.into_iter().zip(&sockets) {
         // POLLERR and POLLHUP count too: the next call on the socket says what is the matter.
-        ready[number] = socket.any().unwrap_or(true);
+        ready.poems[number] = socket.any().unwrap_or(true);
     }
+    ready.resolver = sockets.last().is_some_and(|bell| bell.any().unwrap_or(true));
     Ok(ready)
 }
 

@@ -9,7 +9,7 @@ pub mod table;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,21 +89,27 @@ fn quotient(this: Micros, that: Micros) -> f64 {
     this as f64 / that.max(1) as f64
 }
 
-/// Runs the program of a model once, with these arguments and its report in `directory`.
+/// Runs the program of a model once, with these arguments and its report in `directory`; `start` starts it.
 ///
 /// # Errors
 /// It cannot be started, or leaves no report.
-pub fn run(model: Model, programs: &Path, args: &[String], directory: &Path) -> io::Result<Run> {
+pub fn run(
+    model: Model,
+    programs: &Path,
+    args: &[String],
+    directory: &Path,
+    start: impl FnOnce(&mut Command) -> io::Result<Child>,
+) -> io::Result<Run> {
     let path = directory.join("report.json");
     let _ = fs::remove_file(&path);
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let start = Instant::now();
+    let clock = Instant::now();
     let mut command = Command::new(programs.join(model.program()));
     command.args(["--quiet", "--discard", "--report"]).arg(&path).args(args);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
     let watch = Watch::start(child.id())?;
     let waited = child.wait();
-    let elapsed = start.elapsed();
+    let elapsed = clock.elapsed();
     let (peak_threads, peak_rss_kb) = watch.end();
     waited?;
     let after = getrusage(UsageWho::RUSAGE_CHILDREN)?;

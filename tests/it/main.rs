@@ -9,6 +9,7 @@ mod interrupt;
 mod library;
 mod outputs;
 mod proxy;
+mod race;
 mod report;
 mod scale;
 mod schema;
