@@ -1,27 +1,31 @@
 #!/usr/bin/env bash
 # Fetches the same three slow poems with all four clients, and shows what each model of waiting costs.
-# Needs nothing but Rust and the tools of any Unix: bash, awk, sed, cmp.
+# Needs nothing but Rust and the tools of any Unix: bash, awk, sed.
 set -euo pipefail
 
 usage() {
     cat <<'TXT'
-Usage: scripts/compare.sh [--delay DURATION]
+Usage: scripts/compare.sh [--delay DURATION] [--runs N] [--timeline FILE]
 
-Starts three slow servers, fetches their poems with get-poetry-blocking, get-poetry-threads,
-get-poetry-select and get-poetry, and prints a table.
+Starts three slow servers, and races get-poetry-blocking, get-poetry-threads, get-poetry-select and
+get-poetry against each other: how long each took, what it cost, and what each poem was doing when.
 
   --delay DURATION  time between two pieces of a poem [default: 100ms]
+  --runs N          runs of each client [default: 1]
+  --timeline FILE   draw the picture as SVG, too
 
-The ideal time is the sum over the servers for the blocking client, and the slowest server for the others.
-Exits with 1 if a poem did not arrive whole.
+The bound is the sum over the servers for the blocking client, and the slowest server for the others.
+Exits with 1 if a poem did not arrive.
 TXT
 }
 
-delay=100ms
+delay=100ms runs=1 timeline=""
 while [ $# -gt 0 ]; do
     case $1 in
         --delay) delay=${2:?--delay needs a duration} && shift 2 ;;
         --delay=*) delay=${1#*=} && shift ;;
+        --runs) runs=${2:?--runs needs a number} && shift 2 ;;
+        --timeline) timeline=${2:?--timeline needs a file} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
         *) echo "compare.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
@@ -63,48 +67,16 @@ serve() { # serve POEM NUM_BYTES
     total=$((total + time))
     slowest=$((time > slowest ? time : slowest))
 }
-poems=(ecstasy fascination science)
+seconds() { # seconds MICROSECONDS
+    awk -v us="$1" 'BEGIN { printf "%.3f", us / 1e6 }'
+}
+
 serve ecstasy 30
 serve fascination 10
 serve science 10
 
-# Bars on a terminal, silence elsewhere.
-quiet=()
-[ -t 2 ] || quiet=(--quiet)
-
-fetch() { # fetch PROGRAM: its time in microseconds in $time
-    rm -rf "$work/poems"
-    if ! "$bin/$1" "${quiet[@]}" --output "$work/poems" --report "$work/report.json" "${ports[@]}"; then
-        echo "compare.sh: $1 failed" >&2
-        exit 1
-    fi
-    local task
-    for task in 1 2 3; do
-        cmp "poetry/${poems[task - 1]}.txt" "$work/poems/$task-127.0.0.1-${ports[task - 1]}.txt"
-    done
-    time=$(sed -n 's/.*"elapsed_us":\([0-9]*\),"ok".*/\1/p' "$work/report.json")
-}
-
-rows=""
-for model in blocking threads select async; do
-    program=get-poetry-$model
-    ideal=$slowest
-    case $model in
-        blocking) ideal=$total ;;
-        async) program=get-poetry ;;
-    esac
-    [ -t 2 ] && echo "$program ${ports[*]}" >&2
-    fetch "$program"
-    rows+="$model $program $time $ideal"$'\n'
-done
-
-printf '%s' "$rows" | awk -v pause="$delay" '
-    BEGIN {
-        printf "Three poems, a piece every %s:\n\n", pause
-        printf "%-9s %-20s %10s %10s %7s %9s  %s\n", "model", "program", "time", "ideal", "ratio", "speed-up", "within 2% + 20ms of the ideal"
-    }
-    NR == 1 { blocking = $3 }
-    {
-        near = ($3 <= $4 * 1.02 + 20000 && $3 >= $4 * 0.98 - 20000) ? "yes" : "no"
-        printf "%-9s %-20s %9.3fs %9.3fs %7.3f %8.2fx  %s\n", $1, $2, $3 / 1e6, $4 / 1e6, $3 / $4, blocking / $3, near
-    }'
+printf 'Three poems, a piece every %s: %s s one after another, %s s for the slowest.\n\n' "$delay" \
+    "$(seconds "$total")" "$(seconds "$slowest")"
+options=(--runs "$runs" --warm-up 0 --waterfall)
+[ -z "$timeline" ] || options+=(--timeline "$timeline")
+"$bin/poetry-race" "${options[@]}" "${ports[@]}"

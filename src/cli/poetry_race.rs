@@ -136,12 +136,12 @@ fn run(args: &Args) -> Result<u8, Error> {
     stage.progress.finish_and_clear();
     let standings = race::standings(&models, &runs);
 
-    let table = table(&standings);
+    let tables = tables(&standings);
     let result = match (args.json, args.csv, args.markdown) {
         (true, _, _) => json(args, &standings),
         (_, true, _) => csv(&standings).to_csv(),
-        (_, _, true) => table.to_markdown(),
-        _ => table.to_text(),
+        (_, _, true) => tables.map(|table| table.to_markdown()).join("\n"),
+        _ => tables.map(|table| table.to_text()).join("\n"),
     };
     write_stdout(&result)?;
     if args.timeline.is_some() || args.waterfall {
@@ -235,16 +235,11 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// For people.
-fn table(standings: &[Standing]) -> Table {
-    let mut table = Table::new([
-        "model",
-        "time",
-        "fastest",
-        "slowest",
-        "bound",
-        "ratio",
-        "speed-up",
+/// For people: how long it took, and what it cost.
+fn tables(standings: &[Standing]) -> [Table; 2] {
+    let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up"]);
+    let mut costs = Table::new([
+        "cost",
         "start-up",
         "user",
         "system",
@@ -258,8 +253,7 @@ fn table(standings: &[Standing]) -> Table {
     let time = |us| human(Duration::from_micros(us));
     let blocking = standings.iter().find(|standing| standing.model == Model::Blocking.name());
     for standing in standings {
-        let cost = &standing.cost;
-        table.push(vec![
+        times.push(vec![
             standing.model.to_owned(),
             time(standing.time_us),
             time(standing.spread_us.0),
@@ -267,6 +261,10 @@ fn table(standings: &[Standing]) -> Table {
             time(standing.bound_us),
             format!("{:.3}", standing.ratio()),
             blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking))),
+        ]);
+        let cost = &standing.cost;
+        costs.push(vec![
+            standing.model.to_owned(),
             time(cost.start_up_us),
             time(cost.user_us),
             time(cost.system_us),
@@ -278,7 +276,7 @@ fn table(standings: &[Standing]) -> Table {
             cost.waits.to_string(),
         ]);
     }
-    table
+    [times, costs]
 }
 
 /// For programs: the same, in plain units.

@@ -313,6 +313,8 @@ mod tests {
         poem.address = "<b>&\"'.example:1".to_owned();
         let picture = picture(vec![poem]);
         assert!(picture.contains("&lt;b&gt;&amp;") && !picture.contains("<b>"));
+        let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+        assert!(parsed.descendants().any(|node| node.text().is_some_and(|text| text.contains("<b>&\"'.example:1"))));
     }
 
     #[test]

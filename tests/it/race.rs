@@ -36,7 +36,9 @@ fn every_model_has_its_row() {
     assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
     let text = String::from_utf8(finished.stdout).expect("UTF-8");
     let models: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(models, ["model", "blocking", "threads", "select", "async"], "{text}");
+    let expected = |first| [first, "blocking", "threads", "select", "async"];
+    assert_eq!(models, [expected("model"), expected("cost")].concat(), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     let csv = String::from_utf8(race(&["--csv", "--models", "async"], &ports).stdout).expect("UTF-8");
     assert!(csv.starts_with("model,runs,time_us,") && csv.contains("\nasync,1,"), "{csv}");
     assert_eq!(csv.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [16, 16]);
