@@ -18,6 +18,7 @@ const MOST_HEIGHT: f64 = 600.0;
 const LANE: f64 = 20.0;
 /// Lanes thinner than this have no text.
 const READABLE: f64 = 11.0;
+const THINNEST_LINE: f64 = 4.0;
 const HEADER: f64 = 26.0;
 /// Of a character of the labels.
 const ADVANCE: f64 = 7.3;
@@ -189,6 +190,8 @@ fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -
             .set("height", number(height * share))
     };
     match phase.state {
+        // In thin lanes the dots of a thousand lines would make a pattern of their own.
+        State::NotStarted if height < THINNEST_LINE => group,
         State::NotStarted => {
             let y = number(top + height / 2.0);
             let line = Line::new().set("class", "not-started").set("x1", number(start)).set("x2", number(end));
