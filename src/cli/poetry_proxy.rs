@@ -29,8 +29,10 @@ use crate::server::proxy::{Config, ProxyServer};
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
-    /// Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT
-    #[arg(value_name = "UPSTREAM")]
+    #[arg(
+        value_name = "UPSTREAM",
+        help = "Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT"
+    )]
     upstream: Address,
 
     /// Fetch the poem again when it is so old [default: never]
