@@ -27,9 +27,7 @@ pub struct Screen(Option<MultiProgress>);
 impl Screen {
     /// A screen with bars at its bottom.
     pub fn with_bars() -> Self {
-        let terminal = OffTheEdge { terminal: Term::buffered_stderr(), at_edge: AtomicBool::new(false) };
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal), REDRAWS);
-        Self(Some(MultiProgress::with_draw_target(target)))
+        Self(Some(MultiProgress::with_draw_target(draw_target())))
     }
 
     /// Whether bars are drawn.
@@ -44,6 +42,12 @@ impl Screen {
             None => write(),
         }
     }
+}
+
+/// Where bars are drawn: stderr, which has to be a terminal.
+pub(super) fn draw_target() -> ProgressDrawTarget {
+    let terminal = OffTheEdge { terminal: Term::buffered_stderr(), at_edge: AtomicBool::new(false) };
+    ProgressDrawTarget::term_like_with_hz(Box::new(terminal), REDRAWS)
 }
 
 /// A terminal whose cursor does not rest at its edge.

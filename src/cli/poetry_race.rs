@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,7 +16,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::signals::{self, Signals};
-use super::{Error, FAILURE, SUCCESS, logs, values};
+use super::{Error, FAILURE, SUCCESS, bars, logs, values};
 use crate::address::Address;
 use crate::client::Model;
 use crate::race::assertion::Assertion;
@@ -83,7 +84,7 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one,
-the slowest poem for the others, as the servers were measured in all runs.
+the slowest poem for the others. A server counts with the time that it took in the model that got it soonest.
 
 An assertion compares two sums of products with <, <=, > or >=. Their values are numbers (of seconds, or with us, ms,
 s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads,
@@ -170,6 +171,9 @@ fn run(args: &Args) -> Result<u8, Error> {
     Ok(status)
 }
 
+/// For a client that was told to stop.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
 /// What has to be cleared away when a signal ends the race.
 struct Stage {
     progress: ProgressBar,
@@ -189,8 +193,13 @@ impl Stage {
     fn leave(&self, signal: Signal) -> ! {
         let child = lock(&self.child);
         // Ctrl-C on a terminal has reached it already.
-        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()) {
-            let _ = kill(Pid::from_raw(pid), signal);
+        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
+            let _ = kill(pid, signal);
+            // Its report is to be cleared away, too, if it still writes one.
+            let until = Instant::now() + LAST_WORDS;
+            while kill(pid, None).is_ok() && Instant::now() < until {
+                thread::park_timeout(Duration::from_millis(1));
+            }
         }
         self.progress.finish_and_clear();
         let _ = fs::remove_dir_all(&self.directory);
@@ -228,7 +237,7 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
 
 /// A bar on a terminal, nothing elsewhere.
 fn progress() -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if io::stderr().is_terminal() { bars::draw_target() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
     let bar = ProgressBar::with_draw_target(None, target).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));

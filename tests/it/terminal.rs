@@ -171,6 +171,19 @@ fn the_echo_of_a_typed_interrupt_leaves_no_bar_behind() {
 }
 
 #[test]
+fn an_interrupted_race_leaves_nothing_on_the_terminal() {
+    let (server, _go_on) = in_two_halves();
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(path_of("poetry-race")).arg(server.port());
+    let mut terminal = OnTerminal::start(&mut command, true);
+    terminal.see_row("run 0 of 13  get-poetry");
+    terminal.keyboard.write_all(b"\x03").expect("a key");
+    let left = terminal.finish();
+    assert_eq!(left.finished.code(), 130);
+    left.expect_lines(&[]);
+}
+
+#[test]
 fn bars_do_not_hold_up_the_end_while_nobody_reads_stdout() {
     let server = Server::poem(vec![b'x'; 4_000_000]);
     let (stuck, _go_on) = in_two_halves();
