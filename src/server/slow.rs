@@ -60,8 +60,8 @@ enum Cut {
 impl Stopper {
     /// What stops a server that will run on `listener`.
     pub fn new(listener: TcpListener) -> Self {
-        // Accepted sockets inherit it: whatever happens before the whole poem is sent, and be it the end of the process,
-        // it is a reset.
+        // Whatever happens before the whole poem is sent, and be it the end of the process, it is a reset. Sockets inherit
+        // that from now on; to those that wait in the queue already it is said when they are accepted.
         close::abruptly(&SockRef::from(&listener));
         Self(Arc::new(Shared { listener, state: Mutex::default(), changed: Condvar::new() }))
     }
@@ -129,6 +129,7 @@ impl SlowServer {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared) {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
+        close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);
         if !shared.admit(&stream) {
             return;
