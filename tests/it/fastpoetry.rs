@@ -41,7 +41,8 @@ fn stalled(server: &Service) -> TcpStream {
 }
 
 fn expect_reset(client: TcpStream) {
-    assert_eq!(read_out(client).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
+    let read = read_out(client).map(|poem| poem.len());
+    assert_eq!(read.expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]

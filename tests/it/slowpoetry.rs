@@ -112,7 +112,8 @@ fn a_client_that_never_reads_is_dropped_with_a_reset() {
     let server = Service::slow(&large_poem(directory.path()), options);
     let stalled = server.connect();
     server.hear("it took none for 100ms");
-    assert_eq!(read_out(stalled).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
+    let read = read_out(stalled).map(|poem| poem.len());
+    assert_eq!(read.expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(server.fetch().expect("a poem").len(), 64 << 20);
 }
 
@@ -239,7 +240,8 @@ fn a_client_that_never_reads_does_not_hold_up_the_stop() {
     stalled.peek(&mut [0]).expect("a byte");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.finish().code(), 0);
-    assert_eq!(read_out(stalled).expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
+    let read = read_out(stalled).map(|poem| poem.len());
+    assert_eq!(read.expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
