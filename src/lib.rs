@@ -13,7 +13,6 @@
 //! - [`transform`]: ways to change a poem
 //! - [`cache`]: what a caching proxy decides
 //! - [`flight`]: many askers, one fetch
-//! - [`race`]: the four models against each other, and what each cost
 //! - [`waterfall`]: what was measured, as a picture
 //! - [`timing`]: what was measured, its text and its JSON
 //!
@@ -22,6 +21,7 @@
 //! - [`poem`]: the bytes that are given out
 //! - [`server`]: who gives them out, and how a connection is closed properly
 //! - [`client`]: the contract, and the four models that fulfil it
+//! - [`race`]: the four models against each other, as child processes, and what each cost
 //!
 //! What every program shares with the person in front of it:
 //!
