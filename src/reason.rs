@@ -1,4 +1,4 @@
-//! Errors of the system in words, and locks that outlive a panic.
+//! Errors of the system: in words, as a reason to try again, and locks that outlive a panic.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,11 @@ pub fn reason(error: &io::Error) -> String {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => "unknown error".to_owned(),
     }
+}
+
+/// Whether a call that does not wait has only to be made again later.
+pub(crate) fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Locks `mutex` even if a thread panicked with it: one task's bug must not become everybody's.

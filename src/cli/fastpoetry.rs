@@ -12,14 +12,13 @@ use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::bars::Screen;
-use super::listen::{ListenArgs, announce};
-use super::logs::{LogArgs, Style};
-use super::serving::{CrowdArgs, stop_on};
+use super::listen::announce;
+use super::logs::Style;
+use super::serving::{ServiceArgs, stop_on};
 use super::signals::Signals;
-use super::{Error, SUCCESS, open_files, values};
+use super::{Error, open_files, values};
 use crate::pace::Pace;
 use crate::reason::reason;
-use crate::server;
 use crate::server::fast::FastServer;
 
 /// Give out a poem to any number of clients at once: an async server
@@ -44,13 +43,7 @@ pub struct Args {
     num_bytes: Option<NonZeroUsize>,
 
     #[command(flatten)]
-    listen: ListenArgs,
-
-    #[command(flatten)]
-    crowd: CrowdArgs,
-
-    #[command(flatten)]
-    logs: LogArgs,
+    service: ServiceArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -80,23 +73,20 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     let signals = Signals::block(&[Signal::SIGHUP]);
-    args.logs.init(Style::Journal, &Screen::default())?;
+    args.service.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
     let (reload, reloads) = mpsc::channel();
-    let stop = stop_on(signals, args.crowd.clients.grace, move |_| {
+    let stop = stop_on(signals, args.service.crowd.clients.grace, move |_| {
         let _ = reload.send(());
     })?;
 
     let cannot_serve = |error| Error::cannot("serve", args.file.display(), &error);
-    let server = FastServer::new(&args.file, args.pace(), args.crowd.clients.write_timeout.0).map_err(cannot_serve)?;
+    let server = FastServer::new(&args.file, args.pace(), args.service.write_timeout()).map_err(cannot_serve)?;
     let server = Arc::new(server);
-    let listeners = args.listen.bind_shared()?;
+    let listeners = args.service.listen.bind_shared()?;
     reload_on(reloads, Arc::clone(&server))?;
     announce(&format!("Serving {}", args.file.display()), &listeners[0])?;
-
-    server::serve(listeners, server, &args.crowd.limits(), &stop)
-        .map_err(|error| Error::cannot("start", "a worker", &error))?;
-    Ok(SUCCESS)
+    args.service.serve(listeners, server, &stop)
 }
 
 fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(), Error> {

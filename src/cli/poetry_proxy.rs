@@ -10,15 +10,14 @@ use nix::sys::signal::Signal;
 use tracing::info;
 
 use super::bars::Screen;
-use super::listen::{ListenArgs, announce};
-use super::logs::{LogArgs, Style};
-use super::serving::{CrowdArgs, stop_on};
+use super::listen::announce;
+use super::logs::Style;
+use super::serving::{ServiceArgs, stop_on};
 use super::signals::Signals;
 use super::values::Limit;
-use super::{Error, SUCCESS, open_files, values};
+use super::{Error, open_files, values};
 use crate::address::Address;
 use crate::cache::Policy;
-use crate::server;
 use crate::server::proxy::{Config, ProxyServer};
 
 /// Serve another server's poem from memory: an async caching proxy
@@ -64,13 +63,7 @@ pub struct Args {
     upstream_timeout: Limit,
 
     #[command(flatten)]
-    listen: ListenArgs,
-
-    #[command(flatten)]
-    crowd: CrowdArgs,
-
-    #[command(flatten)]
-    logs: LogArgs,
+    service: ServiceArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -101,11 +94,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    args.logs.init(Style::Journal, &Screen::default())?;
+    args.service.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
-    let listeners = args.listen.bind_shared()?;
+    let listeners = args.service.listen.bind_shared()?;
     let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1]);
-    let limits = args.crowd.limits();
     let proxying = format!("Proxying {}", args.upstream);
     let server = ProxyServer::new(Config {
         upstream: args.upstream,
@@ -116,12 +108,12 @@ fn run(args: Args) -> Result<u8, Error> {
         },
         max_size: args.max_size.get(),
         upstream_timeout: args.upstream_timeout.0,
-        write_timeout: args.crowd.clients.write_timeout.0,
+        write_timeout: args.service.write_timeout(),
         keep_filling: args.keep_filling,
     });
     let server = Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?);
     let told = Arc::clone(&server);
-    let stop = stop_on(signals, limits.grace, move |signal| match signal {
+    let stop = stop_on(signals, args.service.crowd.clients.grace, move |signal| match signal {
         Signal::SIGHUP => {
             told.forget();
             info!("Forgot the poem");
@@ -129,6 +121,5 @@ fn run(args: Args) -> Result<u8, Error> {
         _ => info!("Totals: {}", told.totals()),
     })?;
     announce(&proxying, &listeners[0])?;
-    server::serve(listeners, server, &limits, &stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
-    Ok(SUCCESS)
+    args.service.serve(listeners, server, &stop)
 }

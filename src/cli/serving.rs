@@ -1,14 +1,18 @@
 //! What the servers share: flags about clients, and how signals stop them.
 
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::listen::ListenArgs;
+use super::logs::LogArgs;
 use super::signals::{self, Signals};
 use super::values::{self, Limit};
 use super::{Error, SUCCESS};
-use crate::server::{Limits, Stop};
+use crate::server::{self, Handler, Limits, Stop};
 
 /// The flags of every server about its clients.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,6 +29,39 @@ pub struct ClientArgs {
     pub grace: Duration,
 }
 
+/// The flags of every async server.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServiceArgs {
+    /// Where it listens.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+
+    /// How it treats its clients.
+    #[command(flatten)]
+    pub crowd: CrowdArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+impl ServiceArgs {
+    /// A client that takes nothing for so long is dropped.
+    pub fn write_timeout(&self) -> Option<Duration> {
+        self.crowd.clients.write_timeout.0
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// A worker cannot be started.
+    pub fn serve<H: Handler>(&self, listeners: Vec<TcpListener>, server: Arc<H>, stop: &Stop) -> Result<u8, Error> {
+        let limits = Limits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace };
+        server::serve(listeners, server, &limits, stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
+        Ok(SUCCESS)
+    }
+}
+
 /// The flags of a server of many clients.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Clients")]
@@ -36,13 +73,6 @@ pub struct CrowdArgs {
     /// The flags of every server.
     #[command(flatten)]
     pub clients: ClientArgs,
-}
-
-impl CrowdArgs {
-    /// What [`crate::server::serve`] wants to know of them.
-    pub fn limits(&self) -> Limits {
-        Limits { max_clients: self.max_clients.get(), grace: self.clients.grace }
-    }
 }
 
 /// For the end of the workers when everybody has been reset.

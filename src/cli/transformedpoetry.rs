@@ -8,13 +8,12 @@ use std::sync::Arc;
 use clap::Parser;
 
 use super::bars::Screen;
-use super::listen::{ListenArgs, announce};
-use super::logs::{LogArgs, Style};
-use super::serving::{CrowdArgs, stop_on};
+use super::listen::announce;
+use super::logs::Style;
+use super::serving::{ServiceArgs, stop_on};
 use super::signals::Signals;
 use super::values::Limit;
 use super::{Error, SUCCESS, open_files, values};
-use crate::server;
 use crate::server::transform::{Limits, TransformServer};
 use crate::transform;
 
@@ -44,13 +43,7 @@ pub struct Args {
     idle_timeout: Limit,
 
     #[command(flatten)]
-    listen: ListenArgs,
-
-    #[command(flatten)]
-    crowd: CrowdArgs,
-
-    #[command(flatten)]
-    logs: LogArgs,
+    service: ServiceArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -83,21 +76,19 @@ fn run(args: &Args) -> Result<u8, Error> {
     if args.list {
         return list().map(|()| SUCCESS);
     }
-    args.logs.init(Style::Journal, &Screen::default())?;
+    args.service.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
-    let listeners = args.listen.bind_shared()?;
+    let listeners = args.service.listen.bind_shared()?;
     let signals = Signals::block(&[]);
-    let stop = stop_on(signals, args.crowd.clients.grace, |_| {})?;
+    let stop = stop_on(signals, args.service.crowd.clients.grace, |_| {})?;
     announce("Serving transforms", &listeners[0])?;
     let server = TransformServer::new(Limits {
         max_length: args.max_length.get(),
         idle_timeout: args.idle_timeout.0,
-        write_timeout: args.crowd.clients.write_timeout.0,
+        write_timeout: args.service.write_timeout(),
         keep_alive: args.keep_alive,
     });
-    server::serve(listeners, Arc::new(server), &args.crowd.limits(), &stop)
-        .map_err(|error| Error::cannot("start", "a worker", &error))?;
-    Ok(SUCCESS)
+    args.service.serve(listeners, Arc::new(server), &stop)
 }
 
 /// Every transform with what it does, a line each.

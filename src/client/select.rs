@@ -33,6 +33,7 @@ use socket2::{Domain, Socket, Type};
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
 use super::{Errand, Failure, READ_SIZE};
+use crate::reason::is_for_later;
 
 pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
     let mut resolver = Resolver::new()?;
@@ -319,10 +320,6 @@ impl Poem {
             Err(error) => Err(Failure::Read(error)),
         }
     }
-}
-
-fn is_for_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A connect(2) that does not wait. The second value tells whether the connection stands already.

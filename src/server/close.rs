@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use crate::reason::is_for_later;
+
 /// How long a polite close waits for the peer to close its side.
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How much a polite close reads from a peer that keeps talking.
@@ -37,7 +39,7 @@ pub fn politely(mut stream: &TcpStream) -> io::Result<()> {
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => drain.discard(n),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) if is_for_later(&error) => {}
             Err(error) => return Err(error),
         }
     }

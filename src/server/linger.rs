@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Place;
 use super::close::Drain;
+use crate::reason::is_for_later;
 
 /// Bounds of the time from the end of the stream to the first look.
 const SOONEST: Duration = Duration::from_millis(2);
@@ -132,7 +133,7 @@ impl Parting {
                 self.drain.discard(n);
                 false
             }
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Err(error) => !is_for_later(&error),
         }
     }
 

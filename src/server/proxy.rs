@@ -33,7 +33,7 @@ use crate::address::Address;
 use crate::cache::{Answer, Cache, Policy};
 use crate::flight::{Flight, Next, Reader, Writer};
 use crate::poem::Poem;
-use crate::reason::{lock, reason};
+use crate::reason::{is_for_later, lock, reason};
 use crate::timing::{human, micros};
 
 /// What one read from upstream asks for.
@@ -299,7 +299,7 @@ impl Handler for ProxyServer {
         if let Source::Memory { poem, sent } = &mut source {
             match send_now(socket, poem.bytes(), true) {
                 Ok(n) => *sent = n,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if is_for_later(&error) => {}
                 Err(error) => {
                     self.shared.tell(&Visit { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
                     return Err(error);
@@ -350,11 +350,12 @@ impl ProxyServer {
                             send_some(stream, limit, send).await?;
                         }
                         // Who has nothing of the new poem yet can still be given the old one.
-                        Next::Failed(_) if reader.taken() == 0 && fallback.is_some() => {
-                            let poem = fallback.take().unwrap_or_else(|| Vec::new().into());
-                            (visit.role, visit.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
-                        }
-                        Next::Failed(why) => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
+                        Next::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {
+                            Some(poem) => {
+                                (visit.role, visit.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
+                            }
+                            None => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
+                        },
                     }
                 }
             }

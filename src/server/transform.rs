@@ -20,6 +20,7 @@ use tracing::warn;
 use super::wait::{read_some, send_some};
 use super::{Greeting, Handler, Peer};
 use crate::netstring::{self, Codec, Outgoing};
+use crate::reason::is_for_later;
 use crate::transform::{self, Refusal};
 
 /// What a read asks for.
@@ -192,10 +193,6 @@ impl Handler for TransformServer {
             }
         }
     }
-}
-
-fn is_for_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// The codec's error as it was before it had to be an [`io::Error`].

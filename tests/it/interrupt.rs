@@ -4,11 +4,14 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, mpsc};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use crate::harness::{CLIENTS, FullQueue, Running, Server, contents, path_of, program, read_out, refusing_port};
+use crate::harness::{
+    CLIENTS, FullQueue, Running, Server, contents, path_of, program, read_out, refusing_port, send_whole,
+};
 
 /// Interrupts a client when it has said all of `moments`, and returns what it left.
 fn interrupt(client: &str, args: &[&str], moments: &[&str], signal: Signal) -> crate::harness::Finished {
@@ -123,15 +126,21 @@ fn the_end_of_its_terminal_leaves_no_half_file() {
     }
 }
 
+/// A server that sends its poem when told.
+fn when_told() -> (Server, mpsc::Sender<()>) {
+    let (go_on, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let server = Server::start(move |_, stream| {
+        wait.lock().expect("lock").recv().expect("a test");
+        send_whole(stream, b"a poem\n");
+    });
+    (server, go_on)
+}
+
 #[test]
 fn what_nohup_started_outlives_its_terminal() {
     for client in CLIENTS {
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
-        let server = Server::start(move |_, stream| {
-            wait.lock().expect("lock").recv().expect("a test");
-            crate::harness::send_whole(stream, b"a poem\n");
-        });
+        let (server, go_on) = when_told();
         let running = Running::start(Command::new("nohup").arg(path_of(client)).args(["-v", &server.port()]));
         running.hear("connected to");
         running.signal(Signal::SIGHUP);
@@ -144,12 +153,7 @@ fn what_nohup_started_outlives_its_terminal() {
 fn stopped_and_continued_it_goes_on() {
     // SIGSTOP and SIGCONT make blocking calls with a timeout fail with EINTR, see signal(7).
     for client in CLIENTS {
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
-        let server = Server::start(move |_, stream| {
-            wait.lock().expect("lock").recv().expect("a test");
-            crate::harness::send_whole(stream, b"a poem\n");
-        });
+        let (server, go_on) = when_told();
         let running = Running::start(program(client).args(["-v", &server.port()]));
         running.hear("connected to");
         running.signal(Signal::SIGSTOP);
