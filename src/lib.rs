@@ -8,7 +8,8 @@
 //! Values in, values out, no I/O:
 //!
 //! - [`address`]: `10001`, `host:10001`, `[::1]:10001`
-//! - [`pace`]: when to send how much
+//! - [`pace`]: when to send how much, and how it ends: the schedule of a connection
+//! - [`recording`]: what was really sent, line by line, to be replayed
 //! - [`netstring`]: frames that say how long they are
 //! - [`transform`]: ways to change a poem
 //! - [`cache`]: what a caching proxy decides
@@ -40,6 +41,7 @@ pub mod pace;
 pub mod poem;
 pub mod race;
 pub mod reason;
+pub mod recording;
 pub mod server;
 pub mod timing;
 pub mod transform;

@@ -1,23 +1,21 @@
 //! fastpoetry as a program.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::bars::Screen;
+use super::faults::{FaultArgs, Usual};
 use super::listen::announce;
 use super::logs::Style;
-use super::serving::{ServiceArgs, stop_on};
+use super::serving::{self, ServiceArgs, stop_on};
 use super::signals::Signals;
-use super::{Error, open_files, values};
-use crate::pace::Pace;
+use super::{Error, FAILURE, open_files};
 use crate::reason::reason;
 use crate::server::fast::FastServer;
 
@@ -32,15 +30,8 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Trickle: time from one piece to the next [default: 0, or 100ms with --num-bytes]
-    #[arg(long, help_heading = "Pace", value_name = "DURATION")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    delay: Option<Duration>,
-
-    /// Trickle: bytes in a piece [default: all, or 10 with --delay]
-    #[arg(long, help_heading = "Pace", value_name = "SIZE")]
-    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
-    num_bytes: Option<NonZeroUsize>,
+    #[command(flatten)]
+    faults: FaultArgs,
 
     #[command(flatten)]
     service: ServiceArgs,
@@ -75,18 +66,27 @@ fn run(args: &Args) -> Result<u8, Error> {
     let signals = Signals::block(&[Signal::SIGHUP]);
     args.service.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
+    if let Some(status) = args.faults.rehearse(Usual::AtOnce, &args.file)? {
+        return Ok(status);
+    }
+    let serving = format!("Serving {}", args.file.display());
+    if args.faults.never_accept() {
+        return serving::never_accept(&args.service.listen, &serving);
+    }
     let (reload, reloads) = mpsc::channel();
     let stop = stop_on(signals, args.service.crowd.clients.grace, move |_| {
         let _ = reload.send(());
     })?;
 
     let cannot_serve = |error| Error::cannot("serve", args.file.display(), &error);
-    let server = FastServer::new(&args.file, args.pace(), args.service.write_timeout()).map_err(cannot_serve)?;
+    let conduct = args.faults.conduct(Usual::AtOnce)?;
+    let server = FastServer::new(&args.file, conduct, args.service.write_timeout()).map_err(cannot_serve)?;
     let server = Arc::new(server);
     let listeners = args.service.listen.bind_shared()?;
     reload_on(reloads, Arc::clone(&server))?;
-    announce(&format!("Serving {}", args.file.display()), &listeners[0])?;
-    args.service.serve(listeners, server, &stop)
+    announce(&serving, &listeners[0])?;
+    let status = args.service.serve(listeners, Arc::clone(&server), &stop)?;
+    Ok(if server.conduct().is_recorded() { status } else { FAILURE })
 }
 
 fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(), Error> {
@@ -97,18 +97,6 @@ fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(),
     };
     let started = thread::Builder::new().name("reload".to_owned()).spawn(body);
     started.map(|_| ()).map_err(|error| Error::cannot("start", "a thread", &error))
-}
-
-impl Args {
-    /// At once, unless one of the flags asks for a trickle.
-    fn pace(&self) -> Pace {
-        const PIECE: NonZeroUsize = NonZeroUsize::new(10).expect("not zero");
-        const DELAY: Duration = Duration::from_millis(100);
-        match (self.num_bytes, self.delay) {
-            (None, None) => Pace { num_bytes: NonZeroUsize::MAX, delay: Duration::ZERO },
-            (num_bytes, delay) => Pace { num_bytes: num_bytes.unwrap_or(PIECE), delay: delay.unwrap_or(DELAY) },
-        }
-    }
 }
 
 fn reload(server: &FastServer) {

@@ -5,6 +5,7 @@
 
 pub mod bars;
 pub mod fastpoetry;
+pub mod faults;
 pub mod get_poetry;
 pub mod listen;
 pub mod logs;
@@ -15,6 +16,7 @@ pub mod serving;
 pub mod signals;
 pub mod slowpoetry;
 pub mod stdout;
+pub mod tables;
 pub mod transformedpoetry;
 pub mod values;
 
@@ -79,7 +81,7 @@ fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
             let _ = error.print();
             return Error { status: SUCCESS, message: String::new() };
         }
-        Error::usage(one_line(&error.render().to_string()))
+        Error::usage(one_line(&error.render().to_string()) + "; see --help")
     })
 }
 
@@ -91,7 +93,7 @@ fn one_line(error: &str) -> String {
     for tip in paragraphs.filter(|text| text.starts_with("tip: ")) {
         line.push_str(&format!(" ({tip})"));
     }
-    line + "; see --help"
+    line
 }
 
 fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
@@ -120,11 +122,8 @@ mod tests {
     fn an_explanation_in_paragraphs_becomes_one_line() {
         let text = "error: unexpected argument '--dely' found\n\n  tip: a similar argument exists: '--delay'\n\n\
                     Usage: slowpoetry --delay <DURATION> <FILE>\n\nFor more information, try '--help'.\n";
-        assert_eq!(
-            one_line(text),
-            "unexpected argument '--dely' found (tip: a similar argument exists: '--delay'); see --help"
-        );
+        assert_eq!(one_line(text), "unexpected argument '--dely' found (tip: a similar argument exists: '--delay')");
         let text = "error: the following required arguments were not provided:\n  <FILE>\n\nUsage: x\n";
-        assert_eq!(one_line(text), "the following required arguments were not provided: <FILE>; see --help");
+        assert_eq!(one_line(text), "the following required arguments were not provided: <FILE>");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::listen::ListenArgs;
+use super::listen::{ListenArgs, announce};
 use super::logs::LogArgs;
 use super::signals::{self, Signals};
 use super::values::{self, Limit};
@@ -73,6 +73,19 @@ pub struct CrowdArgs {
     /// The flags of every server.
     #[command(flatten)]
     pub clients: ClientArgs,
+}
+
+/// Instead of serving: listens with the shortest queue there is, and accepts nobody, until a signal comes. The queue
+/// takes one connection; all others time out while they connect.
+///
+/// # Errors
+/// As for [`ListenArgs::bind`].
+pub fn never_accept(listen: &ListenArgs, what: &str) -> Result<u8, Error> {
+    let signals = Signals::block(&[]);
+    let listener = listen.bind(0)?;
+    announce(what, &listener)?;
+    signals.wait();
+    Ok(SUCCESS)
 }
 
 /// For the end of the workers when everybody has been reset.

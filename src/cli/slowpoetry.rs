@@ -1,9 +1,8 @@
 //! slowpoetry as a program.
 
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,11 +10,12 @@ use clap::Parser;
 use tracing::info;
 
 use super::bars::Screen;
+use super::faults::{FaultArgs, Usual};
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
-use super::serving::ClientArgs;
+use super::serving::{self, ClientArgs};
 use super::signals::{self, Signals};
-use super::{Error, SUCCESS, open_files, values};
+use super::{Error, FAILURE, SUCCESS, open_files};
 use crate::pace::Pace;
 use crate::poem::Poem;
 use crate::server::slow::{SlowServer, Stopper};
@@ -34,15 +34,8 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Time from one piece to the next
-    #[arg(long, help_heading = "Pace", value_name = "DURATION", default_value = "100ms")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    delay: Duration,
-
-    /// Bytes in a piece
-    #[arg(long, help_heading = "Pace", value_name = "SIZE", default_value = "10")]
-    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
-    num_bytes: NonZeroUsize,
+    #[command(flatten)]
+    faults: FaultArgs,
 
     #[command(flatten)]
     listen: ListenArgs,
@@ -88,16 +81,19 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result<u8, Error> {
     args.logs.init(Style::Journal, &Screen::default())?;
     open_files::raise_limit();
+    if let Some(status) = args.faults.rehearse(Usual::Slow, &args.file)? {
+        return Ok(status);
+    }
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
-    let listener = args.listen.bind(BACKLOG)?;
     let serving = format!("Serving {}", args.file.display());
-    let server = SlowServer {
-        file: args.file,
-        pace: Arc::new(Pace { num_bytes: args.num_bytes, delay: args.delay }),
-        write_timeout: args.patience.write_timeout.0,
-        clients: args.clients,
-    };
-    tell_pace(&server);
+    if args.faults.never_accept() {
+        return serving::never_accept(&args.listen, &serving);
+    }
+    let conduct = args.faults.conduct(Usual::Slow)?;
+    let listener = args.listen.bind(BACKLOG)?;
+    tell_pace(&args.file, &args.faults.pace(Usual::Slow)?);
+    let server =
+        SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = Signals::block(&[]);
     announce(&serving, &listener)?;
@@ -105,21 +101,21 @@ fn run(args: Args) -> Result<u8, Error> {
     stop_on(signals, args.patience.grace, stopper.clone())
         .map_err(|error| Error::cannot("start", "a thread", &error))?;
     server.run(&stopper);
-    Ok(SUCCESS)
+    Ok(if server.conduct.is_recorded() { SUCCESS } else { FAILURE })
 }
 
 /// How long one client will need, as the poem is now.
-fn tell_pace(server: &SlowServer) {
+fn tell_pace(file: &Path, pace: &Pace) {
     // Only a regular file has a length before it is read.
-    let Ok(file) = server.file.metadata() else { return };
+    let Ok(file) = file.metadata() else { return };
     let bytes = if file.is_file() { usize::try_from(file.len()).unwrap_or(usize::MAX) } else { return };
-    let total = server.pace.total(bytes);
+    let total = pace.total(bytes);
     info!(
         bytes,
         total_us = micros(total),
         "A client needs {} for {bytes} bytes in pieces of {}",
         human(total),
-        server.pace.num_bytes
+        pace.num_bytes
     );
 }
 

@@ -1,7 +1,9 @@
 //! Durations, sizes and limits as people write them.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
+
+use crate::pace::CutAt;
 
 /// A time limit of which 0 means *none*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,34 @@ pub fn positive_size(text: &str) -> Result<NonZeroUsize, String> {
     NonZeroUsize::new(bytes).ok_or_else(|| "it must be at least 1".to_owned())
 }
 
+/// A number of bytes a second, not zero, written as a [`positive_size`].
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = positive_size(text)?.get();
+    u64::try_from(bytes).ok().and_then(NonZeroU64::new).ok_or_else(|| "too large for this machine".to_owned())
+}
+
+/// A number of bytes (`100`, `64KiB`, `1M`) or a duration with its unit (`3s`, `1m`).
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn cut_at(text: &str) -> Result<CutAt, String> {
+    let text = text.trim();
+    // m are minutes, as in all durations; M are megabytes.
+    let bytes = parse_size::parse_size(text).ok().filter(|_| !text.ends_with('m'));
+    if let Some(bytes) = bytes.or(text.parse().ok()) {
+        return usize::try_from(bytes).map(CutAt::Bytes).map_err(|_| "too large for this machine".to_owned());
+    }
+    if text.chars().all(|c| c.is_ascii_digit()) {
+        return Err("too large for this machine".to_owned());
+    }
+    duration(text)
+        .map(CutAt::Time)
+        .map_err(|_| "it is a number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +130,19 @@ mod tests {
         }
         for text in ["", "0", "-1", "ten", "10x", "k", "99999999999999999999999"] {
             assert!(positive_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cut_is_at_a_size_or_at_a_time() {
+        for (text, bytes) in [("0", 0), ("100", 100), ("10k", 10_000), ("64KiB", 65_536), ("1M", 1_000_000)] {
+            assert_eq!(cut_at(text), Ok(CutAt::Bytes(bytes)), "{text}");
+        }
+        for (text, millis) in [("500ms", 500), ("3s", 3_000), ("1m", 60_000), ("1m 30s", 90_000), ("1 min", 60_000)] {
+            assert_eq!(cut_at(text), Ok(CutAt::Time(Duration::from_millis(millis))), "{text}");
+        }
+        for text in ["", "-1", "-1s", "ten", "10x", "99999999999999999999999"] {
+            assert!(cut_at(text).is_err(), "{text}");
         }
     }
 }

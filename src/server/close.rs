@@ -1,13 +1,17 @@
-//! The two ways to end a connection: politely, after the whole poem, or abruptly, in the middle of it.
+//! The ways to end a connection: politely, after the whole poem, or abruptly, in the middle of it; or silently, which
+//! is no end.
 //!
 //! To the client the end of the stream (FIN) means *this is the poem*. So a server must take care that the FIN
 //! really gets through, and that it sends none if the poem is not whole.
 
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::reason::is_for_later;
 
@@ -77,6 +81,52 @@ pub fn abruptly(socket: &SockRef<'_>) {
     // Zero linger makes close(2) send RST instead of FIN, see socket(7). Where setting it fails, the connection
     // is gone already.
     let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
+/// Falls silent on a connection. Whether the peer is still there is found out without telling it anything: its side
+/// may be closed, and that may be all that it closed, but to a probe a peer that is gone answers with a reset, a minute
+/// after it left at the latest.
+pub(super) fn silently(socket: &SockRef<'_>) {
+    abruptly(socket);
+    let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
+    // Where setting it fails, the connection is gone already.
+    let _ = socket.set_tcp_keepalive(&probes);
+}
+
+/// Time from one probe of a silent connection to the next.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// Waits until everything that was written is on its way to the peer: a reset now would throw away what is not.
+///
+/// # Errors
+/// The peer is gone, or has not taken it all in that time (`WouldBlock`).
+pub(super) fn await_departure(stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
+    call_when_departed(&SockRef::from(stream))?;
+    let until = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::NONE);
+        if has_departed(stream, timeout)? {
+            return Ok(());
+        }
+        if left == Some(Duration::ZERO) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+    }
+}
+
+/// From now on a socket is writable when nothing is left to be sent, see tcp(7) on TCP_NOTSENT_LOWAT.
+pub(super) fn call_when_departed(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(1)
+}
+
+/// Whether everything is sent on such a socket, or is so within the time.
+pub(super) fn has_departed(socket: &impl AsFd, timeout: PollTimeout) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], timeout) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes [`abruptly`] back: the drop of the socket is an orderly close again.

@@ -4,15 +4,18 @@ use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollTimeout;
+use socket2::SockRef;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 
+use super::conduct::{Conduct, Turn};
 use super::wait::{gone, send_some};
-use super::{Greeting, Handler, Peer, send_now};
-use crate::pace::{Next, Pace, Walk};
+use super::{Greeting, Handler, Peer, close, send_now};
+use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::reason::lock;
 
@@ -24,15 +27,8 @@ const GREETING_PIECES: usize = 16;
 pub struct FastServer {
     file: PathBuf,
     poem: Mutex<Poem>,
-    pace: Arc<Pace>,
+    conduct: Conduct,
     write_timeout: Option<Duration>,
-}
-
-/// A client's way through its poem.
-#[derive(Debug)]
-pub struct Rest {
-    poem: Poem,
-    walk: Walk,
 }
 
 impl FastServer {
@@ -40,9 +36,14 @@ impl FastServer {
     ///
     /// # Errors
     /// The poem cannot be read.
-    pub fn new(file: &Path, pace: Pace, write_timeout: Option<Duration>) -> io::Result<Self> {
+    pub fn new(file: &Path, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
         let poem = Mutex::new(Poem::load(file)?);
-        Ok(Self { file: file.to_owned(), poem, pace: Arc::new(pace), write_timeout })
+        Ok(Self { file: file.to_owned(), poem, conduct, write_timeout })
+    }
+
+    /// How it treats its clients.
+    pub fn conduct(&self) -> &Conduct {
+        &self.conduct
     }
 
     /// Reads the poem again, and returns its length. Clients under way keep the one they began with.
@@ -69,50 +70,91 @@ impl FastServer {
 
 impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
-    type Rest = Box<Rest>;
+    type Rest = Box<Turn>;
 
-    fn greet(&self, socket: &TcpStream, _: Peer) -> io::Result<Greeting<Self::Rest>> {
+    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
-        let poem = self.poem();
-        let mut walk = Walk::start(&self.pace, poem.bytes().len(), now);
+        let mut turn = self.conduct.begin(peer, self.poem(), now);
         // A client that takes its pieces as fast as they come must not keep others waiting.
         for _ in 0..GREETING_PIECES {
-            match walk.next(now) {
-                Next::Close => return Ok(Greeting::Complete),
-                Next::Wait(_) => break,
-                Next::Send(piece) => {
-                    match send_now(socket, &poem.bytes()[piece.clone()], piece.end == poem.bytes().len()) {
-                        Ok(n) => {
-                            walk.sent(n, now);
-                            if n < piece.len() {
-                                break;
-                            }
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
+            match turn.next(now) {
+                // What was sent has to depart first.
+                Next::End(Ending::Rst) if turn.time_left(now).is_none() => break,
+                Next::End(how) => {
+                    self.conduct.ended(&turn, how);
+                    return Ok(Greeting::End(how));
                 }
+                Next::Wait(_) => break,
+                Next::Send(piece) => match send_now(socket, &turn.poem()[piece.clone()], turn.closes_at(piece.end)) {
+                    Ok(n) => {
+                        self.conduct.sent(&mut turn, n, now);
+                        if n < piece.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        self.conduct.lost(&turn);
+                        return Err(error);
+                    }
+                },
             }
         }
-        Ok(Greeting::Rest(Box::new(Rest { poem, walk })))
+        Ok(Greeting::Rest(Box::new(turn)))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut rest: Self::Rest) -> io::Result<()> {
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut turn: Self::Rest) -> io::Result<Ending> {
+        let result = self.give(stream, &mut turn).await;
+        match &result {
+            Ok(how) => self.conduct.ended(&turn, *how),
+            // Given up: it is the server that resets the connection.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.conduct.ended(&turn, Ending::Rst),
+            Err(_) => self.conduct.lost(&turn),
+        }
+        result
+    }
+}
+
+impl FastServer {
+    /// Takes a turn to its end, and returns what that is.
+    async fn give(&self, stream: &tokio::net::TcpStream, turn: &mut Turn) -> io::Result<Ending> {
         loop {
-            match rest.walk.next(Instant::now()) {
-                Next::Close => return Ok(()),
+            let now = Instant::now();
+            match turn.next(now) {
                 Next::Wait(time) => wait(stream, time).await?,
                 Next::Send(piece) => {
                     // A client that takes everything at once must not keep others waiting.
                     consume_budget().await;
-                    let (poem, to_the_end) = (rest.poem.bytes(), piece.end == rest.poem.bytes().len());
-                    let send = || send_now(stream, &poem[piece.clone()], to_the_end);
-                    let sent = send_some(stream, self.write_timeout, send).await?;
-                    rest.walk.sent(sent, Instant::now());
+                    let (bytes, to_the_end) = (&turn.poem()[piece.clone()], turn.closes_at(piece.end));
+                    let sending = send_some(stream, self.write_timeout, || send_now(stream, bytes, to_the_end));
+                    let sent = match turn.time_left(now) {
+                        None => sending.await?,
+                        // In a box, so that only who has to pays for it.
+                        Some(left) => match Box::pin(timeout(left, sending)).await {
+                            Ok(sent) => sent?,
+                            Err(_) => continue,
+                        },
+                    };
+                    self.conduct.sent(turn, sent, Instant::now());
                 }
+                Next::End(Ending::Rst) if turn.time_left(now).is_none() => {
+                    Box::pin(self.departure(stream)).await?;
+                    return Ok(Ending::Rst);
+                }
+                Next::End(how) => return Ok(how),
             }
         }
+    }
+
+    /// Waits until everything that was written is on its way, because a reset would throw away the rest.
+    async fn departure(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+        close::call_when_departed(&SockRef::from(stream))?;
+        let departed = || match close::has_departed(stream, PollTimeout::ZERO)? {
+            true => Ok(0),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        send_some(stream, self.write_timeout, departed).await.map(|_| ())
     }
 }
 

@@ -16,11 +16,16 @@
 //!
 //! A socket is registered with the runtime only when something has to be waited for: most poems fit into the
 //! socket's buffer, and registering costs more than sending them.
+//!
+//! Both poem servers, the blocking and the async one, treat their clients as a [`conduct`] has it: how fast, and
+//! with which faults. Only for these does a server end a connection in another way than the polite one.
 
 pub mod close;
+pub mod conduct;
 pub mod fast;
 mod linger;
 pub mod proxy;
+pub mod recorder;
 pub mod slow;
 pub mod transform;
 mod wait;
@@ -47,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
+use crate::pace::Ending;
 use crate::reason::reason;
 use linger::Lingering;
 
@@ -72,19 +78,23 @@ pub trait Handler: Send + Sync + 'static {
     /// The client is gone, or cannot be served: it is reset.
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>>;
 
-    /// Does the rest, as a task of its own. If the server has to stop before it is done, it is dropped and the client
-    /// reset.
+    /// Does the rest, as a task of its own, and returns how the connection is to end. If the server has to stop before
+    /// it is done, it is dropped and the client reset.
     ///
     /// # Errors
     /// The client is gone, or given up: it is reset.
-    fn serve(&self, stream: &tokio::net::TcpStream, rest: Self::Rest) -> impl Future<Output = io::Result<()>> + Send;
+    fn serve(
+        &self,
+        stream: &tokio::net::TcpStream,
+        rest: Self::Rest,
+    ) -> impl Future<Output = io::Result<Ending>> + Send;
 }
 
 /// How far a [`Handler`] got without waiting.
 #[derive(Debug)]
 pub enum Greeting<R> {
-    /// Everything is said: the connection is closed politely.
-    Complete,
+    /// Everything is said.
+    End(Ending),
     /// There is more to do.
     Rest(R),
 }
@@ -270,7 +280,7 @@ async fn accept<H: Handler>(
                     match acceptfrom_with(listener.get_ref().as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                         Ok((socket, peer)) => {
                             let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                            welcome(socket.into(), peer, place, shared, tasks, lingering);
+                            welcome(socket.into(), peer, place, shared, tasks, lingering, stop);
                         }
                         Err(error) if error == Errno::AGAIN => {
                             ready.clear_ready();
@@ -310,50 +320,77 @@ fn welcome<H: Handler>(
     shared: &Arc<Shared<H>>,
     tasks: &TaskTracker,
     lingering: &mut Lingering,
+    stop: &Stop,
 ) {
     let name = Peer(peer);
     debug!(peer = %name, "Somebody at {name} wants poetry!");
-    match shared.handler.greet(&socket, name) {
-        Ok(Greeting::Complete) => {
+    let rest = match shared.handler.greet(&socket, name) {
+        Ok(Greeting::End(Ending::Fin)) => {
             shared.served.fetch_add(1, Relaxed);
-            lingering.add(socket, place);
+            return lingering.add(socket, place);
         }
-        Ok(Greeting::Rest(rest)) => {
-            if H::A_PART_LOOKS_WHOLE {
-                // From here on, to be dropped means to be reset, until everything is said.
-                close::abruptly(&SockRef::from(&socket));
-            }
-            let stream = match tokio::net::TcpStream::from_std(socket) {
-                Ok(stream) => stream,
-                Err(error) => return shared.lose(name, &error),
-            };
-            let count = shared;
-            let shared = Arc::clone(shared);
-            let span = debug_span!("client", peer = %name);
-            let task = async move {
-                let result = shared.handler.serve(&stream, rest).await;
-                shared.under_way.fetch_sub(1, Relaxed);
-                match result {
-                    Ok(()) => {
-                        shared.served.fetch_add(1, Relaxed);
-                        if H::A_PART_LOOKS_WHOLE {
-                            close::not_abruptly(&SockRef::from(&stream));
-                        }
-                        linger::close(&stream).await;
-                    }
-                    Err(error) => {
-                        close::abruptly(&SockRef::from(&stream));
-                        shared.lose(name, &error);
-                    }
-                }
-                drop(place);
-            };
-            count.under_way.fetch_add(1, Relaxed);
-            tasks.spawn(task.instrument(span));
+        Ok(Greeting::End(Ending::Rst)) => {
+            shared.served.fetch_add(1, Relaxed);
+            return close::abruptly(&SockRef::from(&socket));
         }
+        Ok(Greeting::End(Ending::Hang)) => None,
+        Ok(Greeting::Rest(rest)) => Some(rest),
         Err(error) => {
             close::abruptly(&SockRef::from(&socket));
-            shared.lose(name, &error);
+            return shared.lose(name, &error);
+        }
+    };
+    if H::A_PART_LOOKS_WHOLE {
+        // From here on, to be dropped means to be reset, until everything is said.
+        close::abruptly(&SockRef::from(&socket));
+    }
+    let stream = match tokio::net::TcpStream::from_std(socket) {
+        Ok(stream) => stream,
+        Err(error) => return shared.lose(name, &error),
+    };
+    let count = shared;
+    let (shared, closing) = (Arc::clone(shared), stop.closing.clone());
+    let span = debug_span!("client", peer = %name);
+    let task = async move {
+        let result = match rest {
+            Some(rest) => shared.handler.serve(&stream, rest).await,
+            None => Ok(Ending::Hang),
+        };
+        shared.under_way.fetch_sub(1, Relaxed);
+        match result {
+            Ok(how) => {
+                shared.served.fetch_add(1, Relaxed);
+                if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
+                    close::not_abruptly(&SockRef::from(&stream));
+                }
+                end(&stream, how, &closing).await;
+            }
+            Err(error) => {
+                close::abruptly(&SockRef::from(&stream));
+                shared.lose(name, &error);
+            }
+        }
+        drop(place);
+    };
+    count.under_way.fetch_add(1, Relaxed);
+    tasks.spawn(task.instrument(span));
+}
+
+/// Ends a connection on which everything is said.
+async fn end(stream: &tokio::net::TcpStream, how: Ending, closing: &CancellationToken) {
+    match how {
+        Ending::Fin => linger::close(stream).await,
+        Ending::Rst => close::abruptly(&SockRef::from(stream)),
+        Ending::Hang => {
+            close::silently(&SockRef::from(stream));
+            // When the server stops, it has nothing to finish. In a box, so that it takes no room elsewhere.
+            Box::pin(async {
+                tokio::select! {
+                    _ = wait::gone(stream) => {}
+                    () = closing.cancelled() => {}
+                }
+            })
+            .await;
         }
     }
 }

@@ -32,6 +32,7 @@ use super::{Greeting, Handler, Peer, close, send_now};
 use crate::address::Address;
 use crate::cache::{Answer, Cache, Policy};
 use crate::flight::{Flight, Next, Reader, Writer};
+use crate::pace::Ending;
 use crate::poem::Poem;
 use crate::reason::{is_for_later, lock, reason};
 use crate::timing::{human, micros};
@@ -310,15 +311,15 @@ impl Handler for ProxyServer {
         let visit = Visit { peer, since, role, source };
         if complete {
             self.shared.tell(&visit, &Ok(()));
-            return Ok(Greeting::Complete);
+            return Ok(Greeting::End(Ending::Fin));
         }
         Ok(Greeting::Rest(Box::new(visit)))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut visit: Self::Rest) -> io::Result<()> {
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut visit: Self::Rest) -> io::Result<Ending> {
         let result = self.deliver(stream, &mut visit).await;
         self.shared.tell(&visit, &result);
-        result.map_err(|lost| match lost {
+        result.map(|()| Ending::Fin).map_err(|lost| match lost {
             Lost::Client(error) => error,
             Lost::Upstream(_) => io::ErrorKind::ConnectionAborted.into(),
         })

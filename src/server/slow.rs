@@ -1,6 +1,7 @@
 //! The deliberately blocking server: one thread, one client at a time, the others wait in the listen queue.
 
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,8 @@ use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
 use super::close;
-use crate::pace::{Next, Pace, Walk};
+use super::conduct::{Conduct, Turn};
+use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::reason::{lock, reason};
 use crate::timing::{human, micros};
@@ -23,8 +25,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct SlowServer {
     /// Opened afresh for every client.
     pub file: PathBuf,
-    /// When to send how much.
-    pub pace: Arc<Pace>,
+    /// When to send how much, and with which faults.
+    pub conduct: Conduct,
     /// A client that takes nothing for so long is dropped; it may take up to twice as long if it took something
     /// in between. `None`: never.
     pub write_timeout: Option<Duration>,
@@ -47,11 +49,22 @@ struct Shared {
 struct State {
     closing: bool,
     aborting: bool,
+    /// The client being served.
     client: Option<Arc<TcpStream>>,
+    /// Nothing will be sent to it any more, although it waits.
+    hanging: bool,
 }
 
-/// How a transfer ended before its end.
-enum Cut {
+impl State {
+    fn reset_client(&mut self) {
+        if let Some(client) = self.client.take() {
+            close::reset_now(&client);
+        }
+    }
+}
+
+/// Why a transfer did not come to the end it was to have.
+enum Lost {
     Gone(io::Error),
     Stalled(Duration),
     Aborted,
@@ -69,7 +82,12 @@ impl Stopper {
     /// Closes the door: whoever comes now, or waits in the queue, is refused. The client being served is served to
     /// the end.
     pub fn close(&self) {
-        self.0.lock().closing = true;
+        let mut state = self.0.lock();
+        state.closing = true;
+        if state.hanging {
+            state.reset_client();
+        }
+        drop(state);
         // On a listening socket this ends the listening, and an accept(2) that waits.
         let _ = SockRef::from(&self.0.listener).shutdown(std::net::Shutdown::Both);
         self.0.changed.notify_all();
@@ -80,9 +98,8 @@ impl Stopper {
         self.close();
         let mut state = self.0.lock();
         state.aborting = true;
-        if let Some(client) = state.client.take() {
-            close::reset_now(&client);
-        }
+        state.reset_client();
+        drop(state);
         self.0.changed.notify_all();
     }
 }
@@ -99,6 +116,33 @@ impl Shared {
         !state.aborting
     }
 
+    /// The client being served is served.
+    fn leave(&self) {
+        let mut state = self.lock();
+        (state.client, state.hanging) = (None, false);
+    }
+
+    /// Says nothing to a client until it leaves or the server stops; whether it may still be there, because it has only
+    /// closed its side.
+    fn hang(&self, mut client: &TcpStream) -> bool {
+        close::silently(&SockRef::from(client));
+        {
+            let mut state = self.lock();
+            if state.closing {
+                return false;
+            }
+            state.hanging = true;
+        }
+        let mut buffer = [0; 4 * 1024];
+        loop {
+            match client.read(&mut buffer) {
+                Ok(0) => return !self.lock().closing,
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return false,
+                _ => {}
+            }
+        }
+    }
+
     /// Sleeps, unless `over` is or becomes true.
     fn sleep(&self, duration: Duration, over: impl Fn(&State) -> bool) {
         let wait = self.changed.wait_timeout_while(self.lock(), duration, |state| !over(state));
@@ -111,11 +155,12 @@ impl SlowServer {
     pub fn run(&self, stopper: &Stopper) {
         let shared = &stopper.0;
         let mut served = 0;
+        let mut silent = Silent::default();
         while self.clients.is_none_or(|clients| served < clients) && !shared.lock().closing {
             match shared.listener.accept() {
                 Ok((stream, peer)) => {
                     served += 1;
-                    self.serve(stream, peer, shared);
+                    self.serve(stream, peer, shared, &mut silent);
                 }
                 Err(_) if shared.lock().closing => {}
                 Err(error) => {
@@ -126,7 +171,7 @@ impl SlowServer {
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared, silent: &mut Silent) {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
         close::abruptly(&SockRef::from(&stream));
@@ -138,88 +183,124 @@ impl SlowServer {
             Ok(poem) => poem,
             Err(error) => {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
-                shared.lock().client = None;
+                self.conduct.refuse(peer, start);
+                shared.leave();
                 return;
             }
         };
-        let mut sent = 0;
-        let result = self.send(&stream, &poem, start, shared, &mut sent);
-        let (all, elapsed) = (poem.bytes().len(), start.elapsed());
-        tell(peer, sent, all, elapsed, &result);
-        if result.is_ok()
-            && let Err(error) = close::politely(&stream)
-        {
-            debug!(%peer, "Closing the connection to {peer}: {}", reason(&error));
+        let mut turn = self.conduct.begin(peer, poem, start);
+        let result = self.send(&stream, &mut turn, shared);
+        match &result {
+            Ok(how) => self.conduct.ended(&turn, *how),
+            Err(Lost::Gone(_)) => self.conduct.lost(&turn),
+            Err(Lost::Stalled(_) | Lost::Aborted) => self.conduct.ended(&turn, Ending::Rst),
         }
-        shared.lock().client = None;
+        tell(peer, &turn, start.elapsed(), &result);
+        match result {
+            Ok(Ending::Fin) => {
+                if let Err(error) = close::politely(&stream) {
+                    debug!(%peer, "Closing the connection to {peer}: {}", reason(&error));
+                }
+            }
+            Ok(Ending::Hang) => {
+                if shared.hang(&stream) {
+                    silent.keep(Arc::clone(&stream));
+                }
+            }
+            Ok(Ending::Rst) | Err(_) => {}
+        }
+        shared.leave();
     }
 
-    /// Walks the schedule of one connection; `sent` counts the bytes the kernel took.
-    fn send(
-        &self,
-        mut stream: &TcpStream,
-        poem: &Poem,
-        start: Instant,
-        shared: &Shared,
-        sent: &mut usize,
-    ) -> Result<(), Cut> {
-        let cut = |error: io::Error| match error.kind() {
-            _ if shared.lock().aborting => Cut::Aborted,
-            io::ErrorKind::WouldBlock => Cut::Stalled(self.write_timeout.unwrap_or_default()),
-            _ => Cut::Gone(error),
+    /// Takes a turn to its end, and returns what that is.
+    fn send(&self, mut stream: &TcpStream, turn: &mut Turn, shared: &Shared) -> Result<Ending, Lost> {
+        let lost = |error: io::Error| match error.kind() {
+            _ if shared.lock().aborting => Lost::Aborted,
+            io::ErrorKind::WouldBlock => Lost::Stalled(self.write_timeout.unwrap_or_default()),
+            _ => Lost::Gone(error),
         };
-        stream.set_nodelay(true).map_err(cut)?;
-        stream.set_write_timeout(self.write_timeout).map_err(cut)?;
-        let mut walk = Walk::start(&self.pace, poem.bytes().len(), start);
+        stream.set_nodelay(true).map_err(lost)?;
+        stream.set_write_timeout(self.write_timeout).map_err(lost)?;
         loop {
             if shared.lock().aborting {
-                return Err(Cut::Aborted);
+                return Err(Lost::Aborted);
             }
-            match walk.next(Instant::now()) {
+            let now = Instant::now();
+            let left = turn.time_left(now);
+            match turn.next(now) {
                 Next::Wait(time) => shared.sleep(time, |state| state.aborting),
                 Next::Send(piece) => {
                     debug!("Sending {} bytes", piece.len());
-                    match stream.write(&poem.bytes()[piece]) {
-                        Ok(n) => {
-                            *sent += n;
-                            walk.sent(n, Instant::now());
-                        }
+                    if let Some(left) = left {
+                        let limit = self.write_timeout.map_or(left, |limit| limit.min(left));
+                        stream.set_write_timeout(Some(limit)).map_err(lost)?;
+                    }
+                    match stream.write(&turn.poem()[piece.clone()]) {
+                        Ok(n) => self.conduct.sent(turn, n, Instant::now()),
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            match super::send_now(stream, &poem.bytes()[*sent..][..1], false) {
-                                Ok(n) => {
-                                    *sent += n;
-                                    walk.sent(n, Instant::now());
-                                }
-                                Err(_) => return Err(cut(error)),
+                            match super::send_now(stream, &turn.poem()[piece][..1], false) {
+                                Ok(n) => self.conduct.sent(turn, n, Instant::now()),
+                                Err(_) if left.is_some_and(|left| now.elapsed() >= left) => {}
+                                Err(_) => return Err(lost(error)),
                             }
                         }
-                        Err(error) => return Err(cut(error)),
+                        Err(error) => return Err(lost(error)),
                     }
                 }
-                Next::Close => return Ok(()),
+                Next::End(Ending::Rst) if left.is_none() => {
+                    close::await_departure(stream, self.write_timeout).map_err(lost)?;
+                    return Ok(Ending::Rst);
+                }
+                Next::End(how) => return Ok(how),
             }
         }
     }
 }
 
+/// Connections on which the server hangs although their clients have closed their side: they may be there still, but
+/// to wait for them would hold up all others.
+#[derive(Default)]
+struct Silent(VecDeque<Arc<TcpStream>>);
+
+impl Silent {
+    /// More would cost descriptors that clients need.
+    const MOST: usize = 100;
+
+    fn keep(&mut self, stream: Arc<TcpStream>) {
+        self.0.retain(|stream| matches!(stream.take_error(), Ok(None)));
+        if self.0.len() == Self::MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(stream);
+    }
+}
+
 /// The summary of one transfer.
-fn tell(peer: SocketAddr, sent: usize, all: usize, elapsed: Duration, result: &Result<(), Cut>) {
+fn tell(peer: SocketAddr, turn: &Turn, elapsed: Duration, result: &Result<Ending, Lost>) {
     let time = human(elapsed);
-    let elapsed_us = micros(elapsed);
+    let (bytes, all, elapsed_us) = (turn.bytes_sent(), turn.poem().len(), micros(elapsed));
     match result {
-        Ok(()) => info!(%peer, bytes = sent, elapsed_us, "Sent {sent} bytes to {peer} in {time}"),
-        Err(Cut::Gone(error)) => {
+        Ok(Ending::Fin) if bytes == all => info!(%peer, bytes, elapsed_us, "Sent {bytes} bytes to {peer} in {time}"),
+        Ok(how) => {
+            let how = match how {
+                Ending::Fin => "Ended",
+                Ending::Rst => "Reset",
+                Ending::Hang => "Silent to",
+            };
+            info!(%peer, bytes, elapsed_us, "{how} {peer} after {bytes} of {all} bytes in {time}, as planned");
+        }
+        Err(Lost::Gone(error)) => {
             let why = reason(error);
-            info!(%peer, bytes = sent, elapsed_us, "{peer} went away after {sent} of {all} bytes in {time}: {why}");
+            info!(%peer, bytes, elapsed_us, "{peer} went away after {bytes} of {all} bytes in {time}: {why}");
         }
-        Err(Cut::Stalled(limit)) => {
+        Err(Lost::Stalled(limit)) => {
             let limit = humantime::format_duration(*limit);
-            warn!(%peer, bytes = sent, elapsed_us, "Dropped {peer} after {sent} of {all} bytes: it took none for {limit}");
+            warn!(%peer, bytes, elapsed_us, "Dropped {peer} after {bytes} of {all} bytes: it took none for {limit}");
         }
-        Err(Cut::Aborted) => {
-            warn!(%peer, bytes = sent, elapsed_us, "Reset {peer} after {sent} of {all} bytes: stopping");
+        Err(Lost::Aborted) => {
+            warn!(%peer, bytes, elapsed_us, "Reset {peer} after {bytes} of {all} bytes: stopping");
         }
     }
 }

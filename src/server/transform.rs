@@ -20,6 +20,7 @@ use tracing::warn;
 use super::wait::{read_some, send_some};
 use super::{Greeting, Handler, Peer};
 use crate::netstring::{self, Codec, Outgoing};
+use crate::pace::Ending;
 use crate::reason::is_for_later;
 use crate::transform::{self, Refusal};
 
@@ -137,7 +138,7 @@ impl Handler for TransformServer {
         let heard = BUFFER
             .with_borrow_mut(|buffer| socket.read(buffer).inspect(|&n| talk.arrived.extend_from_slice(&buffer[..n])));
         match heard {
-            Ok(0) => return Ok(Greeting::Complete),
+            Ok(0) => return Ok(Greeting::End(Ending::Fin)),
             Ok(_) => {}
             Err(error) if is_for_later(&error) => return Ok(Greeting::Rest(talk)),
             Err(error) => return Err(error),
@@ -151,7 +152,7 @@ impl Handler for TransformServer {
             Ok(reply) => Outgoing::new(reply),
             Err(refused) => {
                 tell(peer, &refused);
-                return Ok(Greeting::Complete);
+                return Ok(Greeting::End(Ending::Fin));
             }
         };
         match socket.write_vectored(&reply.unsent()) {
@@ -160,13 +161,13 @@ impl Handler for TransformServer {
             Err(error) => return Err(error),
         }
         if reply.is_sent() && !self.limits.keep_alive {
-            return Ok(Greeting::Complete);
+            return Ok(Greeting::End(Ending::Fin));
         }
         talk.reply = Some(reply);
         Ok(Greeting::Rest(talk))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut talk: Self::Rest) -> io::Result<()> {
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut talk: Self::Rest) -> io::Result<Ending> {
         loop {
             if let Some(mut reply) = talk.reply.take() {
                 while !reply.is_sent() {
@@ -178,7 +179,7 @@ impl Handler for TransformServer {
                     reply.sent(sent);
                 }
                 if !self.limits.keep_alive {
-                    return Ok(());
+                    return Ok(Ending::Fin);
                 }
                 // A client that has asked for much at once must not keep others waiting.
                 consume_budget().await;
@@ -187,9 +188,9 @@ impl Handler for TransformServer {
                 Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
                 Some(Err(refused)) => {
                     tell(Peer(stream.peer_addr().ok()), &refused);
-                    return Ok(());
+                    return Ok(Ending::Fin);
                 }
-                None => return Ok(()),
+                None => return Ok(Ending::Fin),
             }
         }
     }

@@ -1,0 +1,255 @@
+//! TOML tables as command lines: a key is a flag without its dashes. What a program takes, a file takes, too.
+//!
+//! ```text
+//! --delay 5ms --num-bytes 10          delay = "5ms"
+//!                                     num-bytes = 10
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::error::ContextKind;
+use clap::{Arg, ArgAction, Command};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Error, one_line};
+
+/// A file of tables, which knows how to say what is wrong on which of its lines.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    text: String,
+}
+
+/// A table, and where in its file it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    file: &'a File,
+    at: usize,
+    entries: &'a DeTable<'a>,
+}
+
+impl File {
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not UTF-8.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    /// What is in the file, to be looked at as a [`table`](Self::table).
+    ///
+    /// # Errors
+    /// It is not TOML.
+    pub fn parse(&self) -> Result<Spanned<DeTable<'_>>, Error> {
+        DeTable::parse(&self.text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            self.wrong(at, error.message())
+        })
+    }
+
+    /// The whole of what [`parse`](Self::parse) found.
+    pub fn table<'a>(&'a self, parsed: &'a Spanned<DeTable<'a>>) -> Table<'a> {
+        Table { file: self, at: 0, entries: parsed.get_ref() }
+    }
+
+    /// `FILE:LINE: what is wrong`.
+    fn wrong(&self, at: usize, what: &str) -> Error {
+        let line = self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        Error::usage(format!("{}:{line}: {what}", self.path.display()))
+    }
+}
+
+impl<'a> Table<'a> {
+    /// That something is wrong with this key, or with the whole table if it does not have it.
+    pub fn wrong(&self, key: &str, what: &str) -> Error {
+        self.file.wrong(self.entries.get_key_value(key).map_or(self.at, |(key, _)| key.span().start), what)
+    }
+
+    /// Checks that there are no keys but these.
+    ///
+    /// # Errors
+    /// There is another one.
+    pub fn only(&self, known: &[&str]) -> Result<(), Error> {
+        match self.entries.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
+            None => Ok(()),
+            Some(key) => {
+                let known = known.join(", ");
+                Err(self.file.wrong(key.span().start, &format!("unknown key '{}'; known are {known}", key.get_ref())))
+            }
+        }
+    }
+
+    /// The table in this one that has this name, if there is one.
+    ///
+    /// # Errors
+    /// There is something else of this name.
+    pub fn table(&self, key: &str) -> Result<Option<Table<'a>>, Error> {
+        self.entries.get(key).map(|value| self.inner(key, value)).transpose()
+    }
+
+    /// The tables of this name: `[[key]]`, any number of times.
+    ///
+    /// # Errors
+    /// There is something else of this name.
+    pub fn tables(&self, key: &str) -> Result<Vec<Table<'a>>, Error> {
+        match self.entries.get(key).map(Spanned::get_ref) {
+            None => Ok(Vec::new()),
+            Some(DeValue::Array(values)) => values.iter().map(|value| self.inner(key, value)).collect(),
+            Some(_) => Err(self.wrong(key, &format!("'{key}' is not a list of tables: write [[{key}]]"))),
+        }
+    }
+
+    fn inner(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Result<Table<'a>, Error> {
+        match value.get_ref() {
+            DeValue::Table(entries) => Ok(Table { file: self.file, at: value.span().start, entries }),
+            _ => Err(self.wrong(key, &format!("'{key}' is not a table"))),
+        }
+    }
+
+    /// The table without some of its keys, as a command line of these arguments.
+    ///
+    /// # Errors
+    /// A key is unknown or its value makes no sense, as on a command line.
+    pub fn args<A: clap::Args>(&self, without: &[&str]) -> Result<A, Error> {
+        let mut command = A::augment_args(Command::new("table").no_binary_name(true).disable_help_flag(true));
+        command.build();
+        let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);
+        for (key, value) in self.entries.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref())) {
+            let key = key.get_ref().as_ref();
+            let arg = command.get_arguments().find(|arg| name(arg) == key).ok_or_else(|| {
+                let mut known: Vec<&str> = command.get_arguments().map(name).chain(without.iter().copied()).collect();
+                known.sort_unstable();
+                self.wrong(key, &format!("unknown key '{key}'; known are {}", known.join(", ")))
+            })?;
+            let values = match value.get_ref() {
+                DeValue::Array(values) => values.iter().map(Spanned::get_ref).collect(),
+                value => vec![value],
+            };
+            for value in values {
+                let Some(word) = word(arg, value).map_err(|what| self.wrong(key, &format!("{key}: {what}")))? else {
+                    continue;
+                };
+                if arg.is_positional() { last_words.push(word) } else { words.push(word) }
+            }
+        }
+        words.append(&mut last_words);
+        let matches = command.clone().try_get_matches_from(words);
+        matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| self.explain(&command, &error))
+    }
+
+    /// What clap says about flags, said about keys.
+    fn explain(&self, command: &Command, error: &clap::Error) -> Error {
+        let mut text = one_line(&error.render().to_string());
+        let culprit = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+        let mut found = "";
+        for arg in command.get_arguments() {
+            let flag = arg.to_string();
+            text = text.replace(&flag, name(arg));
+            if culprit == flag {
+                found = name(arg);
+            }
+        }
+        self.wrong(found, &text)
+    }
+}
+
+/// The key of an argument.
+fn name(arg: &Arg) -> &str {
+    arg.get_long().unwrap_or_else(|| arg.get_id().as_str())
+}
+
+/// A value as a word of a command line; none for a switch that is off.
+fn word(arg: &Arg, value: &DeValue<'_>) -> Result<Option<String>, String> {
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    let text = match value {
+        DeValue::Boolean(on) if is_switch => return Ok(on.then(|| format!("--{}", name(arg)))),
+        _ if is_switch => return Err(format!("it must be true or false, but its type is {}", value.type_str())),
+        DeValue::String(text) => text.to_string(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+            .map_err(|_| "the number is too large".to_owned())?
+            .to_string(),
+        DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+            return Err(format!("it must be a string or a number, but its type is {}", value.type_str()));
+        }
+    };
+    Ok(Some(if arg.is_positional() { text } else { format!("--{}={text}", name(arg)) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, clap::Args)]
+    struct Args {
+        file: String,
+        #[arg(long)]
+        count: Option<u8>,
+        #[arg(long, conflicts_with = "count")]
+        rate: Option<f64>,
+        #[arg(long, requires = "rate")]
+        well_done: bool,
+        #[arg(long)]
+        names: Vec<String>,
+    }
+
+    fn file(text: &str) -> File {
+        File { path: "x.toml".into(), text: text.to_owned() }
+    }
+
+    fn args(text: &str) -> Result<Args, String> {
+        let file = file(text);
+        let parsed = file.parse().map_err(|error| error.message)?;
+        file.table(&parsed).args(&["ignored"]).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn keys_are_flags() {
+        let parsed =
+            args("file = '-x'\nrate = 0.5\nwell-done = true\nnames = ['a', 'b=c', '--d']\nignored = 1979-05-27");
+        let names = ["a", "b=c", "--d"].map(str::to_owned).to_vec();
+        let expected = Args { file: "-x".to_owned(), count: None, rate: Some(0.5), well_done: true, names };
+        assert_eq!(parsed, Ok(expected));
+        assert_eq!(args("file = 'x'\ncount = 0x10\nwell-done = false").map(|args| args.count), Ok(Some(16)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, expected) in [
+            (
+                "file = 'x'\n\ncuont = 1",
+                "x.toml:3: unknown key 'cuont'; known are count, file, ignored, names, rate, well-done",
+            ),
+            ("file = 'x'\ncount = 'ten'", "x.toml:2: invalid value 'ten' for 'count': invalid digit found in string"),
+            ("file = 'x'\ncount = 256", "x.toml:2: invalid value '256' for 'count': 256 is not in 0..=255"),
+            ("file = 'x'\ncount = true", "x.toml:2: count: it must be a string or a number, but its type is boolean"),
+            ("file = 'x'\nwell-done = 1", "x.toml:2: well-done: it must be true or false, but its type is integer"),
+            ("file = 'x'\ncount = 1\nrate = 2", "x.toml:2: the argument 'count' cannot be used with 'rate'"),
+            ("\nwell-done = true\nfile = 'x'", "x.toml:1: the following required arguments were not provided: rate"),
+            ("count = 1", "x.toml:1: the following required arguments were not provided: file"),
+            ("file = 'x'\ncount = 1\ncount = 2", "x.toml:3: duplicate key"),
+            ("file = \n", "x.toml:1: string values must be quoted, expected literal string"),
+        ] {
+            assert_eq!(args(text), Err(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn tables_within_tables_know_their_lines() {
+        let file = file("[[a]]\nx = 1\n[[a]]\ny = 2\n[b]\nz = 3\n");
+        let parsed = file.parse().expect("TOML");
+        let whole = file.table(&parsed);
+        let tables = whole.tables("a").expect("tables");
+        assert_eq!(tables.len(), 2);
+        assert_eq!(tables[1].only(&["x"]).expect_err("y").message, "x.toml:4: unknown key 'y'; known are x");
+        assert_eq!(tables[1].wrong("x", "no x").message, "x.toml:3: no x");
+        assert!(whole.table("b").expect("a table").is_some() && whole.table("c").expect("none").is_none());
+        assert_eq!(whole.table("a").expect_err("a list").message, "x.toml:1: 'a' is not a table");
+        assert_eq!(whole.tables("b").expect_err("one").message, "x.toml:5: 'b' is not a list of tables: write [[b]]");
+    }
+}
