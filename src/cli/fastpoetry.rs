@@ -22,7 +22,7 @@ use crate::server::fast::FastServer;
 /// Give out a poem to any number of clients at once: an async server
 ///
 /// The poem is read once and shared by all clients. With --delay or --num-bytes it trickles, like slowpoetry, but
-/// to thousands of clients at once.
+/// to thousands of clients at once. The faults are those of slowpoetry, too.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {

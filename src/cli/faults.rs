@@ -69,38 +69,37 @@ enum How {
 
 /// The flags about misbehaviour.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Faults")]
 pub struct FaultArgs {
     #[command(flatten)]
     pace: PaceArgs,
 
     /// Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Faults", value_name = "N")]
     seed: Option<u64>,
 
     /// Reset the first N connections at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Faults", value_name = "N")]
     fail_first: Option<NonZeroU64>,
 
     /// Listen with the shortest queue, and accept nobody: further connects time out
-    #[arg(long, conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script", "record", "replay", "rehearse"])]
+    #[arg(long, help_heading = "Faults", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script", "record", "replay", "rehearse"])]
     #[arg(conflicts_with = "backlog")]
     never_accept: bool,
 
     /// What happens to connection 1, 2, 3, ... and to all others, as a TOML file has it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at"])]
+    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at"])]
     script: Option<PathBuf>,
 
     /// Write down what is really sent to whom and when, a line of JSON for each event
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Faults", value_name = "FILE")]
     record: Option<PathBuf>,
 
     /// Treat each connection as it was once recorded, and begin again after the last
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script"])]
+    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script"])]
     replay: Option<PathBuf>,
 
     /// Print what the first N connections would get, as a recording, and exit
-    #[arg(long, value_name = "N", conflicts_with = "record")]
+    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record")]
     rehearse: Option<u64>,
 }
 

@@ -26,7 +26,8 @@ const BACKLOG: u32 = 128;
 
 /// Give out a poem slowly, to one client at a time: a deliberately blocking server
 ///
-/// While a client is served, all others wait in the listen queue.
+/// While a client is served, all others wait in the listen queue. The pace and the faults are part of the command
+/// line; everything about a connection follows from them, its number, and a seed.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
@@ -59,6 +60,8 @@ Examples:
       Ten bytes every tenth of a second
   slowpoetry --port 10001 --num-bytes 30 --delay 10ms poetry/science.txt
       Thirty bytes every hundredth
+  slowpoetry --fail-first 2 --cut-at 100 --cut hang poetry/science.txt
+      Two resets, and then a hundred bytes and silence for everybody
   slowpoetry --clients 1 poetry/sera.txt
       One client on any free port, then exit
 
@@ -91,11 +94,11 @@ fn run(args: Args) -> Result<u8, Error> {
     }
     let conduct = args.faults.conduct(Usual::Slow)?;
     let listener = args.listen.bind(BACKLOG)?;
+    // Not sooner: a name that is slow to resolve can be interrupted.
+    let signals = Signals::block(&[]);
     tell_pace(&args.file, &args.faults.pace(Usual::Slow)?);
     let server =
         SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
-    // Not sooner: a name that is slow to resolve can be interrupted.
-    let signals = Signals::block(&[]);
     announce(&serving, &listener)?;
     let stopper = Stopper::new(listener);
     stop_on(signals, args.patience.grace, stopper.clone())

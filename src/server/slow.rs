@@ -3,10 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
@@ -228,7 +232,7 @@ impl SlowServer {
             let now = Instant::now();
             let left = turn.time_left(now);
             match turn.next(now) {
-                Next::Wait(time) => shared.sleep(time, |state| state.aborting),
+                Next::Wait(time) => pause(stream, time).map_err(lost)?,
                 Next::Send(piece) => {
                     debug!("Sending {} bytes", piece.len());
                     if let Some(left) = left {
@@ -256,6 +260,17 @@ impl SlowServer {
                 Next::End(how) => return Ok(how),
             }
         }
+    }
+}
+
+/// Sleeps, unless the connection is reset by the client, or [`Stopper::abort`].
+fn pause(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    // With no events asked for, there are errors to be told of and nothing else, see poll(2).
+    let mut socket = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    match ppoll(&mut socket, Some(TimeSpec::from_duration(time)), None) {
+        Ok(0) | Err(Errno::EINTR) => Ok(()),
+        Ok(_) => Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())),
+        Err(error) => Err(error.into()),
     }
 }
 

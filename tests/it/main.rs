@@ -4,6 +4,7 @@ mod arguments;
 mod contract;
 mod failures;
 mod fastpoetry;
+mod faults;
 mod harness;
 mod interrupt;
 mod library;

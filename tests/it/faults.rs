@@ -1,0 +1,505 @@
+//! Misbehaviour on demand: what is asked for happens, exactly and again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use regex_lite::Regex;
+use serde_json::Value;
+
+use crate::harness::{CLIENTS, Service, contents, eventually, large_poem, poem_file, program, read_out, run};
+use crate::schema::violations;
+
+/// Both take the same flags.
+const SERVERS: [&str; 2] = ["slowpoetry", "fastpoetry"];
+
+fn serve(server: &str, args: &[&str], file: &Path) -> Service {
+    Service::start(program(server).args(args).arg(file))
+}
+
+fn science() -> std::path::PathBuf {
+    poem_file("science.txt")
+}
+
+/// A trouble of the cookbook: what is typed, and what is seen.
+struct Recipe {
+    server: Vec<String>,
+    queue: bool,
+    client: Vec<String>,
+    seen: Vec<String>,
+}
+
+/// The recipe under this heading of docs/faults.md.
+fn recipe(heading: &str) -> Recipe {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/faults.md")).expect("the page");
+    let section = page.split("\n## ").find(|section| section.lines().next() == Some(heading));
+    let section = section.unwrap_or_else(|| panic!("no heading '{heading}'"));
+    let block = section.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let (typed, seen): (Vec<&str>, Vec<&str>) = block.lines().partition(|line| line.starts_with("$ "));
+    let words = |program: &str| {
+        let line = typed.iter().find_map(|line| line.strip_prefix(&format!("$ {program} ")));
+        let words = line.unwrap_or_else(|| panic!("no {program} under '{heading}'")).split(' ');
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    Recipe {
+        server: words("slowpoetry"),
+        queue: typed.contains(&"$ nc 127.0.0.1 10000 &"),
+        client: words("get-poetry"),
+        seen: seen.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// A message without what differs from run to run.
+fn in_general(line: &str, port: &str) -> String {
+    let took = Regex::new(r" in \d+(s|ms|us)( \d+(ms|us|s))*$").expect("a pattern");
+    took.replace(&line.replace(port, "10000"), " in TIME").into_owned()
+}
+
+/// Does as the cookbook says, with both servers and all clients; what is seen must be what the page shows.
+fn cook(heading: &str) {
+    let recipe = &recipe(heading);
+    let expected: Vec<String> = recipe.seen.iter().map(|line| in_general(line, "10000")).collect();
+    let succeeds = recipe.seen.last().expect("a tally").starts_with("Got 1 poem");
+    thread::scope(|scope| {
+        for (server, client) in SERVERS.into_iter().flat_map(|server| CLIENTS.map(|client| (server, client))) {
+            let expected = &expected;
+            scope.spawn(move || {
+                let args = recipe.server.iter().map(|word| if word == "10000" { "0" } else { word });
+                let directory = env!("CARGO_MANIFEST_DIR");
+                let service = Service::start(program(server).args(args).current_dir(directory));
+                let _first = recipe.queue.then(|| service.connect());
+                let port = service.port();
+                let finished = run(client, recipe.client.iter().map(|word| if word == "10000" { &port } else { word }));
+                let seen: Vec<String> = finished.stderr.lines().map(|line| in_general(line, &port)).collect();
+                assert_eq!(&seen, expected, "{client} with {server}");
+                assert_eq!(finished.code(), i32::from(!succeeds), "{client} with {server}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_slow_first_byte() {
+    cook("1. A slow first byte");
+}
+
+#[test]
+fn a_slow_body() {
+    cook("2. A slow body");
+}
+
+#[test]
+fn a_stall() {
+    cook("3. A stall");
+}
+
+#[test]
+fn a_reset_in_the_middle() {
+    cook("4. A reset in the middle");
+}
+
+#[test]
+fn truncated_but_polite() {
+    cook("5. Truncated, but polite");
+}
+
+#[test]
+fn refused_twice_then_fine() {
+    cook("6. Refused twice, then fine");
+}
+
+#[test]
+fn a_full_queue() {
+    cook("7. A full queue");
+}
+
+#[test]
+fn one_byte_a_second() {
+    cook("8. One byte a second");
+}
+
+#[test]
+fn bursts() {
+    cook("9. Bursts");
+}
+
+#[test]
+fn jitter() {
+    cook("10. Jitter");
+}
+
+#[test]
+fn a_script_is_followed_connection_by_connection() {
+    cook("One after the other: scripts");
+}
+
+#[test]
+fn one_retry_too_few_is_a_failure_and_attempts_are_counted() {
+    for client in CLIENTS {
+        for (retries, attempts, status) in [("2", 3, "ok"), ("1", 2, "reset")] {
+            let service = serve("fastpoetry", &["--fail-first", "2"], &science());
+            let finished = run(client, ["--json", "--retries", retries, &service.port()]);
+            let report: Value = serde_json::from_slice(&finished.stdout).expect("a report");
+            let task = &report["tasks"][0];
+            assert_eq!((&task["attempts"], &task["status"]), (&attempts.into(), &status.into()), "{client}: {report}");
+        }
+    }
+}
+
+/// What the first connections would get.
+fn rehearse(server: &str, args: &[&str]) -> (String, String) {
+    let mut all = args.to_vec();
+    let science = science();
+    all.push(science.to_str().expect("UTF-8"));
+    let finished = run(server, all);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    (String::from_utf8(finished.stdout).expect("UTF-8"), finished.stderr)
+}
+
+const JITTERED: [&str; 6] = ["--delay", "20ms", "--num-bytes", "50", "--jitter", "15ms"];
+
+#[test]
+fn a_seed_is_the_same_in_every_run_of_both_servers() {
+    let args = [&JITTERED[..], &["--rehearse", "3", "--seed", "7"]].concat();
+    let (first, _) = rehearse("slowpoetry", &args);
+    for _ in 0..50 {
+        for server in SERVERS {
+            assert_eq!(rehearse(server, &args).0, first);
+        }
+    }
+    let connection = |number: u32| {
+        let prefix = format!("{{\"connection\":{number},");
+        first.lines().filter_map(|line| line.strip_prefix(&prefix)).collect::<Vec<_>>()
+    };
+    assert!(connection(1).len() > 10);
+    assert_ne!(connection(1), connection(2));
+    assert_ne!(connection(2), connection(3));
+}
+
+#[test]
+fn a_seed_chosen_by_itself_is_logged_and_draws_the_same_again() {
+    let args = [&JITTERED[..], &["--rehearse", "2"]].concat();
+    for server in SERVERS {
+        let (first, log) = rehearse(server, &args);
+        let seed = log.trim_end().rsplit("--seed ").next().expect("a seed").to_owned();
+        let (again, _) = rehearse(server, &[&args[..], &["--seed", &seed]].concat());
+        assert_eq!(first, again, "{log}");
+    }
+}
+
+/// The pieces of each connection of a recording (microseconds, bytes), and how it ended.
+fn recorded(path: &Path) -> BTreeMap<u64, (Vec<(u64, u64)>, String)> {
+    let mut connections = BTreeMap::<u64, (Vec<(u64, u64)>, String)>::new();
+    for line in fs::read_to_string(path).expect("a recording").lines() {
+        let entry: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(violations("recording.schema.json", &entry), [""; 0], "{line}");
+        let number = |key: &str| entry[key].as_u64().expect("a number");
+        let known = connections.entry(number("connection")).or_default();
+        match entry["event"].as_str().expect("a word") {
+            "accept" => assert_eq!(number("at_us"), 0),
+            "send" => known.0.push((number("at_us"), number("bytes"))),
+            end => known.1 = end.to_owned(),
+        }
+    }
+    connections
+}
+
+#[test]
+fn what_is_recorded_is_what_was_sent_and_is_sent_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (first, second) = (directory.path().join("1.jsonl"), directory.path().join("2.jsonl"));
+    let (first_name, second_name) = (first.to_str().expect("UTF-8"), second.to_str().expect("UTF-8"));
+    let poem = fs::read(science()).expect("the poem");
+    for (recording, replaying) in [SERVERS, [SERVERS[1], SERVERS[0]]].map(|[one, other]| (one, other)) {
+        let service = serve(recording, &[&JITTERED[..], &["--record", first_name]].concat(), &science());
+        for _ in 0..2 {
+            assert_eq!(service.fetch().expect("a poem"), poem);
+        }
+        assert_eq!(service.stop().code(), 0);
+        let service = serve(replaying, &["--replay", first_name, "--record", second_name], &science());
+        for _ in 0..3 {
+            assert_eq!(service.fetch().expect("a poem"), poem);
+        }
+        assert_eq!(service.stop().code(), 0);
+        let (first, second) = (recorded(&first), recorded(&second));
+        assert_eq!((first.len(), second.len()), (2, 3));
+        // The third is the first once more.
+        for (number, original) in [(1, 1), (2, 2), (3, 1)] {
+            let ((was, was_end), (is, is_end)) = (&first[&original], &second[&number]);
+            assert_eq!((was_end.as_str(), is_end.as_str()), ("fin", "fin"));
+            let bytes = |pieces: &[(u64, u64)]| pieces.iter().map(|piece| piece.1).collect::<Vec<_>>();
+            assert_eq!(bytes(is), bytes(was));
+            // Never early; and how late is a matter of the machine, but not for all of them.
+            let late: Vec<u64> = is.iter().zip(was).map(|(is, was)| is.0.checked_sub(was.0).expect("early")).collect();
+            let mut sorted = late.clone();
+            sorted.sort_unstable();
+            assert!(sorted[sorted.len() / 2] < 5_000, "{late:?}");
+        }
+    }
+}
+
+#[test]
+fn a_recording_names_the_client_and_every_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for server in SERVERS {
+        let path = directory.path().join(server);
+        let script = directory.path().join("script.toml");
+        fs::write(
+            &script,
+            "[[connection]]\nfail = true\n[[connection]]\ncut-at = 9\ncut = 'fin'\n\
+            [[connection]]\ncut-at = 9\ncut = 'hang'\n[[connection]]\ncut-at = 99\n[others]\ndelay = '1h'\n",
+        )
+        .expect("written");
+        let args = ["--script", script.to_str().expect("UTF-8"), "--record", path.to_str().expect("UTF-8")];
+        let service = serve(server, &args, &science());
+        assert_eq!(service.fetch().expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(service.fetch().expect("a short poem").len(), 9);
+        for bytes in [9, 99, 10] {
+            let mut stream = service.connect();
+            stream.read_exact(&mut vec![0; bytes]).expect("bytes");
+            // The last one is slow enough to be left, and hard enough to be told.
+            let address = stream.local_addr().expect("an address").to_string();
+            if bytes == 10 {
+                crate::harness::reset(stream);
+            }
+            eventually("the client is named", || fs::read_to_string(&path).expect("a recording").contains(&address));
+        }
+        eventually("all have ended", || recorded(&path).get(&5).is_some_and(|(_, end)| !end.is_empty()));
+        let ends: Vec<String> = recorded(&path).into_values().map(|(_, end)| end).collect();
+        assert_eq!(ends, ["rst", "fin", "hang", "rst", "gone"], "{server}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_ends_the_recording_and_not_the_server() {
+    for server in SERVERS {
+        let service = serve(server, &["--num-bytes", "1k", "--record", "/dev/full"], &science());
+        for _ in 0..2 {
+            assert_eq!(service.fetch().expect("a poem").len(), 653);
+        }
+        let finished = service.stop();
+        assert_eq!(finished.code(), 1, "{finished:?}");
+        let complaints = finished.stderr.matches("Cannot write /dev/full: no space left on device").count();
+        assert_eq!(complaints, 1, "{finished:?}");
+    }
+}
+
+#[test]
+fn a_cut_at_bytes_delivers_them_all_and_no_more() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let poem = large_poem(directory.path());
+    for server in SERVERS {
+        for cut in ["rst", "fin", "hang"] {
+            let args = ["--cut-at", "3000001", "--cut", cut, "--num-bytes", "1M", "--delay", "0"];
+            let service = serve(server, &args, &poem);
+            let mut stream = service.connect();
+            let mut buffer = vec![0; 3_000_001];
+            stream.read_exact(&mut buffer).expect("so many bytes");
+            stream.set_read_timeout(Some(Duration::from_millis(50))).expect("an option");
+            let end = stream.read(&mut buffer).map_err(|error| error.kind());
+            let expected = match cut {
+                "rst" => Err(io::ErrorKind::ConnectionReset),
+                "fin" => Ok(0),
+                _ => Err(io::ErrorKind::WouldBlock),
+            };
+            if cut == "hang" {
+                assert_eq!(end, expected, "{server}");
+            } else {
+                // The end may be a moment later than the bytes.
+                stream.set_read_timeout(None).expect("an option");
+                let end = end.or_else(|kind| match kind {
+                    io::ErrorKind::WouldBlock => stream.read(&mut buffer).map_err(|error| error.kind()),
+                    kind => Err(kind),
+                });
+                assert_eq!(end, expected, "{server}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_at_a_time_does_not_wait_for_a_client_that_takes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let poem = large_poem(directory.path());
+    for server in SERVERS {
+        let record = directory.path().join(server);
+        let pace = ["--num-bytes", "100M", "--delay", "0", "--cut-at", "300ms"];
+        let service = serve(server, &[&pace[..], &["--record", record.to_str().expect("UTF-8")]].concat(), &poem);
+        let stream = service.connect();
+        eventually("the cut", || recorded(&record).get(&1).is_some_and(|(_, end)| end == "rst"));
+        let text = fs::read_to_string(&record).expect("a recording");
+        let last: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+        let at = last["at_us"].as_u64().expect("a number");
+        // Before the write timeout, by far.
+        assert!((300_000..20_000_000).contains(&at), "{last}");
+        assert_eq!(read_out(stream).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn silence_is_for_ever_even_for_a_client_that_has_closed_its_side_and_holds_up_nothing() {
+    for server in SERVERS {
+        let args = ["--cut-at", "9", "--cut", "hang", "--num-bytes", "9", "--grace", "1h"];
+        let service = serve(server, &args, &science());
+        let hung: Vec<TcpStream> = (0..3)
+            .map(|_| {
+                let mut stream = service.connect();
+                // Without this, slowpoetry has no time for the next one.
+                stream.shutdown(Shutdown::Write).expect("half-closed");
+                stream.read_exact(&mut [0; 9]).expect("nine bytes");
+                stream
+            })
+            .collect();
+        let mut waiting = service.connect();
+        waiting.read_exact(&mut [0; 9]).expect("nine bytes");
+        for mut stream in hung {
+            stream.set_read_timeout(Some(Duration::from_millis(20))).expect("an option");
+            assert_eq!(stream.read(&mut [0; 9]).expect_err("silence").kind(), io::ErrorKind::WouldBlock, "{server}");
+        }
+        let start = Instant::now();
+        service.signal(Signal::SIGTERM);
+        assert_eq!(service.finish().code(), 0);
+        assert!(start.elapsed() < Duration::from_secs(30), "{server}");
+        assert_eq!(waiting.read(&mut [0; 9]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset, "{server}");
+    }
+}
+
+#[test]
+fn nobody_is_accepted_and_a_signal_ends_that() {
+    for server in SERVERS {
+        let service = serve(server, &["--never-accept"], &science());
+        assert!(service.line.starts_with("Serving "), "{}", service.line);
+        let mut queued = service.connect();
+        let finished = run("get-poetry", ["--connect-timeout", "300ms", "--json", &service.port()]);
+        let report: Value = serde_json::from_slice(&finished.stdout).expect("a report");
+        assert_eq!(report["tasks"][0]["status"], "timeout", "{report}");
+        assert_eq!(service.stop().code(), 0);
+        assert_eq!(queued.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let recording = directory.path().join("r.jsonl");
+    fs::write(&recording, "{\"connection\":1,\"at_us\":0,\"event\":\"accept\"}\n").expect("written");
+    let recording = recording.to_str().expect("UTF-8");
+    let poem = science();
+    let poem = poem.to_str().expect("UTF-8");
+    for server in SERVERS {
+        for (args, parts) in [
+            (vec!["--rate", "1k", "--delay", "1s"], vec!["--rate", "--delay"]),
+            (vec!["--rate", "0"], vec!["--rate", "at least 1"]),
+            (vec!["--cut", "rst"], vec!["--cut-at"]),
+            (vec!["--cut-at", "9", "--cut", "scissors"], vec!["scissors", "--cut"]),
+            (vec!["--cut-at", "soon"], vec!["soon", "--cut-at"]),
+            (vec!["--fail-first", "0"], vec!["--fail-first"]),
+            (vec!["--fail-first", "1", "--script", "x"], vec!["--fail-first", "--script"]),
+            (vec!["--cut-at", "1", "--script", "x"], vec!["--cut-at", "--script"]),
+            (vec!["--replay", "x", "--delay", "1s"], vec!["--replay", "--delay"]),
+            (vec!["--replay", "x", "--script", "x"], vec!["--replay", "--script"]),
+            (vec!["--replay", "x", "--seed", "1"], vec!["--replay", "--seed"]),
+            (vec!["--replay", recording, "--record", recording], vec!["cannot record into", "which is replayed"]),
+            (vec!["--never-accept", "--rate", "1"], vec!["--never-accept", "--rate"]),
+            (vec!["--never-accept", "--record", "x"], vec!["--never-accept", "--record"]),
+            (vec!["--never-accept", "--backlog", "5"], vec!["--never-accept", "--backlog"]),
+            (vec!["--seed", "1"], vec!["--jitter"]),
+            (vec!["--seed", "x", "--jitter", "1ms"], vec!["--seed", "x"]),
+            (vec!["--jitter", "1ms", "--delay", "0"], vec!["no delay that jitter could vary"]),
+            (vec!["--rehearse", "1", "--record", "x"], vec!["--rehearse", "--record"]),
+        ] {
+            let finished = run(server, [&args[..], &[poem]].concat());
+            let complaint = finished.complaint();
+            for part in parts {
+                assert!(complaint.contains(part), "{args:?}: no '{part}' in: {complaint}");
+            }
+            assert_eq!((finished.code(), finished.stdout.len()), (2, 0), "{server} {args:?}: {complaint}");
+        }
+        let jitter_of_nothing = run(server, ["--jitter", "1ms", poem, "--rehearse", "1"]);
+        assert_eq!(jitter_of_nothing.code(), if server == "slowpoetry" { 0 } else { 2 }, "{jitter_of_nothing:?}");
+    }
+    assert_eq!(contents(directory.path()).len(), 1, "nothing was written");
+}
+
+#[test]
+fn what_is_wrong_with_a_script_is_named_by_file_line_and_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("script.toml");
+    let poem = science();
+    for (text, complaint) in [
+        ("[[connection]]\nrate = '1k'\ndelay = '1s'", ":3: the argument 'delay' cannot be used with 'rate'"),
+        ("[[connection]]\n\ncut = 'rst'", ":1: the following required arguments were not provided: cut-at"),
+        (
+            "[[connection]]\ncut-at = 5\ncut = 'axe'",
+            ":3: invalid value 'axe' for 'cut' [possible values: fin, rst, hang]",
+        ),
+        ("[others]\ntimes = 2", ":2: unknown key 'times'; known are cut, cut-at, delay,"),
+        ("[[connection]]\nfail = 'yes'", ":2: fail: it must be true or false, but its type is string"),
+        ("[[connection]]\ntimes = 0", ":2: invalid value '0' for 'times'"),
+        ("[[connection]]\nfail = true\ndelay = 1", ":2: the argument 'fail' cannot be used with: delay"),
+        ("conection = 1", ":1: unknown key 'conection'; known are connection, others, seed"),
+        ("[connection]\nfail = true", ":1: 'connection' is not a list of tables: write [[connection]]"),
+        ("others = 3", ":1: 'others' is not a table"),
+        ("seed = 1", ":1: seed: there is no jitter whose draws it could fix"),
+        ("\n\n[[connection", ":3: "),
+    ] {
+        fs::write(&path, text).expect("written");
+        for server in SERVERS {
+            let finished = run(server, ["--script".as_ref(), path.as_os_str(), poem.as_os_str()]);
+            let expected = format!("{server}: {}{complaint}", path.display());
+            assert!(finished.complaint().starts_with(&expected), "{}\n{expected}", finished.complaint());
+            assert_eq!((finished.code(), finished.stdout.len()), (2, 0), "{finished:?}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_not_there_or_are_no_recordings_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let poem = science();
+    let poem = poem.to_str().expect("UTF-8");
+    let missing = directory.path().join("missing/file");
+    let missing = missing.to_str().expect("UTF-8");
+    let odd = directory.path().join("odd.jsonl");
+    fs::write(&odd, "{\"connection\":1,\"at_us\":0,\"event\":\"accept\"}\npoetry\n").expect("written");
+    let odd = odd.to_str().expect("UTF-8");
+    let empty = directory.path().join("empty.jsonl");
+    fs::write(&empty, "").expect("written");
+    let empty = empty.to_str().expect("UTF-8");
+    for server in SERVERS {
+        for (args, code, complaint) in [
+            (["--script", missing], 1, format!("cannot read {missing}: no such file or directory")),
+            (["--replay", missing], 1, format!("cannot read {missing}: no such file or directory")),
+            (["--record", missing], 1, format!("cannot write {missing}: no such file or directory")),
+            (["--replay", odd], 2, format!("{odd}:2: expected value")),
+            (["--replay", empty], 2, format!("{empty}: there is no connection to replay")),
+        ] {
+            let finished = run(server, [&args[..], &[poem]].concat());
+            assert_eq!(finished.complaint(), format!("{server}: {complaint}"));
+            assert_eq!((finished.code(), finished.stdout.len()), (code, 0), "{finished:?}");
+        }
+    }
+}
+
+#[test]
+fn the_script_of_the_page_is_what_the_page_says() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.toml");
+    let (text, _) = rehearse("fastpoetry", &["--rehearse", "5", "--script", script.to_str().expect("UTF-8")]);
+    let ends: Vec<&str> = text.lines().filter(|line| !line.contains("accept") && !line.contains("send")).collect();
+    assert_eq!(
+        ends,
+        [
+            r#"{"connection":1,"at_us":0,"event":"rst"}"#,
+            r#"{"connection":2,"at_us":0,"event":"hang"}"#,
+            r#"{"connection":3,"at_us":206530,"event":"fin"}"#,
+            r#"{"connection":4,"at_us":206530,"event":"fin"}"#,
+            r#"{"connection":5,"at_us":0,"event":"fin"}"#,
+        ]
+    );
+}
