@@ -5,6 +5,7 @@ mod contract;
 mod failures;
 mod fastpoetry;
 mod harness;
+mod help;
 mod interrupt;
 mod library;
 mod outputs;
