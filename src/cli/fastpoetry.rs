@@ -48,9 +48,11 @@ Examples:
   fastpoetry --port 2222 --delay 1s --num-bytes 1 poetry/science.txt
       A tarpit
 
-SIGHUP reads the poem again; clients under way keep the one they began with. SIGINT (Ctrl-C) and SIGTERM stop it:
-new clients are refused, those being served finish within the grace time or are reset. A second signal resets
-them at once.
+Signals:
+  SIGHUP reads the poem again; clients under way keep the one they began with.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped

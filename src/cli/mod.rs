@@ -25,9 +25,10 @@ use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Command, CommandFactory, Parser};
 
+use crate::client::Model;
 use crate::reason::reason;
 
 /// All well.
@@ -74,7 +75,7 @@ pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, 
 }
 
 fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
-    let matches = A::command().name(program).bin_name(program).try_get_matches();
+    let matches = command::<A>(program).try_get_matches();
     matches.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             // Whoever closes the pipe has read enough.
@@ -83,6 +84,27 @@ fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
         }
         Error::usage(one_line(&error.render().to_string()) + "; see --help")
     })
+}
+
+/// The command line of every program: what `--help` says, and manuals and completions are made from.
+///
+/// The text after the options has a line for each paragraph. One at the margin that ends with a colon begins a
+/// section, in which every line is indented by two spaces; what explains such a line follows it after two spaces or
+/// more, or stands below, indented by six. Paragraphs in no section belong to the description.
+pub fn commands() -> Vec<Command> {
+    let mut commands = vec![
+        command::<slowpoetry::Args>("slowpoetry"),
+        command::<fastpoetry::Args>("fastpoetry"),
+        command::<poetry_proxy::Args>("poetry-proxy"),
+        command::<transformedpoetry::Args>("transformedpoetry"),
+        command::<poetry_race::Args>("poetry-race"),
+    ];
+    commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
+    commands
+}
+
+fn command<A: CommandFactory>(program: &'static str) -> Command {
+    A::command().name(program).bin_name(program)
 }
 
 /// clap explains itself in paragraphs: what is wrong, tips, usage, and where to find help.

@@ -77,11 +77,15 @@ Examples:
   poetry-proxy --ttl 10s --stale-while-revalidate 1m 10000
       Nobody waits but the first
 
-The log has a line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or
-ABORT (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
+Log:
+  A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
+(left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
 
-SIGHUP forgets the poem. SIGUSR1 logs the totals. SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused,
-those being served finish within the grace time or are reset. A second signal resets them at once.
+Signals:
+  SIGHUP forgets the poem. SIGUSR1 logs the totals.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped

@@ -65,7 +65,8 @@ Examples:
   slowpoetry --clients 1 poetry/sera.txt
       One client on any free port, then exit
 
-SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, the one being served is finished within the grace
+Signals:
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, the one being served is finished within the grace \
 time or else reset. A second signal resets it at once.
 
 Exit status:

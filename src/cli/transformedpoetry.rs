@@ -59,8 +59,9 @@ Examples:
   get-poetry --transform shout --via 11000 10000
       A poem through it
 
-SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time or
-are reset. A second signal resets them at once.
+Signals:
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped, or listed

@@ -86,19 +86,3 @@ fn a_log_filter_that_makes_no_sense() {
         assert_eq!(finished.code(), 2);
     }
 }
-
-#[test]
-fn every_program_explains_itself() {
-    for name in CLIENTS.into_iter().chain(["slowpoetry"]) {
-        let long = run(name, ["--help"]);
-        let text = String::from_utf8(long.stdout).expect("UTF-8");
-        for part in ["Usage: ", "Examples:", "Exit status:", name] {
-            assert!(text.contains(part), "{name}: no {part} in {text}");
-        }
-        assert_eq!((long.status.code(), long.stderr.as_str()), (Some(0), ""));
-        let short = run(name, ["-h"]);
-        assert!(short.stdout.len() < text.len(), "{name}: -h is the shorter one");
-        let version = String::from_utf8(run(name, ["--version"]).stdout).expect("UTF-8");
-        assert_eq!(version, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
-    }
-}

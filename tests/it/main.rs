@@ -6,6 +6,7 @@ mod failures;
 mod fastpoetry;
 mod faults;
 mod harness;
+mod help;
 mod interrupt;
 mod library;
 mod outputs;
