@@ -187,12 +187,12 @@ impl FaultArgs {
         self.never_accept
     }
 
-    /// How all connections are treated that no script speaks of.
-    ///
-    /// # Errors
-    /// The flags contradict each other.
-    pub fn pace(&self, usual: Usual) -> Result<Pace, Error> {
-        self.pace.pace(usual).map_err(|why| Error::usage(format!("{why}; see --help")))
+    /// The pace of all connections, if they are all alike to the end.
+    pub fn steady_pace(&self, usual: Usual) -> Option<Pace> {
+        let pace = self.pace.pace(usual).ok()?;
+        let is_steady = pace.jitter.is_zero() && pace.cut.is_none();
+        let is_alone = self.script.is_none() && self.replay.is_none() && self.fail_first.is_none();
+        (is_steady && is_alone).then_some(pace)
     }
 
     /// How a server is to treat its clients; begins the recording, if there is to be one.
@@ -235,7 +235,7 @@ impl FaultArgs {
         }
         let mut script = match &self.script {
             Some(path) => Script::read(path, &self.pace, usual)?,
-            None => Script::new(self.pace(usual)?),
+            None => Script::new(self.pace.pace(usual).map_err(in_flags)?),
         };
         if let Some(times) = self.fail_first {
             script.first.push((times, Pace::failure()));
@@ -293,7 +293,7 @@ impl Script {
                 let args: PaceArgs = table.args(&[])?;
                 args.over(base).pace(usual).map_err(|why| table.wrong("jitter", &why))?
             }
-            None => base.pace(usual).map_err(|why| Error::usage(format!("{why}; see --help")))?,
+            None => base.pace(usual).map_err(in_flags)?,
         };
         let script = Self { seed, first, others };
         if seed.is_some() && !script.has_jitter() {
@@ -305,6 +305,10 @@ impl Script {
     fn has_jitter(&self) -> bool {
         self.first.iter().map(|(_, pace)| pace).chain([&self.others]).any(|pace| !pace.jitter.is_zero())
     }
+}
+
+fn in_flags(why: String) -> Error {
+    Error::usage(why + "; see --help")
 }
 
 fn replay(path: &Path) -> Result<Plan, Error> {

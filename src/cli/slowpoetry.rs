@@ -97,7 +97,9 @@ fn run(args: Args) -> Result<u8, Error> {
     let listener = args.listen.bind(BACKLOG)?;
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = Signals::block(&[]);
-    tell_pace(&args.file, &args.faults.pace(Usual::Slow)?);
+    if let Some(pace) = args.faults.steady_pace(Usual::Slow) {
+        tell_pace(&args.file, &pace);
+    }
     let server =
         SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
     announce(&serving, &listener)?;

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_replay_fits_poems_of_any_length() {
-        let replay = Replay { pieces: vec![(0 * MS, 10), (7 * MS, 20)], end: (9 * MS, Ending::Rst) };
+        let replay = Replay { pieces: vec![(Duration::ZERO, 10), (7 * MS, 20)], end: (9 * MS, Ending::Rst) };
         let plan = Plan::replay(vec![replay]);
         let steps = |len| plan.schedule(1, len).collect::<Vec<_>>();
         assert_eq!(steps(30), [send(0, 0..10), send(7, 10..30), end(9, Ending::Rst)]);

@@ -38,7 +38,7 @@ impl Conduct {
     }
 
     /// The turn of the client whose connection was accepted at `now`.
-    pub(super) fn begin(&self, peer: impl ToString, poem: Poem, now: Instant) -> Turn {
+    pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant) -> Turn {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
         self.record(connection, Duration::ZERO, || Event::Accept {
             peer: Some(peer.to_string()),
@@ -49,7 +49,7 @@ impl Conduct {
     }
 
     /// A client whose connection was accepted at `now` gets no turn, but a reset.
-    pub(super) fn refuse(&self, peer: impl ToString, now: Instant) {
+    pub(super) fn refuse(&self, peer: &impl ToString, now: Instant) {
         let turn = self.begin(peer, Poem::from(Vec::new()), now);
         self.ended(&turn, Ending::Rst);
     }

@@ -74,7 +74,7 @@ impl Handler for FastServer {
 
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
-        let mut turn = self.conduct.begin(peer, self.poem(), now);
+        let mut turn = self.conduct.begin(&peer, self.poem(), now);
         // A client that takes its pieces as fast as they come must not keep others waiting.
         for _ in 0..GREETING_PIECES {
             match turn.next(now) {

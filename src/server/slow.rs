@@ -187,12 +187,12 @@ impl SlowServer {
             Ok(poem) => poem,
             Err(error) => {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
-                self.conduct.refuse(peer, start);
+                self.conduct.refuse(&peer, start);
                 shared.leave();
                 return;
             }
         };
-        let mut turn = self.conduct.begin(peer, poem, start);
+        let mut turn = self.conduct.begin(&peer, poem, start);
         let result = self.send(&stream, &mut turn, shared);
         match &result {
             Ok(how) => self.conduct.ended(&turn, *how),

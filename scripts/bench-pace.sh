@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Measures how true the poem servers are to their schedules: late pieces, drift, rates, replays.
+set -euo pipefail
+
+usage() {
+    cat <<'TXT'
+Usage: scripts/bench-pace.sh [--pieces N] [--clients N]
+
+Both servers give out a poem of N pieces, a piece every 10 ms and at 100 kB/s, to one client; fastpoetry also at
+100 kB/s to many clients at once. Each piece is compared with its time in the schedule (--rehearse), and a replay with
+its recording. Rates are those that the clients measured.
+
+  --pieces N   pieces of 1 kB [default: 1000, which is 10 seconds]
+  --clients N  clients at once of fastpoetry [default: 1000]
+TXT
+}
+
+pieces=1000 clients=1000
+while [ $# -gt 0 ]; do
+    case $1 in
+        --pieces) pieces=${2:?--pieces needs a number} && shift 2 ;;
+        --clients) clients=${2:?--clients needs a number} && shift 2 ;;
+        -h | --help) usage && exit 0 ;;
+        *) echo "bench-pace.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
+    esac
+done
+
+cd "$(dirname "$0")/.."
+cargo build --release --quiet --bins
+bin=${CARGO_TARGET_DIR:-target}/release
+work=$(mktemp -d)
+trap 'kill "${server:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
+poem=$work/poem
+head -c $((pieces * 1000)) /dev/zero >"$poem"
+
+serve() { # serve PROGRAM ARGUMENT...: starts a server, and finds its port
+    mkfifo "$work/line"
+    "$bin/$1" -q "${@:2}" "$poem" >"$work/line" &
+    server=$!
+    read -r line <"$work/line"
+    rm "$work/line"
+    line=${line%.} port=${line##*:}
+}
+
+stop() {
+    kill "$server"
+    wait "$server" || true
+}
+
+late() { # late NAME EXPECTED ACTUAL: compares two recordings, piece by piece
+    awk -v name="$1" '
+        !/"send"/ { next }
+        { split($0, part, /[:,}]/); key = part[2] " " ++count[FILENAME, part[2]] }
+        FNR == NR { expected[key] = part[4]; next }
+        key in expected { late[++n] = part[4] - expected[key] }
+        END { sort(late, n); printf "%-34s %6d pieces, late by %7.3f ms (median) %7.3f ms (99 %%) %7.3f ms (most)\n",
+              name, n, late[int((n + 1) / 2)] / 1000, late[int(n * 0.99 + 0.5)] / 1000, late[n] / 1000 }
+        function sort(a, n,  gap, i, j, x) {
+            for (gap = int(n / 2); gap > 0; gap = int(gap / 2))
+                for (i = gap + 1; i <= n; i++) {
+                    x = a[i]
+                    for (j = i; j > gap && a[j - gap] > x; j -= gap) a[j] = a[j - gap]
+                    a[j] = x
+                }
+        }' "$2" "$3"
+}
+
+rates() { # rates NAME REPORT: bytes a second of each poem, from connect to end
+    grep -oE '"(bytes|connected_us|end_us)": ?[0-9]+' "$2" | awk -v name="$1" -F ': *' '
+        { value[$1] = $2 }
+        $1 ~ /end_us/ {
+            rate = value["\"bytes\""] * 1e6 / (value["\"end_us\""] - value["\"connected_us\""])
+            if (!n++ || rate < min) min = rate
+            if (rate > max) max = rate
+            sum += rate
+        }
+        END { printf "%-34s %6d clients, %7.0f B/s (slowest) %7.0f B/s (mean) %7.0f B/s (fastest)\n", name, n, min, sum / n, max }'
+}
+
+for program in slowpoetry fastpoetry; do
+    pace=(--num-bytes 1k --delay 10ms)
+    "$bin/$program" "${pace[@]}" --rehearse 1 "$poem" >"$work/plan"
+    serve "$program" "${pace[@]}" --record "$work/done"
+    "$bin/get-poetry" -q --discard "$port"
+    stop
+    late "$program, every 10 ms" "$work/plan" "$work/done"
+
+    pace=(--num-bytes 1k --delay 10ms --jitter 8ms --seed 1)
+    serve "$program" "${pace[@]}" --record "$work/jittered"
+    "$bin/get-poetry" -q --discard "$port"
+    stop
+    serve "$program" --replay "$work/jittered" --record "$work/replayed"
+    "$bin/get-poetry" -q --discard "$port"
+    stop
+    late "$program, jitter replayed" "$work/jittered" "$work/replayed"
+
+    serve "$program" --rate 100k
+    "$bin/get-poetry" -q --discard --report "$work/report" "$port"
+    stop
+    rates "$program, --rate 100k" "$work/report"
+done
+
+mapfile -t ports < <(yes "$clients" | head -n "$clients")
+serve fastpoetry --rate 100k
+ports=("${ports[@]/*/$port}")
+"$bin/get-poetry" -q --discard --report "$work/report" "${ports[@]}"
+stop
+rates "fastpoetry, --rate 100k" "$work/report"
