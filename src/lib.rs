@@ -16,6 +16,7 @@
 //! - [`flight`]: many askers, one fetch
 //! - [`waterfall`]: what was measured, as a picture
 //! - [`timing`]: what was measured, its text and its JSON
+//! - [`metrics`]: what a service has done, for monitoring systems
 //!
 //! The two sides of a connection:
 //!
@@ -36,6 +37,7 @@ pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod flight;
+pub mod metrics;
 pub mod netstring;
 pub mod pace;
 pub mod poem;

@@ -1,23 +1,23 @@
 //! fastpoetry as a program.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
 use tracing::{error, info};
 
-use super::bars::Screen;
 use super::faults::{FaultArgs, Usual};
-use super::listen::announce;
-use super::logs::Style;
-use super::serving::{self, ServiceArgs, stop_on};
-use super::signals::Signals;
-use super::{Error, FAILURE, open_files};
+use super::logs::LogArgs;
+use super::serving::{self, Ended, Nobody, Server, Service, ServiceArgs};
+use super::{Error, FAILURE};
+use crate::metrics::Page;
 use crate::reason::reason;
 use crate::server::fast::FastServer;
+use crate::server::{Handler, Limits, Stop};
 
 /// Give out a poem to any number of clients at once: an async server
 ///
@@ -26,6 +26,18 @@ use crate::server::fast::FastServer;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub service: FastArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// The service alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FastArgs {
     /// The poem; read at start, and again on SIGHUP
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -61,44 +73,63 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run("fastpoetry", |args| run(&args))
+    super::run(FastArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
 }
 
-fn run(args: &Args) -> Result<u8, Error> {
-    let signals = Signals::block(&[Signal::SIGHUP]);
-    args.service.logs.init(Style::Journal, &Screen::default())?;
-    open_files::raise_limit();
-    if let Some(status) = args.faults.rehearse(Usual::AtOnce, &args.file)? {
-        return Ok(status);
-    }
-    let serving = format!("Serving {}", args.file.display());
-    if args.faults.never_accept() {
-        return serving::never_accept(&args.service.listen, &serving);
-    }
-    let (reload, reloads) = mpsc::channel();
-    let stop = stop_on(signals, args.service.crowd.clients.grace, move |_| {
-        let _ = reload.send(());
-    })?;
+impl Service for FastArgs {
+    const PROGRAM: &'static str = "fastpoetry";
+    const SIGNALS: &'static [Signal] = &[Signal::SIGHUP];
 
-    let cannot_serve = |error| Error::cannot("serve", args.file.display(), &error);
-    let conduct = args.faults.conduct(Usual::AtOnce)?;
-    let server = FastServer::new(&args.file, conduct, args.service.write_timeout()).map_err(cannot_serve)?;
-    let server = Arc::new(server);
-    let listeners = args.service.listen.bind_shared()?;
-    reload_on(reloads, Arc::clone(&server))?;
-    announce(&serving, &listeners[0])?;
-    let status = args.service.serve(listeners, Arc::clone(&server), &stop)?;
-    Ok(if server.conduct().is_recorded() { status } else { FAILURE })
-}
+    fn service(&self) -> &ServiceArgs {
+        &self.service
+    }
 
-fn reload_on(reloads: mpsc::Receiver<()>, server: Arc<FastServer>) -> Result<(), Error> {
-    let body = move || {
-        for () in reloads {
-            reload(&server);
+    fn what(&self) -> String {
+        format!("Serving {}", self.file.display())
+    }
+
+    fn errand(&self) -> Result<Option<u8>, Error> {
+        self.faults.rehearse(Usual::AtOnce, &self.file)
+    }
+
+    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+        if self.faults.never_accept() {
+            return Ok(Arc::new(Nobody));
         }
-    };
-    let started = thread::Builder::new().name("reload".to_owned()).spawn(body);
-    started.map(|_| ()).map_err(|error| Error::cannot("start", "a thread", &error))
+        let cannot_serve = |error| Error::cannot("serve", self.file.display(), &error);
+        let conduct = self.faults.conduct(Usual::AtOnce)?;
+        let server = FastServer::new(&self.file, conduct, self.service.write_timeout()).map_err(cannot_serve)?;
+        Ok(Arc::new(server))
+    }
+
+    fn bind(&self) -> Result<Vec<TcpListener>, Error> {
+        match self.faults.never_accept() {
+            true => Ok(vec![self.service.listen.bind(0)?]),
+            false => self.service.listen.bind_shared(),
+        }
+    }
+}
+
+impl Server for FastServer {
+    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
+        let mut ended = serving::serve(listeners, Arc::clone(&self), limits, stop)?;
+        if !self.conduct().is_recorded() {
+            ended.status = FAILURE;
+        }
+        Ok(ended)
+    }
+
+    /// Reads the poem again, on a thread of its own: a disk that does not answer must not hold up the next signal.
+    fn on_signal(self: Arc<Self>, _: Signal) {
+        let started = thread::Builder::new().name("reload".to_owned()).spawn(move || reload(&self));
+        if let Err(error) = started {
+            error!("Cannot start a thread: {}; keeping the poem as it was", reason(&error));
+        }
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        serving::add_counts(page, labels, self.counts());
+    }
 }
 
 fn reload(server: &FastServer) {

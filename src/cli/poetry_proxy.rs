@@ -1,5 +1,6 @@
 //! poetry-proxy as a program.
 
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,16 +10,15 @@ use clap::Parser;
 use nix::sys::signal::Signal;
 use tracing::info;
 
-use super::bars::Screen;
-use super::listen::announce;
-use super::logs::Style;
-use super::serving::{ServiceArgs, stop_on};
-use super::signals::Signals;
+use super::logs::LogArgs;
+use super::serving::{self, Ended, Server, Service, ServiceArgs, counter, gauge};
 use super::values::Limit;
-use super::{Error, open_files, values};
+use super::{Error, values};
 use crate::address::Address;
 use crate::cache::Policy;
+use crate::metrics::{Metric, Page};
 use crate::server::proxy::{Config, ProxyServer};
+use crate::server::{Handler, Limits, Stop};
 
 /// Serve another server's poem from memory: an async caching proxy
 ///
@@ -28,6 +28,18 @@ use crate::server::proxy::{Config, ProxyServer};
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub service: ProxyArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// The service alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProxyArgs {
     #[arg(
         value_name = "UPSTREAM",
         help = "Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT"
@@ -94,36 +106,63 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run("poetry-proxy", run)
+    super::run(ProxyArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
 }
 
-fn run(args: Args) -> Result<u8, Error> {
-    args.service.logs.init(Style::Journal, &Screen::default())?;
-    open_files::raise_limit();
-    let listeners = args.service.listen.bind_shared()?;
-    let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1]);
-    let proxying = format!("Proxying {}", args.upstream);
-    let server = ProxyServer::new(Config {
-        upstream: args.upstream,
-        policy: Policy {
-            ttl: args.ttl,
-            stale_while_revalidate: args.stale_while_revalidate,
-            stale_if_error: args.stale_if_error,
-        },
-        max_size: args.max_size.get(),
-        upstream_timeout: args.upstream_timeout.0,
-        write_timeout: args.service.write_timeout(),
-        keep_filling: args.keep_filling,
-    });
-    let server = Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?);
-    let told = Arc::clone(&server);
-    let stop = stop_on(signals, args.service.crowd.clients.grace, move |signal| match signal {
-        Signal::SIGHUP => {
-            told.forget();
+impl Service for ProxyArgs {
+    const PROGRAM: &'static str = "poetry-proxy";
+    const SIGNALS: &'static [Signal] = &[Signal::SIGHUP, Signal::SIGUSR1];
+
+    fn service(&self) -> &ServiceArgs {
+        &self.service
+    }
+
+    fn what(&self) -> String {
+        format!("Proxying {}", self.upstream)
+    }
+
+    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+        let server = ProxyServer::new(Config {
+            upstream: self.upstream.clone(),
+            policy: Policy {
+                ttl: self.ttl,
+                stale_while_revalidate: self.stale_while_revalidate,
+                stale_if_error: self.stale_if_error,
+            },
+            max_size: self.max_size.get(),
+            upstream_timeout: self.upstream_timeout.0,
+            write_timeout: self.service.write_timeout(),
+            keep_filling: self.keep_filling,
+        });
+        Ok(Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?))
+    }
+}
+
+impl Server for ProxyServer {
+    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
+        serving::serve(listeners, self, limits, stop)
+    }
+
+    fn on_signal(self: Arc<Self>, signal: Signal) {
+        if signal == Signal::SIGHUP {
+            self.forget();
             info!("Forgot the poem");
+        } else {
+            info!("Totals: {}", self.totals());
         }
-        _ => info!("Totals: {}", told.totals()),
-    })?;
-    announce(&proxying, &listeners[0])?;
-    args.service.serve(listeners, server, &stop)
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        const ANSWERS: Metric = counter("poetry_proxy_answers_total", "Clients by how they were answered.");
+        const FETCHES: Metric = counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
+        const FAILED: Metric = counter("poetry_proxy_fetches_failed_total", "Fetches from upstream that failed.");
+        const CACHED: Metric = gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
+        serving::add_counts(page, labels, self.counts());
+        for (answer, count) in self.answers() {
+            page.add(ANSWERS, &[labels, &[("answer", answer)]].concat(), count);
+        }
+        page.add(FETCHES, labels, self.fetches());
+        page.add(FAILED, labels, self.failed_fetches());
+        page.add(CACHED, labels, self.cached_bytes() as u64);
+    }
 }

@@ -1,17 +1,21 @@
-//! What the servers share: flags about clients, and how signals stop them.
+//! What the servers share: flags about clients, the way from arguments to a service, and how signals stop it.
 
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tracing::info;
 
+use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
-use super::logs::LogArgs;
+use super::logs::{LogArgs, Style};
 use super::signals::{self, Signals};
 use super::values::{self, Limit};
-use super::{Error, SUCCESS};
+use super::{Error, SUCCESS, open_files};
+use crate::metrics::{Kind, Metric, Page};
+use crate::server::counts::Counts;
 use crate::server::{self, Handler, Limits, Stop};
 
 /// The flags of every server about its clients.
@@ -39,10 +43,6 @@ pub struct ServiceArgs {
     /// How it treats its clients.
     #[command(flatten)]
     pub crowd: CrowdArgs,
-
-    /// What it says.
-    #[command(flatten)]
-    pub logs: LogArgs,
 }
 
 impl ServiceArgs {
@@ -51,14 +51,159 @@ impl ServiceArgs {
         self.crowd.clients.write_timeout.0
     }
 
-    /// Serves until it is stopped.
+    /// The limits of the server as a whole.
+    pub fn limits(&self) -> Limits {
+        Limits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace }
+    }
+}
+
+/// The arguments of an async server, and what becomes of them: a program, or one of the services of a daemon.
+///
+/// It is opened in the order of these functions, each of which may fail, and none of which starts a thread.
+pub trait Service {
+    /// The name of its program.
+    const PROGRAM: &'static str;
+
+    /// The signals that mean something to it, beside those that stop it.
+    const SIGNALS: &'static [Signal] = &[];
+
+    /// What all async servers are told.
+    fn service(&self) -> &ServiceArgs;
+
+    /// What it does, for the address line: `Serving FILE`.
+    fn what(&self) -> String;
+
+    /// What it is to do instead of serving, if that is so: its exit status.
     ///
     /// # Errors
-    /// A worker cannot be started.
-    pub fn serve<H: Handler>(&self, listeners: Vec<TcpListener>, server: Arc<H>, stop: &Stop) -> Result<u8, Error> {
-        let limits = Limits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace };
-        server::serve(listeners, server, &limits, stop).map_err(|error| Error::cannot("start", "a worker", &error))?;
-        Ok(SUCCESS)
+    /// It failed.
+    fn errand(&self) -> Result<Option<u8>, Error> {
+        Ok(None)
+    }
+
+    /// Reads what it needs.
+    ///
+    /// # Errors
+    /// It cannot be read, or makes no sense.
+    fn open(&self) -> Result<Arc<dyn Server>, Error>;
+
+    /// Opens its sockets.
+    ///
+    /// # Errors
+    /// The address is taken, or none of ours.
+    fn bind(&self) -> Result<Vec<TcpListener>, Error> {
+        self.service().listen.bind_shared()
+    }
+}
+
+/// An async server that only has to be started.
+pub trait Server: Send + Sync {
+    /// Serves until it is stopped, and returns what it has done and the exit status.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error>;
+
+    /// A signal has come that means something to it.
+    fn on_signal(self: Arc<Self>, _: Signal) {}
+
+    /// Adds its metrics, all with these labels.
+    fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
+}
+
+/// What became of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: u8,
+    served: u64,
+    lost: u64,
+    reset: u64,
+}
+
+impl Ended {
+    /// A line for the log, after `what`.
+    pub fn tell(&self, what: &str) {
+        let Self { served, lost, reset, .. } = self;
+        info!(served, lost, reset, "{what}: {served} clients served, {lost} lost, {reset} of them reset at the end");
+    }
+}
+
+/// Serves until it is stopped.
+///
+/// # Errors
+/// A worker cannot be started.
+pub fn serve<H: Handler>(
+    listeners: Vec<TcpListener>,
+    server: Arc<H>,
+    limits: &Limits,
+    stop: &Stop,
+) -> Result<Ended, Error> {
+    let counts = Arc::clone(&server);
+    let reset = server::serve(listeners, server, limits, stop);
+    let reset = reset.map_err(|error| Error::cannot("start", "a worker", &error))?;
+    Ok(Ended { status: SUCCESS, served: counts.counts().served(), lost: counts.counts().lost(), reset })
+}
+
+/// The metrics that all servers have.
+pub fn add_counts(page: &mut Page, labels: &[(&str, &str)], counts: &Counts) {
+    const CLIENTS: Metric = gauge("poetry_clients", "Clients connected now.");
+    const ACCEPTED: Metric = counter("poetry_clients_accepted_total", "Clients accepted.");
+    const ENDED: Metric = counter("poetry_clients_ended_total", "Clients by outcome: all was sent, or they were lost.");
+    const BYTES: Metric = counter("poetry_sent_bytes_total", "Bytes sent to clients.");
+    page.add(CLIENTS, labels, counts.connected());
+    page.add(ACCEPTED, labels, counts.accepted());
+    for (outcome, count) in [("served", counts.served()), ("lost", counts.lost())] {
+        page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
+    }
+    page.add(BYTES, labels, counts.bytes());
+}
+
+/// A metric that only grows.
+pub const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, help }
+}
+
+/// A metric that goes up and down.
+pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, help }
+}
+
+/// A server as a program of its own: opens it, says where it listens, and serves until a signal stops it.
+///
+/// # Errors
+/// It cannot be opened or started.
+pub fn run<S: Service>(service: &S, logs: &LogArgs) -> Result<u8, Error> {
+    logs.init(Style::Journal, &Screen::default())?;
+    if let Some(status) = service.errand()? {
+        return Ok(status);
+    }
+    open_files::raise_limit();
+    let limits = service.service().limits();
+    let opened = Arc::new(OnceLock::<Arc<dyn Server>>::new());
+    let told = Arc::clone(&opened);
+    let stop = stop_on(Signals::block(S::SIGNALS), limits.grace, move |signal| {
+        if let Some(server) = told.get() {
+            Arc::clone(server).on_signal(signal);
+        }
+    })?;
+    let server = service.open()?;
+    let listeners = service.bind()?;
+    let _ = opened.set(Arc::clone(&server));
+    announce(&service.what(), &listeners[0])?;
+    let ended = server.serve(listeners, &limits, &stop)?;
+    ended.tell("Stopped");
+    Ok(ended.status)
+}
+
+/// A server that listens and accepts nobody.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Server for Nobody {
+    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, _: &Limits, stop: &Stop) -> Result<Ended, Error> {
+        server::never_accept(listeners, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+        Ok(Ended { status: SUCCESS, served: 0, lost: 0, reset: 0 })
     }
 }
 
@@ -73,19 +218,6 @@ pub struct CrowdArgs {
     /// The flags of every server.
     #[command(flatten)]
     pub clients: ClientArgs,
-}
-
-/// Instead of serving: listens with the shortest queue there is, and accepts nobody, until a signal comes. The queue
-/// takes one connection; all others time out while they connect.
-///
-/// # Errors
-/// As for [`ListenArgs::bind`].
-pub fn never_accept(listen: &ListenArgs, what: &str) -> Result<u8, Error> {
-    let signals = Signals::block(&[]);
-    let listener = listen.bind(0)?;
-    announce(what, &listener)?;
-    signals.wait();
-    Ok(SUCCESS)
 }
 
 /// For the end of the workers when everybody has been reset.

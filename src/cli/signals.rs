@@ -31,12 +31,6 @@ impl Signals {
         if is_ignored(Signal::SIGHUP) { Self::block(&[]) } else { Self::block(&[Signal::SIGHUP]) }
     }
 
-    /// Waits for one of them.
-    pub fn wait(&self) {
-        // Fails for no valid set, see sigwait(3).
-        let _ = self.0.wait();
-    }
-
     /// Calls `tell` for each signal from now on, on a thread of its own.
     ///
     /// # Errors

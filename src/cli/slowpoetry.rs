@@ -18,6 +18,7 @@ use super::signals::{self, Signals};
 use super::{Error, FAILURE, SUCCESS, open_files};
 use crate::pace::Pace;
 use crate::poem::Poem;
+use crate::server::never_accept;
 use crate::server::slow::{SlowServer, Stopper};
 use crate::timing::{human, micros};
 
@@ -91,7 +92,7 @@ fn run(args: Args) -> Result<u8, Error> {
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
     let serving = format!("Serving {}", args.file.display());
     if args.faults.never_accept() {
-        return serving::never_accept(&args.listen, &serving);
+        return accept_nobody(&args, &serving);
     }
     let conduct = args.faults.conduct(Usual::Slow)?;
     let listener = args.listen.bind(BACKLOG)?;
@@ -108,6 +109,14 @@ fn run(args: Args) -> Result<u8, Error> {
         .map_err(|error| Error::cannot("start", "a thread", &error))?;
     server.run(&stopper);
     Ok(if server.conduct.is_recorded() { SUCCESS } else { FAILURE })
+}
+
+fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
+    let listener = args.listen.bind(0)?;
+    let stop = serving::stop_on(Signals::block(&[]), args.patience.grace, |_| {})?;
+    announce(serving, &listener)?;
+    never_accept(vec![listener], &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    Ok(SUCCESS)
 }
 
 /// How long one client will need, as the poem is now.

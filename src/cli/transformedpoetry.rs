@@ -1,21 +1,21 @@
 //! transformedpoetry as a program.
 
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 
-use super::bars::Screen;
-use super::listen::announce;
-use super::logs::Style;
-use super::serving::{ServiceArgs, stop_on};
-use super::signals::Signals;
+use super::logs::LogArgs;
+use super::serving::{self, Ended, Server, Service, ServiceArgs};
 use super::values::Limit;
-use super::{Error, SUCCESS, open_files, values};
-use crate::server::transform::{Limits, TransformServer};
-use crate::transform;
+use super::{Error, SUCCESS, values};
+use crate::metrics::{Metric, Page};
+use crate::server::transform::{self, TransformServer};
+use crate::server::{Handler, Limits, Stop};
+use crate::transform::ALL;
 
 /// Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered
 ///
@@ -24,6 +24,18 @@ use crate::transform;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub service: TransformArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// The service alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TransformArgs {
     /// List the transforms, and exit
     #[arg(long)]
     list: bool,
@@ -70,35 +82,56 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run("transformedpoetry", |args| run(&args))
+    super::run(TransformArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
 }
 
-fn run(args: &Args) -> Result<u8, Error> {
-    if args.list {
-        return list().map(|()| SUCCESS);
+impl Service for TransformArgs {
+    const PROGRAM: &'static str = "transformedpoetry";
+
+    fn service(&self) -> &ServiceArgs {
+        &self.service
     }
-    args.service.logs.init(Style::Journal, &Screen::default())?;
-    open_files::raise_limit();
-    let listeners = args.service.listen.bind_shared()?;
-    let signals = Signals::block(&[]);
-    let stop = stop_on(signals, args.service.crowd.clients.grace, |_| {})?;
-    announce("Serving transforms", &listeners[0])?;
-    let server = TransformServer::new(Limits {
-        max_length: args.max_length.get(),
-        idle_timeout: args.idle_timeout.0,
-        write_timeout: args.service.write_timeout(),
-        keep_alive: args.keep_alive,
-    });
-    args.service.serve(listeners, Arc::new(server), &stop)
+
+    fn what(&self) -> String {
+        "Serving transforms".to_owned()
+    }
+
+    fn errand(&self) -> Result<Option<u8>, Error> {
+        self.list.then(list).transpose()
+    }
+
+    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+        Ok(Arc::new(TransformServer::new(transform::Limits {
+            max_length: self.max_length.get(),
+            idle_timeout: self.idle_timeout.0,
+            write_timeout: self.service.write_timeout(),
+            keep_alive: self.keep_alive,
+        })))
+    }
+}
+
+impl Server for TransformServer {
+    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
+        serving::serve(listeners, self, limits, stop)
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        const REQUESTS: Metric =
+            serving::counter("poetry_transform_requests_total", "Requests by what became of them.");
+        serving::add_counts(page, labels, self.counts());
+        for (outcome, count) in self.outcomes() {
+            page.add(REQUESTS, &[labels, &[("outcome", outcome)]].concat(), count);
+        }
+    }
 }
 
 /// Every transform with what it does, a line each.
-fn list() -> Result<(), Error> {
-    let width = transform::ALL.iter().map(|transform| transform.name.len()).max().unwrap_or(0);
+fn list() -> Result<u8, Error> {
+    let width = ALL.iter().map(|transform| transform.name.len()).max().unwrap_or(0);
     let lines: String =
-        transform::ALL.iter().map(|transform| format!("{:width$}  {}\n", transform.name, transform.about)).collect();
+        ALL.iter().map(|transform| format!("{:width$}  {}\n", transform.name, transform.about)).collect();
     match io::stdout().write_all(lines.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
-        _ => Ok(()),
+        _ => Ok(SUCCESS),
     }
 }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 
 use super::conduct::{Conduct, Turn};
+use super::counts::Counts;
 use super::wait::{gone, send_some};
 use super::{Greeting, Handler, Peer, close, send_now};
 use crate::pace::{Ending, Next};
@@ -27,8 +28,11 @@ const GREETING_PIECES: usize = 16;
 pub struct FastServer {
     file: PathBuf,
     poem: Mutex<Poem>,
+    /// Only one at a time reads the poem again, so that the last one who asked for it gets what is there then.
+    reloading: Mutex<()>,
     conduct: Conduct,
     write_timeout: Option<Duration>,
+    counts: Counts,
 }
 
 impl FastServer {
@@ -38,7 +42,9 @@ impl FastServer {
     /// The poem cannot be read.
     pub fn new(file: &Path, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
         let poem = Mutex::new(Poem::load(file)?);
-        Ok(Self { file: file.to_owned(), poem, conduct, write_timeout })
+        // The process may change its directory before it reads the poem again.
+        let file = path::absolute(file)?;
+        Ok(Self { file, poem, reloading: Mutex::new(()), conduct, write_timeout, counts: Counts::default() })
     }
 
     /// How it treats its clients.
@@ -51,6 +57,7 @@ impl FastServer {
     /// # Errors
     /// The poem cannot be read; the old one stays.
     pub fn reload(&self) -> io::Result<usize> {
+        let _in_turn = lock(&self.reloading);
         let poem = Poem::load(&self.file)?;
         let bytes = poem.bytes().len();
         *lock(&self.poem) = poem;
@@ -71,6 +78,10 @@ impl FastServer {
 impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
     type Rest = Box<Turn>;
+
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
 
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
@@ -136,6 +147,7 @@ impl FastServer {
                             Err(_) => continue,
                         },
                     };
+                    self.counts.send(sent);
                     self.conduct.sent(turn, sent, Instant::now());
                 }
                 Next::End(Ending::Rst) if turn.time_left(now).is_none() => {

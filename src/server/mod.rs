@@ -22,13 +22,16 @@
 
 pub mod close;
 pub mod conduct;
+pub mod counts;
 pub mod fast;
 mod linger;
 pub mod proxy;
+pub mod pulse;
 pub mod recorder;
 pub mod slow;
 pub mod transform;
 mod wait;
+pub mod web;
 
 use std::future::Future;
 use std::io;
@@ -50,11 +53,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, debug_span, info, warn};
+use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::pace::Ending;
 use crate::reason::reason;
+use counts::Counts;
 use linger::Lingering;
+use pulse::Pulse;
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -70,6 +75,17 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether a client may take a part of what it should get for all of it, as the poem protocol has it. Then its
     /// connection is reset whatever ends it too early, and be it the end of the process.
     const A_PART_LOOKS_WHOLE: bool = true;
+
+    /// What it has done so far. The accept loop counts clients; bytes are the handler's to count.
+    fn counts(&self) -> &Counts;
+
+    /// Called once, before the first client: what needs threads of its own starts them here.
+    ///
+    /// # Errors
+    /// The system gives none.
+    fn start(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Does for a new client what can be done without waiting. The socket is non-blocking and not registered with
     /// a runtime; to be served so to the end costs a client least.
@@ -99,11 +115,12 @@ pub enum Greeting<R> {
     Rest(R),
 }
 
-/// Tells a server to stop. Clones tell the same server.
+/// Tells a server to stop, and asks it until then if it is alive. Clones speak to the same server.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     closing: CancellationToken,
     aborting: CancellationToken,
+    pulse: Pulse,
 }
 
 impl Stop {
@@ -121,6 +138,11 @@ impl Stop {
     /// Whether the door is being closed.
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
+    }
+
+    /// Whether the server is alive.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 }
 
@@ -141,19 +163,24 @@ pub struct Limits {
 /// Stopping has four steps: close the door, let those being served finish, wait no longer than the grace time,
 /// reset those that are left.
 ///
+/// Returns how many clients were reset at the end; they are among the lost ones.
+///
 /// # Errors
 /// A worker cannot be started. Nothing that happens to a client, nor a failing accept(2), ends a server.
-pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &Limits, stop: &Stop) -> io::Result<()> {
-    let shared = Arc::new(Shared {
-        handler,
-        room: Arc::new(Semaphore::new(limits.max_clients.min(Semaphore::MAX_PERMITS))),
-        served: AtomicU64::new(0),
-        lost: AtomicU64::new(0),
-        under_way: AtomicU64::new(0),
-    });
+pub fn serve<H: Handler>(
+    listeners: Vec<TcpListener>,
+    handler: Arc<H>,
+    limits: &Limits,
+    stop: &Stop,
+) -> io::Result<u64> {
+    handler.start()?;
+    let places = limits.max_clients.min(Semaphore::MAX_PERMITS);
+    let room = Arc::new(Semaphore::new(places));
+    handler.counts().watch(places, &room);
+    let shared = Arc::new(Shared { handler, room, under_way: AtomicU64::new(0) });
     // All of them before the first client, who would take descriptors that they need.
     let workers = listeners.into_iter().map(Worker::new).collect::<io::Result<Vec<_>>>()?;
-    let result = thread::scope(|scope| {
+    thread::scope(|scope| {
         let start = |worker: Worker| {
             let shared = &shared;
             let work = move || {
@@ -165,11 +192,22 @@ pub fn serve<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &
         let started = workers.into_iter().map(start).collect::<io::Result<Vec<_>>>().inspect_err(|_| stop.abort())?;
         let ended = started.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
         ended.collect::<io::Result<()>>()
-    });
-    let (served, reset) = (shared.served.load(Relaxed), shared.under_way.load(Relaxed));
-    let lost = shared.lost.load(Relaxed) + reset;
-    info!(served, lost, reset, "Stopped: {served} clients served, {lost} lost, {reset} of them reset at the end");
-    result
+    })?;
+    let reset = shared.under_way.load(Relaxed);
+    shared.handler.counts().lose(reset);
+    Ok(reset)
+}
+
+/// Listens and accepts nobody, until the server is stopped.
+///
+/// # Errors
+/// The system gives no runtime.
+pub fn never_accept(listeners: Vec<TcpListener>, stop: &Stop) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().build()?;
+    runtime.spawn(stop.pulse.clone().answer());
+    runtime.block_on(stop.closing.cancelled());
+    drop(listeners);
+    Ok(())
 }
 
 /// A server with a worker less than it should have does not go on as if nothing were wrong.
@@ -186,20 +224,18 @@ impl Drop for AbortOnPanic<'_> {
 struct Shared<H> {
     handler: Arc<H>,
     room: Arc<Semaphore>,
-    served: AtomicU64,
-    lost: AtomicU64,
     /// Clients that have a task and are not yet served.
     under_way: AtomicU64,
 }
 
-impl<H> Shared<H> {
+impl<H: Handler> Shared<H> {
     fn lose(&self, peer: Peer, error: &io::Error) {
-        self.lost.fetch_add(1, Relaxed);
+        self.handler.counts().lose(1);
         debug!(%peer, "Lost {peer}: {}", reason(error));
     }
 }
 
-/// A client's place among those served at once.
+/// A client's place among those served at once, from accept to close.
 type Place = OwnedSemaphorePermit;
 
 /// A runtime for one thread, and the listener whose clients it serves.
@@ -222,6 +258,7 @@ impl Worker {
 
     fn run<H: Handler>(self, shared: &Arc<Shared<H>>, limits: &Limits, stop: &Stop) {
         let Self { runtime, listener } = self;
+        runtime.spawn(stop.pulse.clone().answer());
         runtime.block_on(async {
             let tasks = TaskTracker::new();
             let mut lingering = Lingering::default();
@@ -324,13 +361,14 @@ fn welcome<H: Handler>(
 ) {
     let name = Peer(peer);
     debug!(peer = %name, "Somebody at {name} wants poetry!");
+    shared.handler.counts().accept();
     let rest = match shared.handler.greet(&socket, name) {
         Ok(Greeting::End(Ending::Fin)) => {
-            shared.served.fetch_add(1, Relaxed);
+            shared.handler.counts().serve();
             return lingering.add(socket, place);
         }
         Ok(Greeting::End(Ending::Rst)) => {
-            shared.served.fetch_add(1, Relaxed);
+            shared.handler.counts().serve();
             return close::abruptly(&SockRef::from(&socket));
         }
         Ok(Greeting::End(Ending::Hang)) => None,
@@ -359,7 +397,7 @@ fn welcome<H: Handler>(
         shared.under_way.fetch_sub(1, Relaxed);
         match result {
             Ok(how) => {
-                shared.served.fetch_add(1, Relaxed);
+                shared.handler.counts().serve();
                 if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
                     close::not_abruptly(&SockRef::from(&stream));
                 }

@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
+use super::counts::Counts;
 use super::wait::{gone, send_some};
 use super::{Greeting, Handler, Peer, close, send_now};
 use crate::address::Address;
@@ -44,7 +45,10 @@ const READ: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct ProxyServer {
     shared: Arc<Shared>,
-    /// Ends the runtime of the fetches.
+    /// Of the fetches, until it is started.
+    upstream: Mutex<Option<Runtime>>,
+    /// Ends it.
+    stop: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -69,6 +73,7 @@ pub struct Config {
 struct Shared {
     config: Config,
     desk: Mutex<Desk>,
+    counts: Counts,
     totals: Totals,
     /// The runtime of the fetches.
     upstream: Handle,
@@ -91,7 +96,6 @@ struct Totals {
     aborts: AtomicU64,
     fetches: AtomicU64,
     failed_fetches: AtomicU64,
-    bytes: AtomicU64,
 }
 
 /// What a client is to the cache.
@@ -126,19 +130,20 @@ impl ProxyServer {
     /// A proxy with nothing in its cache.
     ///
     /// # Errors
-    /// The system gives no thread, or no descriptors, for the fetches.
+    /// The system gives no descriptors for the fetches.
     pub fn new(config: Config) -> io::Result<Self> {
-        let stop = CancellationToken::new();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (upstream, stopped) = (runtime.handle().clone(), stop.clone());
-        thread::Builder::new().name("upstream".to_owned()).spawn(move || {
-            runtime.block_on(stopped.cancelled());
-            // A look-up that does not answer must not hold up the end.
-            runtime.shutdown_background();
-        })?;
         let desk = Desk { cache: Cache::new(config.policy.clone()), flight: None };
-        let (desk, totals) = (Mutex::new(desk), Totals::default());
-        Ok(Self { shared: Arc::new(Shared { config, desk, totals, upstream }), _stop: stop.drop_guard() })
+        let shared = Shared {
+            config,
+            desk: Mutex::new(desk),
+            counts: Counts::default(),
+            totals: Totals::default(),
+            upstream: runtime.handle().clone(),
+        };
+        let stop = CancellationToken::new();
+        let (shared, upstream) = (Arc::new(shared), Mutex::new(Some(runtime)));
+        Ok(Self { shared, upstream, stop: stop.clone(), _stop: stop.drop_guard() })
     }
 
     /// Forgets the poem: whoever comes from now on gets it as upstream has it from now on.
@@ -150,20 +155,40 @@ impl ProxyServer {
 
     /// All that has been done so far, in a line.
     pub fn totals(&self) -> String {
-        let Totals { aborts, fetches, failed_fetches, bytes, .. } = &self.shared.totals;
-        let of = |role| self.shared.totals.of(role).load(Relaxed);
-        let cached = lock(&self.shared.desk).cache.value().map_or(0, |poem| poem.bytes().len());
+        let [hits, misses, joins, stale, aborts] = self.answers().map(|(_, count)| count);
+        let (fetches, failed, bytes) = (self.fetches(), self.failed_fetches(), self.shared.counts.bytes());
+        let cached = self.cached_bytes();
         format!(
-            "{} hits, {} misses, {} joins, {} stale, {} aborts; {} fetches, {} failed; {} bytes sent, {cached} bytes cached",
-            of(Role::Hit),
-            of(Role::Miss),
-            of(Role::Join),
-            of(Role::Stale),
-            aborts.load(Relaxed),
-            fetches.load(Relaxed),
-            failed_fetches.load(Relaxed),
-            bytes.load(Relaxed),
+            "{hits} hits, {misses} misses, {joins} joins, {stale} stale, {aborts} aborts; {fetches} fetches, {failed} failed; \
+             {bytes} bytes sent, {cached} bytes cached",
         )
+    }
+
+    /// How many clients were answered in which way, by name.
+    pub fn answers(&self) -> [(&'static str, u64); 5] {
+        let of = |role| self.shared.totals.of(role).load(Relaxed);
+        [
+            ("hit", of(Role::Hit)),
+            ("miss", of(Role::Miss)),
+            ("join", of(Role::Join)),
+            ("stale", of(Role::Stale)),
+            ("abort", self.shared.totals.aborts.load(Relaxed)),
+        ]
+    }
+
+    /// Fetches that were begun.
+    pub fn fetches(&self) -> u64 {
+        self.shared.totals.fetches.load(Relaxed)
+    }
+
+    /// Fetches that failed.
+    pub fn failed_fetches(&self) -> u64 {
+        self.shared.totals.failed_fetches.load(Relaxed)
+    }
+
+    /// Bytes in the cache.
+    pub fn cached_bytes(&self) -> usize {
+        lock(&self.shared.desk).cache.value().map_or(0, |poem| poem.bytes().len())
     }
 }
 
@@ -246,7 +271,6 @@ impl Shared {
             Source::Memory { sent, .. } => (*sent as u64, 0),
             Source::Flight { reader, .. } => (reader.taken(), reader.joined()),
         };
-        self.totals.bytes.fetch_add(bytes, Relaxed);
         let count = if end.is_ok() { self.totals.of(*role) } else { &self.totals.aborts };
         count.fetch_add(1, Relaxed);
         if !tracing::enabled!(tracing::Level::INFO) {
@@ -293,13 +317,31 @@ impl fmt::Display for Role {
 impl Handler for ProxyServer {
     type Rest = Box<Visit>;
 
+    fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let Some(runtime) = lock(&self.upstream).take() else { return Ok(()) };
+        let stopped = self.stop.clone();
+        let body = move || {
+            runtime.block_on(stopped.cancelled());
+            // A look-up that does not answer must not hold up the end.
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("upstream".to_owned()).spawn(body).map(|_| ())
+    }
+
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let since = Instant::now();
         let (role, mut source) = self.shared.admit();
         let mut complete = false;
         if let Source::Memory { poem, sent } = &mut source {
             match send_now(socket, poem.bytes(), true) {
-                Ok(n) => *sent = n,
+                Ok(n) => {
+                    self.shared.counts.send(n);
+                    *sent = n;
+                }
                 Err(error) if is_for_later(&error) => {}
                 Err(error) => {
                     self.shared.tell(&Visit { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
@@ -337,7 +379,9 @@ impl ProxyServer {
                     if rest.is_empty() {
                         return Ok(());
                     }
-                    *sent += send_some(stream, limit, || send_now(stream, rest, true)).await?;
+                    let n = send_some(stream, limit, || send_now(stream, rest, true)).await?;
+                    self.shared.counts.send(n);
+                    *sent += n;
                 }
                 Source::Flight { reader, fallback } => {
                     let next = tokio::select! {
@@ -348,7 +392,8 @@ impl ProxyServer {
                         Next::End => return Ok(()),
                         Next::Bytes => {
                             let send = || reader.take(|bytes, last| send_now(stream, bytes, last));
-                            send_some(stream, limit, send).await?;
+                            let n = send_some(stream, limit, send).await?;
+                            self.shared.counts.send(n);
                         }
                         // Who has nothing of the new poem yet can still be given the old one.
                         Next::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::Decoder;
 use tracing::warn;
 
+use super::counts::Counts;
 use super::wait::{read_some, send_some};
 use super::{Greeting, Handler, Peer};
 use crate::netstring::{self, Codec, Outgoing};
@@ -39,6 +41,8 @@ const SHORT: usize = 128 * 1024;
 /// Changes poems for any number of clients.
 #[derive(Debug)]
 pub struct TransformServer {
+    counts: Counts,
+    outcomes: Outcomes,
     limits: Limits,
     /// As many long poems are changed at once as there are processors.
     long_ones: Semaphore,
@@ -65,6 +69,19 @@ pub struct Talk {
     reply: Option<Outgoing<Vec<u8>>>,
 }
 
+/// Requests by what became of them.
+#[derive(Debug, Default)]
+struct Outcomes([AtomicU64; 7]);
+
+impl Outcomes {
+    const NAMES: [&str; 7] = ["answered", "malformed", "no_name", "unknown", "refused", "silent", "failed"];
+    const ANSWERED: usize = 0;
+
+    fn count(&self, outcome: usize) {
+        self.0[outcome].fetch_add(1, Relaxed);
+    }
+}
+
 /// Why a client gets no reply.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -82,11 +99,35 @@ enum Refused {
     Bug,
 }
 
+impl Refused {
+    /// Its place among the [`Outcomes`].
+    fn outcome(&self) -> usize {
+        match self {
+            Self::Malformed(_) => 1,
+            Self::NoName => 2,
+            Self::Unknown(_) => 3,
+            Self::Transform { .. } => 4,
+            Self::Silent(_) => 5,
+            Self::Bug => 6,
+        }
+    }
+}
+
 impl TransformServer {
     /// A server for everything in [`transform::ALL`].
     pub fn new(limits: Limits) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self { limits, long_ones: Semaphore::new(processors) }
+        Self { counts: Counts::default(), outcomes: Outcomes::default(), limits, long_ones: Semaphore::new(processors) }
+    }
+
+    /// How many requests came to which end, by name: `answered`, or why not.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Outcomes::NAMES.into_iter().zip(self.outcomes.0.iter().map(|count| count.load(Relaxed)))
+    }
+
+    fn refuse(&self, peer: Peer, refused: &Refused) {
+        self.outcomes.count(refused.outcome());
+        warn!(%peer, "No reply to {peer}: {refused}");
     }
 
     /// The reply to the next request; `None` if no more requests come.
@@ -131,6 +172,10 @@ impl Handler for TransformServer {
     /// A netstring says how long it is.
     const A_PART_LOOKS_WHOLE: bool = false;
 
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// A short request that comes with the connection is answered at once.
     fn greet(&self, mut socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let mut talk =
@@ -151,16 +196,20 @@ impl Handler for TransformServer {
         let mut reply = match reply {
             Ok(reply) => Outgoing::new(reply),
             Err(refused) => {
-                tell(peer, &refused);
+                self.refuse(peer, &refused);
                 return Ok(Greeting::End(Ending::Fin));
             }
         };
         match socket.write_vectored(&reply.unsent()) {
-            Ok(n) => reply.sent(n),
+            Ok(n) => {
+                self.counts.send(n);
+                reply.sent(n);
+            }
             Err(error) if is_for_later(&error) => {}
             Err(error) => return Err(error),
         }
         if reply.is_sent() && !self.limits.keep_alive {
+            self.outcomes.count(Outcomes::ANSWERED);
             return Ok(Greeting::End(Ending::Fin));
         }
         talk.reply = Some(reply);
@@ -176,8 +225,10 @@ impl Handler for TransformServer {
                         Ok(sendmsg(stream, &reply.unsent(), &mut SendAncillaryBuffer::default(), flags)?)
                     };
                     let sent = send_some(stream, self.limits.write_timeout, send).await?;
+                    self.counts.send(sent);
                     reply.sent(sent);
                 }
+                self.outcomes.count(Outcomes::ANSWERED);
                 if !self.limits.keep_alive {
                     return Ok(Ending::Fin);
                 }
@@ -187,7 +238,7 @@ impl Handler for TransformServer {
             match self.next_reply(stream, &mut talk).await? {
                 Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
                 Some(Err(refused)) => {
-                    tell(Peer(stream.peer_addr().ok()), &refused);
+                    self.refuse(Peer(stream.peer_addr().ok()), &refused);
                     return Ok(Ending::Fin);
                 }
                 None => return Ok(Ending::Fin),
@@ -214,10 +265,6 @@ fn printable(name: &[u8]) -> String {
     const MOST: usize = 40;
     let shown = name[..name.len().min(MOST)].escape_ascii();
     if name.len() > MOST { format!("{shown}...") } else { shown.to_string() }
-}
-
-fn tell(peer: Peer, refused: &Refused) {
-    warn!(%peer, "No reply to {peer}: {refused}");
 }
 
 #[cfg(test)]

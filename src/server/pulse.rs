@@ -1,0 +1,40 @@
+//! Whether a server is alive: not whether its threads exist, but whether its runtimes get round to things.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::watch;
+
+/// Asks all workers of a server a question that each can answer only by doing its work.
+///
+/// It costs a worker nothing as long as nobody asks.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    beat: watch::Sender<usize>,
+    workers: Arc<AtomicUsize>,
+    answers: Arc<AtomicUsize>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { beat: watch::Sender::new(0), workers: Arc::default(), answers: Arc::default() }
+    }
+}
+
+impl Pulse {
+    /// Whether every worker has answered the last question; asks the next one. The first answer is yes.
+    pub fn is_felt(&self) -> bool {
+        let answered = self.answers.swap(0, Relaxed) >= self.workers.load(Relaxed) || *self.beat.borrow() == 0;
+        self.beat.send_modify(|beat| *beat += 1);
+        answered
+    }
+
+    /// Answers for a worker, as a task of its runtime, until the runtime ends.
+    pub(super) async fn answer(self) {
+        let mut beats = self.beat.subscribe();
+        self.workers.fetch_add(1, Relaxed);
+        while beats.changed().await.is_ok() {
+            self.answers.fetch_add(1, Relaxed);
+        }
+    }
+}
