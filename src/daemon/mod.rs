@@ -6,14 +6,15 @@
 //! - [`privileges`]: root until the ports are bound, and never again
 //! - [`systemd`]: readiness, watchdog, sockets that are open already
 //!
-//! Their order in a program, for what one of them does takes something from those that come after it:
+//! In a program they come in this order, each before something that it could not do or would undo later:
 //!
-//! ```text
-//!  detach::attached ─▶ inherited listeners ─▶ log file, pid file ─▶ signals blocked, ports bound ─▶ privileges dropped
-//!  (descriptors,        (environment:           (relative paths,                                     (no way back)
-//!   session)             no thread yet)          root's places)                                            │
-//!                                                                 serving ◀─ ready ◀─ settled (chdir /) ◀──╯
-//! ```
+//! 1. [`Detached::find`](detach::Detached::find): before anything is opened that a new session changes
+//! 2. [`inherited_listeners`](systemd::inherited_listeners): before other descriptors could be taken for theirs
+//! 3. [`LogFile::open`](log_file::LogFile::open), [`PidFile::create`](pid_file::PidFile::create), bind: as root, with
+//!    relative paths
+//! 4. [`Identity::assume`](privileges::Identity::assume): before threads are started
+//! 5. [`settle`](detach::Detached::settle): when all paths are absolute
+//! 6. [`ready`](detach::Detached::ready), [`State::Ready`](systemd::State::Ready): when every socket listens
 
 pub mod detach;
 pub mod log_file;

@@ -156,12 +156,13 @@ mod tests {
         if let Some(path) = part(TEST) {
             let _file = PidFile::create(Path::new(&path)).expect("created");
             io::stdout().write_all(b"held\n").expect("told");
-            loop {
-                thread::park();
-            }
+            // Until it is killed, or there is no test any more.
+            io::stdin().read_line(&mut String::new()).expect("the end");
+            return;
         }
         let (_directory, path) = place();
-        let mut owner = again(TEST, path.to_str().expect("UTF-8")).stdout(Stdio::piped()).spawn().expect("a process");
+        let mut owner = again(TEST, path.to_str().expect("UTF-8"));
+        let mut owner = owner.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
         let mut said = Vec::new();
         let mut stdout = owner.stdout.take().expect("a pipe");
         while !said.ends_with(b"held\n") {
