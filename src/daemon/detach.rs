@@ -47,9 +47,6 @@ const ACTIVATION: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 /// The end of what the starter is told: it is in no text.
 const READY: u8 = 0;
 
-/// As much as is in a pipe at most, see pipe(7).
-const PIPE_CAPACITY: usize = 64 * 1024;
-
 /// What a service makes is for itself and its group.
 const UMASK: u32 = 0o027;
 
@@ -190,7 +187,8 @@ fn ended(process: &OwnedFd, pipes: [&Option<PipeReader>; 2], patience: Duration)
 /// All that is in a pipe now; closes it at its end.
 fn available(pipe: &mut Option<PipeReader>) -> Vec<u8> {
     let Some(open) = pipe else { return Vec::new() };
-    let mut bytes = vec![0; PIPE_CAPACITY];
+    let capacity = fcntl(&*open, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
+    let mut bytes = vec![0; capacity.unwrap_or(64 * 1024)];
     let length = match open.read(&mut bytes) {
         Err(error) if crate::reason::is_for_later(&error) => 0,
         Ok(0) | Err(_) => {
@@ -302,6 +300,9 @@ mod tests {
     /// Nothing here takes so long.
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    /// More than is in a pipe.
+    const MUCH: usize = 2 << 20;
+
     /// Where a service, whoever its parent is, talks with the test.
     struct Stage {
         directory: TempDir,
@@ -371,6 +372,9 @@ mod tests {
 
     fn serve(behaviour: &str, detached: Detached, stage: &UnixStream) {
         let null = || OpenOptions::new().write(true).open("/dev/null").expect("opened");
+        // As a change of user makes it.
+        let unaware = || prctl::set_pdeathsig(None).expect("set");
+        // Or for the end of the test.
         let wait = || BufReader::new(stage).read_line(&mut String::new()).expect("told");
         say(stage, &process::id().to_string());
         match behaviour {
@@ -396,9 +400,8 @@ mod tests {
                 wait();
             }
             "talks" => {
-                // More than is in a pipe.
-                (0..2).for_each(|_| say(io::stdout(), &"x".repeat(PIPE_CAPACITY)));
-                (0..2).for_each(|_| say(io::stderr(), &"y".repeat(PIPE_CAPACITY)));
+                say(io::stdout(), &"x".repeat(MUCH));
+                say(io::stderr(), &"y".repeat(MUCH));
                 detached.ready().expect("heard");
             }
             "fails" => {
@@ -407,19 +410,17 @@ mod tests {
             }
             "ends" => {}
             "dies" => nix::sys::signal::raise(Signal::SIGABRT).expect("raised"),
-            "hangs" => loop {
-                thread::park();
-            },
+            "hangs" => {
+                wait();
+            }
             "hangs-without-a-word" => {
+                unaware();
                 dup2_stdout(null()).expect("closed");
                 dup2_stderr(null()).expect("closed");
-                loop {
-                    thread::park();
-                }
+                wait();
             }
             "notices-nothing" => {
-                // As a change of user does.
-                prctl::set_pdeathsig(None).expect("set");
+                unaware();
                 say(stage, "unaware");
                 wait();
                 let end = detached.ready().expect_err("nobody hears");
@@ -482,8 +483,8 @@ mod tests {
         let (output, _) = run(TEST, "talks", PATIENCE);
         assert_eq!(output.status.code(), Some(DONE));
         let count = |bytes: &[u8], letter| bytes.iter().filter(|&&byte| byte == letter).count();
-        assert!(count(&output.stdout, b'x') >= 2 * PIPE_CAPACITY);
-        assert_eq!(count(&output.stderr, b'y'), 2 * PIPE_CAPACITY);
+        assert!(count(&output.stdout, b'x') >= MUCH);
+        assert_eq!(count(&output.stderr, b'y'), MUCH);
         assert_eq!(count(&output.stdout, READY), 0);
     }
 

@@ -5,7 +5,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::TcpListener;
@@ -225,10 +224,10 @@ fn listener(descriptor: OwnedFd) -> Option<TcpListener> {
 }
 
 /// A number in the environment.
-fn variable<T: FromStr + Display>(name: &'static str) -> Result<Option<T>, Error> {
+fn variable<T: FromStr>(name: &'static str) -> Result<Option<T>, Error> {
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let value = value.to_string_lossy();
-    value.parse().map(Some).map_err(|_| Error::NotANumber { name, value: value.clone().into_owned() })
+    value.parse().map(Some).map_err(|_| Error::NotANumber { name, value: value.to_string() })
 }
 
 #[cfg(test)]
