@@ -388,6 +388,7 @@ mod tests {
                 wait();
                 let is_leader = getsid(None) == Ok(getpid());
                 say(stage, &format!("leader: {is_leader}"));
+                say(stage, &format!("sockets: {}", ACTIVATION.into_iter().any(|name| env::var_os(name).is_some())));
                 say(stage, &format!("directory: {}", env::current_dir().expect("a directory").display()));
                 say(stage, &format!("umask: {:o}", umask(Mode::empty())));
                 for descriptor in fs::read_dir("/proc/self/fd").expect("readable") {
@@ -453,6 +454,7 @@ mod tests {
         starter.args(["-c", "exec 7>\"$1\"; shift; exec \"$@\"", "sh"]).arg(&foreign);
         starter.arg(inner.get_program()).args(inner.get_args());
         starter.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        starter.env("LISTEN_PID", "1").env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "foreign");
         // Returns at the end of stdout and stderr, so nobody else has them.
         let output = starter.output().expect("a starter");
         let mut service = stage.service();
@@ -466,6 +468,7 @@ mod tests {
 
         say(service.get_ref(), "go on");
         assert_eq!(next(&mut service), "leader: true");
+        assert_eq!(next(&mut service), "sockets: false");
         assert_eq!(next(&mut service), "directory: /");
         assert_eq!(next(&mut service), "umask: 27");
         let mut open: Vec<_> = (0..).map(|_| next(&mut service)).take_while(|line| line != "end").collect();

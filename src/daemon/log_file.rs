@@ -511,6 +511,26 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_that_fails_half_way_is_undone() {
+        alone("daemon::log_file::tests::a_rotation_that_fails_half_way_is_undone", || {
+            let (directory, path) = place();
+            let log = LogFile::open(&path, Some(4), 1).expect("opened");
+            say(&log, "aaa\n");
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+            setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("limited");
+            say(&log, "bbb\n");
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+            let files = files(&directory);
+            let [(name, text)] = &files[..] else { panic!("one file, not {files:?}") };
+            assert_eq!(name, "log");
+            assert!(
+                text.contains("Cannot rotate this log: too many open files") && text.ends_with("\nbbb\n"),
+                "{text}"
+            );
+        });
+    }
+
+    #[test]
     fn who_may_not_rotate_any_more_may_still_write_and_reopen() {
         const TEST: &str = "daemon::log_file::tests::who_may_not_rotate_any_more_may_still_write_and_reopen";
         if !is_root(TEST) {

@@ -322,6 +322,10 @@ mod tests {
                     powerless();
                 }
             });
+            // It outlives a change of user by itself.
+            let mut sets = rustix::thread::capabilities(None).expect("known");
+            sets.inheritable = CapabilitySet::CHOWN;
+            set_capabilities(None, sets).expect("set");
             nobody().assume().expect("assumed");
             dropped.send(()).expect("told");
             powerless();
