@@ -127,7 +127,7 @@ impl State {
         let metadata = self.file.metadata()?;
         self.size = metadata.len();
         self.rotate_at = self.max_size.filter(|_| metadata.is_file());
-        self.torn = metadata.is_file() && ends_in_a_line(&self.path, self.size).unwrap_or(false);
+        self.torn = metadata.is_file() && ends_within_a_line(&self.path, self.size).unwrap_or(false);
         Ok(())
     }
 
@@ -248,7 +248,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Whether a file of this size ends in the middle of a line: after a full disk, or a sudden end.
-fn ends_in_a_line(path: &Path, size: u64) -> io::Result<bool> {
+fn ends_within_a_line(path: &Path, size: u64) -> io::Result<bool> {
     let Some(last) = size.checked_sub(1) else { return Ok(false) };
     let mut byte = [0];
     File::open(path)?.read_exact_at(&mut byte, last)?;
