@@ -30,12 +30,17 @@
 //! - [`cli`]: arguments, logs, progress bars, signals, exit statuses
 //! - [`reason`]: errors in words
 //!
+//! What makes a program a service:
+//!
+//! - [`daemon`]: detaching, pid file, log file, privileges, systemd
+//!
 //! The programs in `src/bin` only introduce these to each other.
 
 pub mod address;
 pub mod cache;
 pub mod cli;
 pub mod client;
+pub mod daemon;
 pub mod flight;
 pub mod metrics;
 pub mod netstring;

@@ -1,0 +1,26 @@
+//! What makes a program a service: the parts, each of use alone.
+//!
+//! - [`detach`]: on in the background, once everything listens
+//! - [`pid_file`]: one at a time, and which process it is
+//! - [`log_file`]: a log that outlives rotation and full disks
+//! - [`privileges`]: root until the ports are bound, and never again
+//! - [`systemd`]: readiness, watchdog, sockets that are open already
+//!
+//! In a program they come in this order, each before something that it could not do or would undo later:
+//!
+//! 1. [`Detached::find`](detach::Detached::find): before anything is opened that a new session changes
+//! 2. [`inherited_listeners`](systemd::inherited_listeners): before other descriptors could be taken for theirs
+//! 3. [`LogFile::open`](log_file::LogFile::open), [`PidFile::create`](pid_file::PidFile::create), bind: as root, with
+//!    relative paths
+//! 4. [`Identity::assume`](privileges::Identity::assume): before threads are started
+//! 5. [`settle`](detach::Detached::settle): when all paths are absolute
+//! 6. [`ready`](detach::Detached::ready), [`State::Ready`](systemd::State::Ready): when every socket listens
+
+pub mod detach;
+pub mod log_file;
+pub mod pid_file;
+pub mod privileges;
+pub mod systemd;
+
+#[cfg(test)]
+mod again;

@@ -1,0 +1,258 @@
+//! A file that names the process of a service, and keeps a second one out.
+//!
+//! The lock decides, not the number: the kernel lifts it when the process ends, however it ends, so a file that was
+//! left behind is no obstacle, and a number that somebody else has by now misleads nobody.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{self, Path, PathBuf};
+use std::process;
+
+use crate::reason::reason;
+
+/// A pid file that is ours until it is dropped.
+///
+/// Dropping it removes the file; where that is no longer allowed, after privileges were dropped, it is emptied.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Why there is no pid file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A process that runs has it.
+    #[error("locked by {}", holder(*pid))]
+    Held {
+        /// Which one, if the file says so already.
+        pid: Option<u32>,
+    },
+    /// The file cannot be used.
+    #[error("{}", reason(.0))]
+    Io(#[from] io::Error),
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+impl PidFile {
+    /// Takes the file, locks it (flock(2)) and writes the number of this process and a newline into it.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be opened, locked or written, or is no regular file.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        // The process may change its directory before it removes the file.
+        let path = path::absolute(path)?;
+        loop {
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path)?;
+            if let Some(mut locked) = Self::lock(&path, file)? {
+                locked.file.set_len(0)?;
+                locked.file.write_all(format!("{}\n", process::id()).as_bytes())?;
+                return Ok(locked);
+            }
+        }
+    }
+
+    /// None if the file was removed before it was locked: its last owner has just left.
+    fn lock(path: &Path, file: File) -> Result<Option<Self>, Error> {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file").into());
+        }
+        match file.try_lock() {
+            Ok(()) => Ok(names(path, &file).then(|| Self { path: path.to_owned(), file })),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Who has just locked it has not written yet.
+                let _ = file.take(16).read_to_string(&mut text);
+                Err(Error::Held { pid: text.trim().parse().ok() })
+            }
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Under the lock: whoever opens the file now finds out that it is gone when the lock is theirs.
+        if names(&self.path, &self.file) && fs::remove_file(&self.path).is_err() {
+            let _ = self.file.set_len(0);
+        }
+        // Closing would do, but not while a child process that is just being started has the descriptor, too.
+        let _ = self.file.unlock();
+    }
+}
+
+/// Whether `path` is a name of this very file.
+fn names(path: &Path, file: &File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::super::again::{again, is_root, part};
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("poetryd.pid");
+        (directory, path)
+    }
+
+    fn open(path: &Path) -> File {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("opened")
+    }
+
+    #[test]
+    fn it_names_this_process_and_goes_with_its_owner() {
+        let (_directory, path) = place();
+        let file = PidFile::create(&path).expect("created");
+        assert_eq!(fs::read_to_string(&path).expect("read"), format!("{}\n", process::id()));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o644);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_pid_file_is_no_obstacle() {
+        let (_directory, path) = place();
+        fs::write(&path, "4194304 and a long rest\n").expect("written");
+        let _file = PidFile::create(&path).expect("created");
+        assert_eq!(fs::read_to_string(&path).expect("read"), format!("{}\n", process::id()));
+    }
+
+    #[test]
+    fn a_second_owner_is_told_who_the_first_is_and_leaves_the_file_alone() {
+        let (_directory, path) = place();
+        let _file = PidFile::create(&path).expect("created");
+        let error = PidFile::create(&path).expect_err("it is taken");
+        assert_eq!(error.to_string(), format!("locked by process {}", process::id()));
+        assert_eq!(fs::read_to_string(&path).expect("read"), format!("{}\n", process::id()));
+    }
+
+    #[test]
+    fn an_owner_who_has_not_written_yet_has_no_name() {
+        let (_directory, path) = place();
+        let file = open(&path);
+        file.lock().expect("locked");
+        let error = PidFile::create(&path).expect_err("it is taken");
+        assert_eq!(error.to_string(), "locked by another process");
+    }
+
+    #[test]
+    fn the_file_of_a_killed_owner_is_stale() {
+        const TEST: &str = "daemon::pid_file::tests::the_file_of_a_killed_owner_is_stale";
+        if let Some(path) = part(TEST) {
+            let _file = PidFile::create(Path::new(&path)).expect("created");
+            io::stdout().write_all(b"held\n").expect("told");
+            // Until it is killed, or there is no test any more.
+            io::stdin().read_line(&mut String::new()).expect("the end");
+            return;
+        }
+        let (_directory, path) = place();
+        let mut owner = again(TEST, path.to_str().expect("UTF-8"));
+        let mut owner = owner.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+        let mut said = Vec::new();
+        let mut stdout = owner.stdout.take().expect("a pipe");
+        while !said.ends_with(b"held\n") {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).expect("told");
+            said.push(byte[0]);
+        }
+        assert!(matches!(PidFile::create(&path), Err(Error::Held { pid: Some(pid) }) if pid == owner.id()));
+        owner.kill().expect("killed");
+        owner.wait().expect("reaped");
+        assert!(path.exists());
+        PidFile::create(&path).expect("created");
+    }
+
+    #[test]
+    fn a_file_that_was_removed_before_it_was_locked_is_no_lock() {
+        let (_directory, path) = place();
+        let file = open(&path);
+        fs::remove_file(&path).expect("removed");
+        assert!(PidFile::lock(&path, file).expect("no error").is_none());
+
+        let file = open(&path);
+        fs::remove_file(&path).expect("removed");
+        let _other = open(&path);
+        assert!(PidFile::lock(&path, file).expect("no error").is_none());
+    }
+
+    #[test]
+    fn a_file_put_in_its_place_is_not_removed() {
+        let (_directory, path) = place();
+        let file = PidFile::create(&path).expect("created");
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "somebody else's").expect("written");
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "somebody else's");
+    }
+
+    #[test]
+    fn of_many_who_come_and_go_there_is_never_more_than_one() {
+        let (_directory, path) = place();
+        let (holders, turns) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while turns.load(Ordering::SeqCst) < 200 {
+                        match PidFile::create(&path) {
+                            Ok(file) => {
+                                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                                turns.fetch_add(1, Ordering::SeqCst);
+                                holders.fetch_sub(1, Ordering::SeqCst);
+                                drop(file);
+                            }
+                            Err(Error::Held { .. }) => thread::yield_now(),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_taken_nor_removed() {
+        let error = PidFile::create(Path::new("/dev/null")).expect_err("a device");
+        assert_eq!(error.to_string(), "not a regular file");
+        assert!(Path::new("/dev/null").exists());
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_is_an_error() {
+        let (directory, _) = place();
+        let error = PidFile::create(&directory.path().join("no/such/place.pid")).expect_err("no place");
+        assert_eq!(error.to_string(), "no such file or directory");
+    }
+
+    #[test]
+    fn who_may_not_remove_it_any_more_empties_it() {
+        const TEST: &str = "daemon::pid_file::tests::who_may_not_remove_it_any_more_empties_it";
+        if !is_root(TEST) {
+            return;
+        }
+        super::super::again::alone(TEST, || {
+            let (_directory, path) = place();
+            fs::set_permissions(path.parent().expect("a directory"), fs::Permissions::from_mode(0o755)).expect("set");
+            let file = PidFile::create(&path).expect("created");
+            nix::unistd::seteuid(65534.into()).expect("another user");
+            drop(file);
+            assert_eq!(fs::read_to_string(&path).expect("still there"), "");
+            nix::unistd::seteuid(0.into()).expect("root again, to tidy up");
+            PidFile::create(&path).expect("no obstacle");
+        });
+    }
+}
