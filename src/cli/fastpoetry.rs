@@ -15,6 +15,7 @@ use super::logs::LogArgs;
 use super::serving::{self, Ended, Nobody, Server, Service, ServiceArgs};
 use super::{Error, FAILURE};
 use crate::metrics::Page;
+use crate::poem::Poem;
 use crate::reason::reason;
 use crate::server::fast::FastServer;
 use crate::server::{Handler, Limits, Stop};
@@ -73,12 +74,17 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run(FastArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
+    super::run("fastpoetry", |args: Args| serving::run(&args.service, &args.logs))
 }
 
 impl Service for FastArgs {
-    const PROGRAM: &'static str = "fastpoetry";
-    const SIGNALS: &'static [Signal] = &[Signal::SIGHUP];
+    fn program(&self) -> &'static str {
+        "fastpoetry"
+    }
+
+    fn signals(&self) -> &'static [Signal] {
+        &[Signal::SIGHUP]
+    }
 
     fn service(&self) -> &ServiceArgs {
         &self.service
@@ -86,6 +92,11 @@ impl Service for FastArgs {
 
     fn what(&self) -> String {
         format!("Serving {}", self.file.display())
+    }
+
+    fn check(&self) -> Result<(), (&'static str, Error)> {
+        Poem::check(&self.file).map_err(|error| ("file", Error::cannot("serve", self.file.display(), &error)))?;
+        self.faults.check(Usual::AtOnce)
     }
 
     fn errand(&self) -> Result<Option<u8>, Error> {
@@ -120,7 +131,10 @@ impl Server for FastServer {
     }
 
     /// Reads the poem again, on a thread of its own: a disk that does not answer must not hold up the next signal.
-    fn on_signal(self: Arc<Self>, _: Signal) {
+    fn on_signal(self: Arc<Self>, signal: Signal) {
+        if signal != Signal::SIGHUP {
+            return;
+        }
         let started = thread::Builder::new().name("reload".to_owned()).spawn(move || reload(&self));
         if let Err(error) = started {
             error!("Cannot start a thread: {}; keeping the poem as it was", reason(&error));

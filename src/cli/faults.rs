@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::tables::{File, Table};
+use super::tables::{ERRAND, File, Table};
 use super::{Error, SUCCESS, values};
 use crate::pace::{Cut, CutAt, Ending, Pace, Plan, Tempo};
 use crate::poem::Poem;
@@ -99,7 +99,7 @@ pub struct FaultArgs {
     replay: Option<PathBuf>,
 
     /// Print what the first N connections would get, as a recording, and exit
-    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record")]
+    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ERRAND)]
     rehearse: Option<u64>,
 }
 
@@ -193,6 +193,18 @@ impl FaultArgs {
         let is_steady = pace.jitter.is_zero() && pace.cut.is_none();
         let is_alone = self.script.is_none() && self.replay.is_none() && self.fail_first.is_none();
         (is_steady && is_alone).then_some(pace)
+    }
+
+    /// Looks for what can be wrong; what is wrong comes with the name of the flag.
+    ///
+    /// # Errors
+    /// The flags, the script or the recording make no sense, or cannot be read.
+    pub fn check(&self, usual: Usual) -> Result<(), (&'static str, Error)> {
+        match (&self.replay, &self.script) {
+            (Some(path), _) => replay(path).map(|_| ()).map_err(|error| ("replay", error)),
+            (None, Some(path)) => Script::read(path, &self.pace, usual).map(|_| ()).map_err(|error| ("script", error)),
+            (None, None) => self.pace.pace(usual).map(|_| ()).map_err(|why| ("jitter", in_flags(why))),
+        }
     }
 
     /// How a server is to treat its clients; begins the recording, if there is to be one.

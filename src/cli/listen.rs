@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZero;
 use std::thread;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Error, printable};
+use crate::address::Address;
 
 /// The flags about listening.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,6 +53,33 @@ impl ListenArgs {
         listen().map_err(|error| Error::cannot("listen on", address, &error))
     }
 
+    /// `PORT`, `HOST:PORT` or `[IPv6]:PORT`; port 0 is any free one.
+    ///
+    /// # Errors
+    /// One line that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let any = text.strip_suffix(":0").map(str::to_owned).or((text == "0").then(|| "127.0.0.1".to_owned()));
+        let address = |text: &str| text.parse::<Address>().map_err(|error| error.to_string());
+        let (port, iface) = match any {
+            // Nobody can connect to this port, so that it is none of an address.
+            Some(host) => (0, address(&format!("{host}:1"))?.host()),
+            None => address(text).map(|address| (address.port(), address.host()))?,
+        };
+        Ok(Self { port, iface, backlog: None })
+    }
+
+    /// A socket that somebody else has opened, as often as there are workers for it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn adopt(listener: TcpListener, workers: usize) -> Result<Vec<TcpListener>, Error> {
+        let clones = || {
+            inherit_options(&SockRef::from(&listener))?;
+            (0..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()
+        };
+        clones().map_err(|error| Error::cannot("use", "an inherited socket", &error))
+    }
+
     /// Listeners on one address, one for each processor: the kernel deals out the clients among them.
     ///
     /// # Errors
@@ -78,10 +106,7 @@ impl ListenArgs {
     }
 
     fn listening(&self, socket: Socket) -> io::Result<Socket> {
-        // Accepted sockets inherit both. Pieces of a trickle leave when they are written; and what a client does not
-        // read stays in the one copy of the poem, instead of some megabytes of the kernel's each.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(UNSENT)?;
+        inherit_options(&SockRef::from(&socket))?;
         socket.listen(self.backlog(BACKLOG))?;
         Ok(socket)
     }
@@ -90,13 +115,24 @@ impl ListenArgs {
         i32::try_from(self.backlog.unwrap_or(default)).unwrap_or(i32::MAX)
     }
 
-    fn address(&self) -> Result<SocketAddr, Error> {
+    /// The address to bind.
+    ///
+    /// # Errors
+    /// The name cannot be resolved.
+    pub fn address(&self) -> Result<SocketAddr, Error> {
         let host = self.iface.trim_start_matches('[').trim_end_matches(']');
         let found = (host, self.port).to_socket_addrs().map_err(|error| Error::cannot("resolve", host, &error))?;
         let found: Vec<SocketAddr> = found.collect();
         let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
         address.copied().ok_or_else(|| Error::failure(format!("cannot resolve {host}: it has no address")))
     }
+}
+
+/// Sets what accepted sockets inherit. Pieces of a trickle leave when they are written; and what a client does not read
+/// stays in the one copy of the poem, instead of some megabytes of the kernel's each.
+fn inherit_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)
 }
 
 fn bound(address: SocketAddr) -> io::Result<Socket> {

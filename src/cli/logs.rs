@@ -9,7 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::Error;
 use super::bars::Screen;
 use super::stdout::write_patiently;
+use crate::daemon::log_file::LogFile;
 use crate::waterfall::text::Canvas;
 
 /// The flags about logs.
@@ -60,22 +61,46 @@ impl LogArgs {
         self.verbose == 0 && !self.quiet && self.log_format == LogFormat::Text && rust_log().is_none()
     }
 
+    /// The same where they say something, and as `base` has it where they do not.
+    pub fn over(self, base: Self) -> Self {
+        let is_silent = self.verbose == 0 && !self.quiet;
+        Self {
+            verbose: if is_silent { base.verbose } else { self.verbose },
+            quiet: if is_silent { base.quiet } else { self.quiet },
+            log_format: if self.log_format == LogFormat::Text { base.log_format } else { self.log_format },
+        }
+    }
+
     /// Sends the log to stderr from now on, around what the screen shows.
     ///
     /// # Errors
     /// `RUST_LOG` makes no sense.
     pub fn init(&self, style: Style, screen: &Screen) -> Result<(), Error> {
+        let screen = screen.clone();
+        self.init_with(style, colour(), move || Stderr(screen.clone()))
+    }
+
+    /// Sends the log to this file from now on.
+    ///
+    /// # Errors
+    /// As for [`init`](Self::init).
+    pub fn init_to(&self, style: Style, log: LogFile) -> Result<(), Error> {
+        self.init_with(style, false, log)
+    }
+
+    fn init_with<W>(&self, style: Style, colour: bool, to: W) -> Result<(), Error>
+    where
+        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
         let filter = match rust_log() {
             Some(text) => text.parse::<Targets>().map_err(|error| Error::usage(format!("RUST_LOG={text}: {error}")))?,
             None => Targets::new().with_target(env!("CARGO_CRATE_NAME"), self.level()),
         };
-        let screen = screen.clone();
-        let layer =
-            tracing_subscriber::fmt::layer().with_writer(move || Stderr(screen.clone())).log_internal_errors(false);
+        let layer = tracing_subscriber::fmt::layer().with_writer(to).log_internal_errors(false);
         let registry = tracing_subscriber::registry().with(filter);
         match self.log_format {
             LogFormat::Json => registry.with(layer.json()).init(),
-            LogFormat::Text => registry.with(layer.event_format(Line { style, colour: colour() })).init(),
+            LogFormat::Text => registry.with(layer.event_format(Line { style, colour })).init(),
         }
         Ok(())
     }

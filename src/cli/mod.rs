@@ -12,6 +12,7 @@ pub mod logs;
 pub mod open_files;
 pub mod poetry_proxy;
 pub mod poetry_race;
+pub mod poetryd;
 pub mod serving;
 pub mod signals;
 pub mod slowpoetry;
@@ -56,6 +57,17 @@ impl Error {
         Self { status: USAGE, message: message.into() }
     }
 
+    /// What is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same, with something said before it.
+    #[must_use]
+    pub fn after(self, what: &str) -> Self {
+        Self { message: format!("{what}{}", self.message), ..self }
+    }
+
     /// `cannot WHAT ON: why`.
     pub fn cannot(what: &str, on: impl Display, error: &io::Error) -> Self {
         Self::failure(format!("cannot {what} {on}: {}", reason(error)))
@@ -98,6 +110,7 @@ pub fn commands() -> Vec<Command> {
         command::<poetry_proxy::Args>("poetry-proxy"),
         command::<transformedpoetry::Args>("transformedpoetry"),
         command::<poetry_race::Args>("poetry-race"),
+        command::<poetryd::Args>("poetryd"),
     ];
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
     commands

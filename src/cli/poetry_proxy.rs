@@ -106,12 +106,17 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run(ProxyArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
+    super::run("poetry-proxy", |args: Args| serving::run(&args.service, &args.logs))
 }
 
 impl Service for ProxyArgs {
-    const PROGRAM: &'static str = "poetry-proxy";
-    const SIGNALS: &'static [Signal] = &[Signal::SIGHUP, Signal::SIGUSR1];
+    fn program(&self) -> &'static str {
+        "poetry-proxy"
+    }
+
+    fn signals(&self) -> &'static [Signal] {
+        &[Signal::SIGHUP, Signal::SIGUSR1]
+    }
 
     fn service(&self) -> &ServiceArgs {
         &self.service
@@ -144,11 +149,13 @@ impl Server for ProxyServer {
     }
 
     fn on_signal(self: Arc<Self>, signal: Signal) {
-        if signal == Signal::SIGHUP {
-            self.forget();
-            info!("Forgot the poem");
-        } else {
-            info!("Totals: {}", self.totals());
+        match signal {
+            Signal::SIGHUP => {
+                self.forget();
+                info!("Forgot the poem");
+            }
+            Signal::SIGUSR1 => info!("Totals: {}", self.totals()),
+            _ => {}
         }
     }
 

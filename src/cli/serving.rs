@@ -62,16 +62,26 @@ impl ServiceArgs {
 /// It is opened in the order of these functions, each of which may fail, and none of which starts a thread.
 pub trait Service {
     /// The name of its program.
-    const PROGRAM: &'static str;
+    fn program(&self) -> &'static str;
 
     /// The signals that mean something to it, beside those that stop it.
-    const SIGNALS: &'static [Signal] = &[];
+    fn signals(&self) -> &'static [Signal] {
+        &[]
+    }
 
     /// What all async servers are told.
     fn service(&self) -> &ServiceArgs;
 
     /// What it does, for the address line: `Serving FILE`.
     fn what(&self) -> String;
+
+    /// Looks for what can be wrong before anything is opened; what is wrong comes with the name of the argument.
+    ///
+    /// # Errors
+    /// A file is not there, or makes no sense.
+    fn check(&self) -> Result<(), (&'static str, Error)> {
+        Ok(())
+    }
 
     /// What it is to do instead of serving, if that is so: its exit status.
     ///
@@ -104,7 +114,7 @@ pub trait Server: Send + Sync {
     /// It cannot be started.
     fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error>;
 
-    /// A signal has come that means something to it.
+    /// A signal has come that may mean something to it.
     fn on_signal(self: Arc<Self>, _: Signal) {}
 
     /// Adds its metrics, all with these labels.
@@ -173,7 +183,7 @@ pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
 ///
 /// # Errors
 /// It cannot be opened or started.
-pub fn run<S: Service>(service: &S, logs: &LogArgs) -> Result<u8, Error> {
+pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
     logs.init(Style::Journal, &Screen::default())?;
     if let Some(status) = service.errand()? {
         return Ok(status);
@@ -182,7 +192,7 @@ pub fn run<S: Service>(service: &S, logs: &LogArgs) -> Result<u8, Error> {
     let limits = service.service().limits();
     let opened = Arc::new(OnceLock::<Arc<dyn Server>>::new());
     let told = Arc::clone(&opened);
-    let stop = stop_on(Signals::block(S::SIGNALS), limits.grace, move |signal| {
+    let stop = stop_on(Signals::block(service.signals()), limits.grace, move |signal| {
         if let Some(server) = told.get() {
             Arc::clone(server).on_signal(signal);
         }
@@ -223,7 +233,7 @@ pub struct CrowdArgs {
 /// For the end of the workers when everybody has been reset.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What SIGINT and SIGTERM stop; other signals are for `other`.
+/// What SIGINT and SIGTERM stop; `told` hears of these and of all other signals.
 ///
 /// The first one closes the door, the second one resets who is left. If the server does not end then, because a file
 /// or a pipe does not answer, the process does.
@@ -233,20 +243,23 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub fn stop_on(
     signals: Signals,
     grace: Duration,
-    mut other: impl FnMut(Signal) + Send + 'static,
+    mut told: impl FnMut(Signal) + Send + 'static,
 ) -> Result<Stop, Error> {
     let stop = Stop::default();
     let stopped = stop.clone();
-    let on_signal = move |signal| match signal {
-        Signal::SIGINT | Signal::SIGTERM if stopped.is_closing() => {
-            stopped.abort();
-            signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
+    let on_signal = move |signal| {
+        match signal {
+            Signal::SIGINT | Signal::SIGTERM if stopped.is_closing() => {
+                stopped.abort();
+                signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
+            }
+            Signal::SIGINT | Signal::SIGTERM => {
+                stopped.close();
+                signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
+            }
+            _ => {}
         }
-        Signal::SIGINT | Signal::SIGTERM => {
-            stopped.close();
-            signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
-        }
-        signal => other(signal),
+        told(signal);
     };
     signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
     Ok(stop)

@@ -5,6 +5,7 @@
 //!                                     num-bytes = 10
 //! ```
 
+use std::any::TypeId;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Error, one_line};
+
+/// The group of flags that ask for something else than to serve: they are no keys.
+pub const ERRAND: &str = "errand";
 
 /// A file of tables, which knows how to say what is wrong on which of its lines.
 #[derive(Debug)]
@@ -56,15 +60,24 @@ impl File {
         Table { file: self, at: 0, entries: parsed.get_ref() }
     }
 
+    fn line(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
+    }
+
     /// `FILE:LINE: what is wrong`.
     fn wrong(&self, at: usize, what: &str) -> Error {
-        let line = self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
+        let line = self.line(at);
         let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
         Error::usage(format!("{}:{line}: {what}", self.path.display()))
     }
 }
 
 impl<'a> Table<'a> {
+    /// The line on which it begins.
+    pub fn line(&self) -> usize {
+        self.file.line(self.at)
+    }
+
     /// That something is wrong with this key, or with the whole table if it does not have it.
     pub fn wrong(&self, key: &str, what: &str) -> Error {
         self.file.wrong(self.entries.get_key_value(key).map_or(self.at, |(key, _)| key.span().start), what)
@@ -118,11 +131,16 @@ impl<'a> Table<'a> {
     pub fn args<A: clap::Args>(&self, without: &[&str]) -> Result<A, Error> {
         let mut command = A::augment_args(Command::new("table").no_binary_name(true).disable_help_flag(true));
         command.build();
+        let is_errand = |arg: &Arg| {
+            let groups = command.get_groups().filter(|group| group.get_id() == ERRAND);
+            groups.flat_map(|group| group.get_args()).any(|id| id == arg.get_id())
+        };
+        let keys = || command.get_arguments().filter(|arg| !is_errand(arg));
         let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);
         for (key, value) in self.entries.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref())) {
             let key = key.get_ref().as_ref();
-            let arg = command.get_arguments().find(|arg| name(arg) == key).ok_or_else(|| {
-                let mut known: Vec<&str> = command.get_arguments().map(name).chain(without.iter().copied()).collect();
+            let arg = keys().find(|arg| name(arg) == key).ok_or_else(|| {
+                let mut known: Vec<&str> = keys().map(name).chain(without.iter().copied()).collect();
                 known.sort_unstable();
                 self.wrong(key, &format!("unknown key '{key}'; known are {}", known.join(", ")))
             })?;
@@ -131,15 +149,39 @@ impl<'a> Table<'a> {
                 value => vec![value],
             };
             for value in values {
-                let Some(word) = word(arg, value).map_err(|what| self.wrong(key, &format!("{key}: {what}")))? else {
-                    continue;
-                };
-                if arg.is_positional() { last_words.push(word) } else { words.push(word) }
+                let found = self.words(arg, value).map_err(|what| self.wrong(key, &format!("{key}: {what}")))?;
+                if arg.is_positional() { last_words.extend(found) } else { words.extend(found) }
             }
         }
         words.append(&mut last_words);
         let matches = command.clone().try_get_matches_from(words);
         matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| self.explain(&command, &error))
+    }
+
+    /// A value as words of a command line: none for a switch that is off. A path is relative to the file's directory.
+    fn words(&self, arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
+        let flag = format!("--{}", name(arg));
+        let text = match (arg.get_action(), value) {
+            (ArgAction::SetTrue, DeValue::Boolean(on)) => return Ok(on.then_some(flag).into_iter().collect()),
+            (ArgAction::SetTrue, _) => {
+                return Err(format!("it must be true or false, but its type is {}", value.type_str()));
+            }
+            (ArgAction::Count, DeValue::Integer(number)) => {
+                let times = number.as_str().parse::<u8>().map_err(|_| "it must be a small number".to_owned())?;
+                return Ok(vec![flag; times.into()]);
+            }
+            (_, DeValue::String(text)) if arg.get_value_parser().type_id() == TypeId::of::<PathBuf>() => {
+                let directory = self.file.path.parent().unwrap_or(Path::new(""));
+                directory.join(text.as_ref()).to_str().ok_or("the path is not UTF-8")?.to_owned()
+            }
+            (_, DeValue::String(text)) => text.to_string(),
+            (_, DeValue::Float(number)) => number.as_str().to_owned(),
+            (_, DeValue::Integer(number)) => i128::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| "the number is too large".to_owned())?
+                .to_string(),
+            _ => return Err(format!("it must be a string or a number, but its type is {}", value.type_str())),
+        };
+        Ok(vec![if arg.is_positional() { text } else { format!("{flag}={text}") }])
     }
 
     /// What clap says about flags, said about keys.
@@ -163,24 +205,6 @@ fn name(arg: &Arg) -> &str {
     arg.get_long().unwrap_or_else(|| arg.get_id().as_str())
 }
 
-/// A value as a word of a command line; none for a switch that is off.
-fn word(arg: &Arg, value: &DeValue<'_>) -> Result<Option<String>, String> {
-    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
-    let text = match value {
-        DeValue::Boolean(on) if is_switch => return Ok(on.then(|| format!("--{}", name(arg)))),
-        _ if is_switch => return Err(format!("it must be true or false, but its type is {}", value.type_str())),
-        DeValue::String(text) => text.to_string(),
-        DeValue::Float(number) => number.as_str().to_owned(),
-        DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
-            .map_err(|_| "the number is too large".to_owned())?
-            .to_string(),
-        DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(format!("it must be a string or a number, but its type is {}", value.type_str()));
-        }
-    };
-    Ok(Some(if arg.is_positional() { text } else { format!("--{}={text}", name(arg)) }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,10 +220,16 @@ mod tests {
         well_done: bool,
         #[arg(long)]
         names: Vec<String>,
+        #[arg(long)]
+        path: Option<PathBuf>,
+        #[arg(long, action = ArgAction::Count)]
+        loud: u8,
+        #[arg(long, group = ERRAND)]
+        list: bool,
     }
 
     fn file(text: &str) -> File {
-        File { path: "x.toml".into(), text: text.to_owned() }
+        File { path: "dir/x.toml".into(), text: text.to_owned() }
     }
 
     fn args(text: &str) -> Result<Args, String> {
@@ -213,9 +243,26 @@ mod tests {
         let parsed =
             args("file = '-x'\nrate = 0.5\nwell-done = true\nnames = ['a', 'b=c', '--d']\nignored = 1979-05-27");
         let names = ["a", "b=c", "--d"].map(str::to_owned).to_vec();
-        let expected = Args { file: "-x".to_owned(), count: None, rate: Some(0.5), well_done: true, names };
+        let expected = Args {
+            file: "-x".to_owned(),
+            count: None,
+            rate: Some(0.5),
+            well_done: true,
+            names,
+            path: None,
+            loud: 0,
+            list: false,
+        };
         assert_eq!(parsed, Ok(expected));
         assert_eq!(args("file = 'x'\ncount = 0x10\nwell-done = false").map(|args| args.count), Ok(Some(16)));
+        assert_eq!(args("file = 'x'\nloud = 2").map(|args| args.loud), Ok(2));
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_directory_of_the_file() {
+        for (path, expected) in [("poems/x", "dir/poems/x"), ("/poems/x", "/poems/x")] {
+            assert_eq!(args(&format!("file = 'x'\npath = '{path}'")).map(|args| args.path), Ok(Some(expected.into())));
+        }
     }
 
     #[test]
@@ -223,17 +270,27 @@ mod tests {
         for (text, expected) in [
             (
                 "file = 'x'\n\ncuont = 1",
-                "x.toml:3: unknown key 'cuont'; known are count, file, ignored, names, rate, well-done",
+                "dir/x.toml:3: unknown key 'cuont'; known are count, file, ignored, loud, names, path, rate, well-done",
             ),
-            ("file = 'x'\ncount = 'ten'", "x.toml:2: invalid value 'ten' for 'count': invalid digit found in string"),
-            ("file = 'x'\ncount = 256", "x.toml:2: invalid value '256' for 'count': 256 is not in 0..=255"),
-            ("file = 'x'\ncount = true", "x.toml:2: count: it must be a string or a number, but its type is boolean"),
-            ("file = 'x'\nwell-done = 1", "x.toml:2: well-done: it must be true or false, but its type is integer"),
-            ("file = 'x'\ncount = 1\nrate = 2", "x.toml:2: the argument 'count' cannot be used with 'rate'"),
-            ("\nwell-done = true\nfile = 'x'", "x.toml:1: the following required arguments were not provided: rate"),
-            ("count = 1", "x.toml:1: the following required arguments were not provided: file"),
-            ("file = 'x'\ncount = 1\ncount = 2", "x.toml:3: duplicate key"),
-            ("file = \n", "x.toml:1: string values must be quoted, expected literal string"),
+            (
+                "file = 'x'\ncount = 'ten'",
+                "dir/x.toml:2: invalid value 'ten' for 'count': invalid digit found in string",
+            ),
+            ("file = 'x'\ncount = 256", "dir/x.toml:2: invalid value '256' for 'count': 256 is not in 0..=255"),
+            (
+                "file = 'x'\ncount = true",
+                "dir/x.toml:2: count: it must be a string or a number, but its type is boolean",
+            ),
+            ("file = 'x'\nwell-done = 1", "dir/x.toml:2: well-done: it must be true or false, but its type is integer"),
+            ("file = 'x'\ncount = 1\nrate = 2", "dir/x.toml:2: the argument 'count' cannot be used with 'rate'"),
+            (
+                "\nwell-done = true\nfile = 'x'",
+                "dir/x.toml:1: the following required arguments were not provided: rate",
+            ),
+            ("file = 'x'\nloud = 300", "dir/x.toml:2: loud: it must be a small number"),
+            ("count = 1", "dir/x.toml:1: the following required arguments were not provided: file"),
+            ("file = 'x'\ncount = 1\ncount = 2", "dir/x.toml:3: duplicate key"),
+            ("file = \n", "dir/x.toml:1: string values must be quoted, expected literal string"),
         ] {
             assert_eq!(args(text), Err(expected.to_owned()), "{text}");
         }
@@ -246,10 +303,13 @@ mod tests {
         let whole = file.table(&parsed);
         let tables = whole.tables("a").expect("tables");
         assert_eq!(tables.len(), 2);
-        assert_eq!(tables[1].only(&["x"]).expect_err("y").message, "x.toml:4: unknown key 'y'; known are x");
-        assert_eq!(tables[1].wrong("x", "no x").message, "x.toml:3: no x");
+        assert_eq!(tables[1].only(&["x"]).expect_err("y").message, "dir/x.toml:4: unknown key 'y'; known are x");
+        assert_eq!(tables[1].wrong("x", "no x").message, "dir/x.toml:3: no x");
         assert!(whole.table("b").expect("a table").is_some() && whole.table("c").expect("none").is_none());
-        assert_eq!(whole.table("a").expect_err("a list").message, "x.toml:1: 'a' is not a table");
-        assert_eq!(whole.tables("b").expect_err("one").message, "x.toml:5: 'b' is not a list of tables: write [[b]]");
+        assert_eq!(whole.table("a").expect_err("a list").message, "dir/x.toml:1: 'a' is not a table");
+        assert_eq!(
+            whole.tables("b").expect_err("one").message,
+            "dir/x.toml:5: 'b' is not a list of tables: write [[b]]"
+        );
     }
 }

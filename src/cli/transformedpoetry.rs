@@ -10,6 +10,7 @@ use clap::Parser;
 
 use super::logs::LogArgs;
 use super::serving::{self, Ended, Server, Service, ServiceArgs};
+use super::tables::ERRAND;
 use super::values::Limit;
 use super::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
@@ -37,7 +38,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct TransformArgs {
     /// List the transforms, and exit
-    #[arg(long)]
+    #[arg(long, group = ERRAND)]
     list: bool,
 
     /// Refuse requests of more than so many bytes, name and poem together
@@ -82,11 +83,13 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    super::run(TransformArgs::PROGRAM, |args: Args| serving::run(&args.service, &args.logs))
+    super::run("transformedpoetry", |args: Args| serving::run(&args.service, &args.logs))
 }
 
 impl Service for TransformArgs {
-    const PROGRAM: &'static str = "transformedpoetry";
+    fn program(&self) -> &'static str {
+        "transformedpoetry"
+    }
 
     fn service(&self) -> &ServiceArgs {
         &self.service

@@ -46,14 +46,20 @@ pub fn transform(text: &str) -> Result<String, String> {
     }
 }
 
+/// A number of bytes, or 0; otherwise as for [`positive_size`].
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn size(text: &str) -> Result<u64, String> {
+    parse_size::parse_size(text).map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())
+}
+
 /// A number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
 ///
 /// # Errors
 /// One line that says what is wrong.
 pub fn positive_size(text: &str) -> Result<NonZeroUsize, String> {
-    let bytes =
-        parse_size::parse_size(text).map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())?;
-    let bytes = usize::try_from(bytes).map_err(|_| "too large for this machine".to_owned())?;
+    let bytes = usize::try_from(size(text)?).map_err(|_| "too large for this machine".to_owned())?;
     NonZeroUsize::new(bytes).ok_or_else(|| "it must be at least 1".to_owned())
 }
 

@@ -27,6 +27,8 @@ const GREETING_PIECES: usize = 16;
 #[derive(Debug)]
 pub struct FastServer {
     file: PathBuf,
+    /// The same, from wherever.
+    place: PathBuf,
     poem: Mutex<Poem>,
     /// Only one at a time reads the poem again, so that the last one who asked for it gets what is there then.
     reloading: Mutex<()>,
@@ -43,8 +45,16 @@ impl FastServer {
     pub fn new(file: &Path, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
         let poem = Mutex::new(Poem::load(file)?);
         // The process may change its directory before it reads the poem again.
-        let file = path::absolute(file)?;
-        Ok(Self { file, poem, reloading: Mutex::new(()), conduct, write_timeout, counts: Counts::default() })
+        let place = path::absolute(file)?;
+        Ok(Self {
+            file: file.to_owned(),
+            place,
+            poem,
+            reloading: Mutex::new(()),
+            conduct,
+            write_timeout,
+            counts: Counts::default(),
+        })
     }
 
     /// How it treats its clients.
@@ -58,13 +68,13 @@ impl FastServer {
     /// The poem cannot be read; the old one stays.
     pub fn reload(&self) -> io::Result<usize> {
         let _in_turn = lock(&self.reloading);
-        let poem = Poem::load(&self.file)?;
+        let poem = Poem::load(&self.place)?;
         let bytes = poem.bytes().len();
         *lock(&self.poem) = poem;
         Ok(bytes)
     }
 
-    /// The file it was read from.
+    /// The file it was read from, as it was named.
     pub fn file(&self) -> &Path {
         &self.file
     }
@@ -98,7 +108,7 @@ impl Handler for FastServer {
                 Next::Wait(_) => break,
                 Next::Send(piece) => match send_now(socket, &turn.poem()[piece.clone()], turn.closes_at(piece.end)) {
                     Ok(n) => {
-                        self.conduct.sent(&mut turn, n, now);
+                        self.sent(&mut turn, n, now);
                         if n < piece.len() {
                             break;
                         }
@@ -147,8 +157,7 @@ impl FastServer {
                             Err(_) => continue,
                         },
                     };
-                    self.counts.send(sent);
-                    self.conduct.sent(turn, sent, Instant::now());
+                    self.sent(turn, sent, Instant::now());
                 }
                 Next::End(Ending::Rst) if turn.time_left(now).is_none() => {
                     Box::pin(self.departure(stream)).await?;
@@ -157,6 +166,11 @@ impl FastServer {
                 Next::End(how) => return Ok(how),
             }
         }
+    }
+
+    fn sent(&self, turn: &mut Turn, bytes: usize, now: Instant) {
+        self.counts.send(bytes);
+        self.conduct.sent(turn, bytes, now);
     }
 
     /// Waits until everything that was written is on its way, because a reset would throw away the rest.

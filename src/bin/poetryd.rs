@@ -1,0 +1,7 @@
+//! `poetryd`: runs the async servers as one service.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poetry_suite::cli::poetryd::main()
+}

@@ -1,0 +1,491 @@
+//! poetryd as a program: the async servers as one service.
+
+mod config;
+
+use std::net::TcpListener;
+use std::num::NonZeroUsize;
+use std::panic;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, Subcommand};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tracing::{error, info, warn};
+
+use super::bars::Screen;
+use super::fastpoetry;
+use super::listen::{ListenArgs, announce};
+use super::logs::{LogArgs, Style};
+use super::poetry_proxy;
+use super::serving::{Ended, Server, Service, counter, gauge, stop_on};
+use super::signals::Signals;
+use super::transformedpoetry;
+use super::{Error, SUCCESS, internal_error, open_files, values};
+use crate::daemon::detach::{self, Detached, detach};
+use crate::daemon::log_file::LogFile;
+use crate::daemon::pid_file::PidFile;
+use crate::daemon::privileges::Identity;
+use crate::daemon::systemd::{Notifier, State, Watchdog, inherited_listeners, watchdog_interval};
+use crate::metrics::{CONTENT_TYPE, Metric, Page};
+use crate::reason::reason;
+use crate::server::web::WebServer;
+use crate::server::{self, Limits, Stop};
+
+/// Run poetry servers as a service: in the background, as another user, under systemd, watched
+///
+/// Either one program with its own arguments, or with --config any number of services in one process.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = AFTER_HELP, disable_help_subcommand = true)]
+#[command(subcommand_value_name = "PROGRAM", subcommand_help_heading = "Programs")]
+#[command(override_usage = "poetryd [OPTIONS] PROGRAM ARGS...\n       poetryd [OPTIONS] --config FILE")]
+pub struct Args {
+    /// Start the services that a TOML file has
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Only check what would be started, and exit
+    #[arg(long)]
+    check: bool,
+
+    /// Go on in the background when every socket listens
+    #[arg(long)]
+    daemon: bool,
+
+    #[command(flatten)]
+    options: Options,
+
+    #[command(subcommand)]
+    program: Option<Program>,
+}
+
+/// What a file can say of the service as a whole, too.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Service")]
+struct Options {
+    /// Write the number of the process into FILE, and lock it
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+
+    /// Write messages into FILE instead of stderr
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// Begin a new log file before this one gets longer; 0: never [default: 10MiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
+    log_size: Option<u64>,
+
+    /// Keep so many older log files [default: 5]
+    #[arg(long, value_name = "N")]
+    log_keep: Option<usize>,
+
+    /// Be this user, by name or number, when every socket listens; for root only
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+
+    /// And this group [default: the user's own]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+
+    /// Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT
+    #[arg(long, value_name = "ADDR", value_parser = ListenArgs::parse)]
+    metrics: Option<ListenArgs>,
+
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+/// The programs that can be services, with the words that they take themselves.
+#[derive(Debug, Subcommand)]
+enum Program {
+    #[command(name = "fastpoetry")]
+    Fast(fastpoetry::Args),
+    #[command(name = "transformedpoetry")]
+    Transform(transformedpoetry::Args),
+    #[command(name = "poetry-proxy")]
+    Proxy(poetry_proxy::Args),
+}
+
+const AFTER_HELP: &str = "\
+Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
+
+A file has poetryd's options as keys at its top (log-file = \"/var/log/poetryd.log\"), and a table for each service, \
+[[fastpoetry]], [[transformedpoetry]] or [[poetry-proxy]], with the program's options as keys (port = 10000); FILE and \
+UPSTREAM are the keys file and upstream. Paths in it are relative to its directory. The command line wins over it.
+
+Sockets that systemd has opened (socket activation) are used instead of new ones: all of them by a single program, and \
+in a file by the service that has the address.
+
+Examples:
+  poetryd fastpoetry --port 10000 poetry/ecstasy.txt
+      A program as a service, in the foreground
+  poetryd --daemon --pid-file poetryd.pid --log-file poetryd.log --config docs/poetry.toml
+      Several, in the background
+  poetryd --check --config docs/poetry.toml
+      What is wrong with the file
+  poetryd --user nobody --metrics 9100 fastpoetry --port 79 poetry/ecstasy.txt
+      A low port without being root for longer than that takes
+
+Signals:
+  SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs
+  SIGUSR1          logs the totals of proxies
+  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; \
+a second one resets them at once
+
+Exit status:
+  0    stopped; with --daemon, every socket listens
+  1    a service cannot be started: a poem cannot be read, a port is taken, the pid file is locked, ...
+  2    the command line or the file makes no sense";
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    // First: it decides whose child this process is.
+    let detached = Detached::find();
+    super::run("poetryd", |args| run(args, detached.map_err(|error| Error::failure(error.to_string()))?))
+}
+
+/// For a service in the background to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
+    let is_daemon = args.daemon;
+    let check = args.check;
+    let plan = Plan::read(args)?;
+    if let [(_, service)] = &plan.services[..]
+        && let Some(status) = service.errand()?
+    {
+        return Ok(status);
+    }
+    if check {
+        return Ok(SUCCESS);
+    }
+    if is_daemon && detached.is_none() {
+        return match detach(PATIENCE) {
+            Ok(_) => Ok(SUCCESS),
+            // It has said why.
+            Err(detach::Error::Ended(status)) => Ok(status),
+            Err(error) => Err(Error::failure(format!("the service in the background: {error}"))),
+        };
+    }
+    plan.start(detached)
+}
+
+/// What is to be run.
+struct Plan {
+    options: Options,
+    /// With what errors about them begin.
+    services: Vec<(String, Box<dyn Service>)>,
+    /// All inherited sockets are for the only service.
+    is_single: bool,
+    identity: Option<Identity>,
+}
+
+impl Plan {
+    fn read(args: Args) -> Result<Self, Error> {
+        let (options, services, is_single) = match (args.program, args.config) {
+            (Some(program), None) => {
+                let (service, logs): (Box<dyn Service>, LogArgs) = match program {
+                    Program::Fast(args) => (Box::new(args.service), args.logs),
+                    Program::Transform(args) => (Box::new(args.service), args.logs),
+                    Program::Proxy(args) => (Box::new(args.service), args.logs),
+                };
+                service.check().map_err(|(_, error)| error)?;
+                let logs = logs.over(args.options.logs.clone());
+                (Options { logs, ..args.options }, vec![(String::new(), service)], true)
+            }
+            (None, Some(path)) => {
+                let (options, services) = config::read(&path)?;
+                let name = |(place, service): config::Found| (format!("{place}: {}: ", service.program()), service);
+                (args.options.over(options), services.into_iter().map(name).collect(), false)
+            }
+            (Some(_), Some(_)) => return Err(Error::usage("either a PROGRAM or --config, not both; see --help")),
+            (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
+        };
+        let identity = match (&options.user, &options.group) {
+            (None, None) => None,
+            (user, group) => Some(Identity::find(user.as_deref(), group.as_deref()).map_err(privileges)?),
+        };
+        Ok(Self { options, services, is_single, identity })
+    }
+
+    /// Opens everything, in the order that [`crate::daemon`] explains, and serves.
+    fn start(self, detached: Option<Detached>) -> Result<u8, Error> {
+        let inherited = inherited_listeners().map_err(|error| Error::failure(error.to_string()))?;
+        let mut inherited: Vec<TcpListener> = inherited.into_iter().map(|(_, listener)| listener).collect();
+        if self.identity.is_some() && !geteuid().is_root() {
+            return Err(Error::failure("cannot become another user: only root can"));
+        }
+        open_files::raise_limit();
+        let log = self.open_log()?;
+        let pid_file = self.options.pid_file.as_ref().map(|path| {
+            PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
+        });
+        let pid_file = pid_file.transpose()?;
+        let mut running = Vec::new();
+        for (place, service) in &self.services {
+            running.push(self.open(service.as_ref(), &mut inherited).map_err(|error| error.after(place))?);
+        }
+        let metrics = self.options.metrics.as_ref().map(|listen| {
+            bind(listen, 1, &mut inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
+        });
+        let metrics = metrics.transpose()?;
+        if let Some(address) = inherited.first().and_then(|listener| listener.local_addr().ok()) {
+            return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
+        }
+        if let Some(identity) = &self.identity {
+            identity.assume().map_err(privileges)?;
+        }
+        // From here on there are threads.
+        let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
+        let status = service.serve(detached);
+        drop(pid_file);
+        status
+    }
+
+    fn open_log(&self) -> Result<Option<LogFile>, Error> {
+        const SIZE: u64 = 10 << 20;
+        const KEEP: usize = 5;
+        let Options { log_file, log_size, log_keep, logs, .. } = &self.options;
+        let Some(path) = log_file else {
+            logs.init(Style::Journal, &Screen::default())?;
+            return Ok(None);
+        };
+        let open = || {
+            let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
+            let log = LogFile::open(path, size, log_keep.unwrap_or(KEEP))?;
+            log.set_format(logs.log_format);
+            if let Some(identity) = &self.identity {
+                log.give_to(identity.uid(), identity.gid())?;
+            }
+            Ok(log)
+        };
+        let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
+        logs.init_to(Style::Journal, log.clone())?;
+        panic::set_hook(Box::new(|panic| error!("{}", internal_error(panic))));
+        Ok(Some(log))
+    }
+
+    fn open(&self, service: &dyn Service, inherited: &mut Vec<TcpListener>) -> Result<Running, Error> {
+        let server = service.open()?;
+        let listen = &service.service().listen;
+        let listeners = if self.is_single && !inherited.is_empty() {
+            let mut listeners = Vec::new();
+            for listener in inherited.drain(..) {
+                listeners.extend(ListenArgs::adopt(listener, workers())?);
+            }
+            listeners
+        } else {
+            bind(listen, workers(), inherited, || service.bind())?
+        };
+        let address = listeners[0].local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
+        Ok(Running {
+            program: service.program(),
+            what: service.what(),
+            address: address.to_string(),
+            limits: service.service().limits(),
+            server,
+            listeners,
+        })
+    }
+}
+
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// The inherited socket of this address, or new ones.
+fn bind(
+    listen: &ListenArgs,
+    workers: usize,
+    inherited: &mut Vec<TcpListener>,
+    new: impl FnOnce() -> Result<Vec<TcpListener>, Error>,
+) -> Result<Vec<TcpListener>, Error> {
+    if inherited.is_empty() {
+        return new();
+    }
+    let address = listen.address()?;
+    match inherited.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address)) {
+        Some(found) => ListenArgs::adopt(inherited.remove(found), workers),
+        None => new(),
+    }
+}
+
+fn privileges(error: crate::daemon::privileges::Error) -> Error {
+    Error::failure(format!("cannot become another user: {error}"))
+}
+
+/// A service that listens.
+struct Running {
+    program: &'static str,
+    what: String,
+    address: String,
+    limits: Limits,
+    server: Arc<dyn Server>,
+    listeners: Vec<TcpListener>,
+}
+
+const METRICS_BACKLOG: u32 = 128;
+
+/// Of the page of metrics: it is for a few that ask now and then.
+const METRICS_LIMITS: Limits = Limits { max_clients: 100, grace: Duration::from_secs(1) };
+
+/// Everything that listens, before it serves.
+struct Daemon {
+    running: Vec<Running>,
+    metrics: Option<Vec<TcpListener>>,
+    log: Option<LogFile>,
+    notifier: Notifier,
+}
+
+impl Daemon {
+    fn serve(self, detached: Option<Detached>) -> Result<u8, Error> {
+        let Self { running, metrics, log, notifier } = self;
+        let grace = running.iter().map(|service| service.limits.grace).max().unwrap_or_default();
+        // A limit of file sizes must cost lines of the log, not the service.
+        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
+        let servers: Vec<Arc<dyn Server>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
+        let stop = stop_on(signals, grace, on_signal(servers, log, notifier.clone()))?;
+
+        for service in &running {
+            announce(&service.what, &service.listeners[0])?;
+        }
+        if let Some(listeners) = &metrics {
+            announce("Metrics", &listeners[0])?;
+        }
+        let page = page(&running);
+        let mut threads = Vec::new();
+        for service in running {
+            threads.push(service.start(&stop)?);
+        }
+        if let Some(listeners) = metrics {
+            let web = Arc::new(WebServer::new("/metrics", CONTENT_TYPE, page));
+            let stop = stop.clone();
+            let serve = move || {
+                if let Err(error) = server::serve(listeners, web, &METRICS_LIMITS, &stop) {
+                    error!("Cannot serve metrics: {}", reason(&error));
+                }
+            };
+            spawn("metrics", serve)?;
+        }
+        let pulse = stop.pulse().clone();
+        let watchdog = watchdog_interval().map(|interval| {
+            Watchdog::start(notifier.clone(), interval, move || pulse.is_felt())
+                .map_err(|error| Error::cannot("start", "a thread", &error))
+        });
+        let _watchdog = watchdog.transpose()?;
+        if let Some(detached) = detached {
+            let told = detached.settle().and_then(|()| detached.ready());
+            told.map_err(|error| Error::failure(error.to_string()))?;
+        }
+        tell(&notifier, State::Ready);
+
+        // If one of them cannot go on, none does.
+        let ended: Vec<Result<u8, Error>> = threads
+            .into_iter()
+            .map(|thread| match thread.join() {
+                Ok(ended) => ended,
+                Err(_) => Err(Error::failure("a service panicked")),
+            })
+            .collect();
+        ended.into_iter().try_fold(SUCCESS, |status, ended| Ok(status.max(ended?)))
+    }
+}
+
+impl Running {
+    fn start(self, stop: &Stop) -> Result<thread::JoinHandle<Result<u8, Error>>, Error> {
+        let Self { program, address, limits, server, listeners, .. } = self;
+        let stop = stop.clone();
+        spawn(program, move || {
+            let ended = server.serve(listeners, &limits, &stop);
+            match &ended {
+                Ok(ended) => ended.tell(&format!("Stopped {program} on {address}")),
+                // All of them, or none.
+                Err(_) => stop.close(),
+            }
+            ended.map(|Ended { status, .. }| status)
+        })
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, Error> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(body);
+    started.map_err(|error| Error::cannot("start", "a thread", &error))
+}
+
+fn on_signal(
+    servers: Vec<Arc<dyn Server>>,
+    log: Option<LogFile>,
+    notifier: Notifier,
+) -> impl FnMut(Signal) + Send + 'static {
+    move |signal| match signal {
+        Signal::SIGINT | Signal::SIGTERM => tell(&notifier, State::Stopping),
+        Signal::SIGHUP | Signal::SIGUSR1 => {
+            let is_reload = signal == Signal::SIGHUP;
+            if is_reload {
+                tell(&notifier, State::Reloading);
+                if let Some(log) = &log
+                    && let Err(error) = log.reopen()
+                {
+                    error!("Cannot open the log file again: {}; going on in the old one", reason(&error));
+                }
+            }
+            for server in &servers {
+                Arc::clone(server).on_signal(signal);
+            }
+            if is_reload {
+                info!("Reloaded");
+                tell(&notifier, State::Ready);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A service can do without a manager that hears it.
+fn tell(notifier: &Notifier, state: State<'_>) {
+    if let Err(error) = notifier.notify(state) {
+        warn!("Cannot tell the service manager: {}", reason(&error));
+    }
+}
+
+/// Makes the page of metrics.
+fn page(running: &[Running]) -> impl Fn() -> String + Send + Sync + 'static {
+    const BUILD: Metric = gauge("poetry_build_info", "Always 1; the label is the version.");
+    const STARTED: Metric = gauge("poetry_start_time_seconds", "When the process was started, in seconds since 1970.");
+    const SCRAPES: Metric = counter("poetry_scrapes_total", "Times this page was made.");
+    let services: Vec<_> = running.iter().map(|it| (it.program, it.address.clone(), Arc::clone(&it.server))).collect();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let scrapes = std::sync::atomic::AtomicU64::new(0);
+    move || {
+        let mut page = Page::default();
+        page.add(BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.add(STARTED, &[], started);
+        page.add(SCRAPES, &[], scrapes.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
+        for (program, address, server) in &services {
+            server.metrics(&mut page, &[("service", program), ("address", address)]);
+        }
+        page.text()
+    }
+}
+
+impl Options {
+    /// The same where they say something, and as `base` has it where they do not.
+    fn over(self, base: Self) -> Self {
+        Self {
+            pid_file: self.pid_file.or(base.pid_file),
+            log_file: self.log_file.or(base.log_file),
+            log_size: self.log_size.or(base.log_size),
+            log_keep: self.log_keep.or(base.log_keep),
+            user: self.user.or(base.user),
+            group: self.group.or(base.group),
+            metrics: self.metrics.or(base.metrics),
+            logs: self.logs.over(base.logs),
+        }
+    }
+}
