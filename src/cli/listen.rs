@@ -72,9 +72,9 @@ impl ListenArgs {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn adopt(listener: TcpListener, workers: usize) -> Result<Vec<TcpListener>, Error> {
+    pub fn adopt(listener: &TcpListener, workers: usize) -> Result<Vec<TcpListener>, Error> {
         let clones = || {
-            inherit_options(&SockRef::from(&listener))?;
+            inherit_options(&SockRef::from(listener))?;
             (0..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()
         };
         clones().map_err(|error| Error::cannot("use", "an inherited socket", &error))

@@ -21,7 +21,7 @@ use crate::daemon::log_file::LogFile;
 use crate::waterfall::text::Canvas;
 
 /// The flags about logs.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Copy, clap::Args)]
 #[command(next_help_heading = "Messages")]
 pub struct LogArgs {
     /// Say more (-vv: still more)

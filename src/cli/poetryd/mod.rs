@@ -193,7 +193,7 @@ impl Plan {
                     Program::Proxy(args) => (Box::new(args.service), args.logs),
                 };
                 service.check().map_err(|(_, error)| error)?;
-                let logs = logs.over(args.options.logs.clone());
+                let logs = logs.over(args.options.logs);
                 (Options { logs, ..args.options }, vec![(String::new(), service)], true)
             }
             (None, Some(path)) => {
@@ -274,7 +274,7 @@ impl Plan {
         let listeners = if self.is_single && !inherited.is_empty() {
             let mut listeners = Vec::new();
             for listener in inherited.drain(..) {
-                listeners.extend(ListenArgs::adopt(listener, workers())?);
+                listeners.extend(ListenArgs::adopt(&listener, workers())?);
             }
             listeners
         } else {
@@ -308,7 +308,7 @@ fn bind(
     }
     let address = listen.address()?;
     match inherited.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address)) {
-        Some(found) => ListenArgs::adopt(inherited.remove(found), workers),
+        Some(found) => ListenArgs::adopt(&inherited.remove(found), workers),
         None => new(),
     }
 }
