@@ -33,8 +33,47 @@ impl Pulse {
     pub(super) async fn answer(self) {
         let mut beats = self.beat.subscribe();
         self.workers.fetch_add(1, Relaxed);
+        // What was asked before does not count against it.
+        self.answers.fetch_add(1, Relaxed);
         while beats.changed().await.is_ok() {
             self.answers.fetch_add(1, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::task::yield_now;
+
+    fn worker(pulse: &Pulse) -> Runtime {
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        runtime.spawn(pulse.clone().answer());
+        runtime
+    }
+
+    #[test]
+    fn a_worker_that_does_not_get_round_to_it_is_noticed() {
+        let pulse = Pulse::default();
+        let (one, other) = (worker(&pulse), worker(&pulse));
+        let work = |runtime: &Runtime| {
+            runtime.block_on(async {
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+            });
+        };
+        assert!(pulse.is_felt());
+        for _ in 0..3 {
+            work(&one);
+            work(&other);
+            assert!(pulse.is_felt());
+        }
+        work(&one);
+        assert!(!pulse.is_felt());
+        work(&one);
+        work(&other);
+        assert!(pulse.is_felt());
     }
 }

@@ -21,10 +21,10 @@ use super::fastpoetry;
 use super::listen::{ListenArgs, announce};
 use super::logs::{LogArgs, Style};
 use super::poetry_proxy;
-use super::serving::{Ended, Server, Service, counter, gauge, stop_on};
+use super::serving::{Server, Service, counter, gauge, stop_on};
 use super::signals::Signals;
 use super::transformedpoetry;
-use super::{Error, SUCCESS, internal_error, open_files, values};
+use super::{Error, FAILURE, SUCCESS, internal_error, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
 use crate::daemon::log_file::LogFile;
 use crate::daemon::pid_file::PidFile;
@@ -384,31 +384,37 @@ impl Daemon {
         }
         tell(&notifier, State::Ready);
 
-        // If one of them cannot go on, none does.
-        let ended: Vec<Result<u8, Error>> = threads
-            .into_iter()
-            .map(|thread| match thread.join() {
-                Ok(ended) => ended,
-                Err(_) => Err(Error::failure("a service panicked")),
-            })
-            .collect();
-        ended.into_iter().try_fold(SUCCESS, |status, ended| Ok(status.max(ended?)))
+        let status = |thread: thread::JoinHandle<u8>| thread.join().unwrap_or(FAILURE);
+        Ok(threads.into_iter().map(status).max().unwrap_or(SUCCESS))
     }
 }
 
 impl Running {
-    fn start(self, stop: &Stop) -> Result<thread::JoinHandle<Result<u8, Error>>, Error> {
+    fn start(self, stop: &Stop) -> Result<thread::JoinHandle<u8>, Error> {
         let Self { program, address, limits, server, listeners, .. } = self;
         let stop = stop.clone();
         spawn(program, move || {
-            let ended = server.serve(listeners, &limits, &stop);
-            match &ended {
-                Ok(ended) => ended.tell(&format!("Stopped {program} on {address}")),
-                // All of them, or none.
-                Err(_) => stop.close(),
+            // All of them serve, or none.
+            let _together = StopAtTheEnd(&stop);
+            match server.serve(listeners, &limits, &stop) {
+                Ok(ended) => {
+                    ended.tell(&format!("Stopped {program} on {address}"));
+                    ended.status
+                }
+                Err(error) => {
+                    error!("{program} on {address}: {}", error.message());
+                    FAILURE
+                }
             }
-            ended.map(|Ended { status, .. }| status)
         })
+    }
+}
+
+struct StopAtTheEnd<'a>(&'a Stop);
+
+impl Drop for StopAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
