@@ -10,15 +10,17 @@
 //! `docs/recording.schema.json` describes a line.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::pace::{Action, Ending, Replay, Schedule};
 use crate::timing::micros;
 
 /// A line of a recording: what happened on a connection, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Connections are numbered from 1 in the order in which they were accepted.
     pub connection: u64,
@@ -30,16 +32,16 @@ pub struct Entry {
 }
 
 /// What can happen on a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     /// It was accepted.
     Accept {
         /// Who came.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
         /// The time of day (RFC 3339).
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         time: Option<String>,
     },
     /// The kernel took so many bytes for the client.
@@ -88,6 +90,29 @@ pub fn rehearse(connection: u64, schedule: Schedule) -> impl Iterator<Item = Ent
     std::iter::once(accept).chain(steps)
 }
 
+/// An [`Entry`] as it is read: with nothing in it that has no meaning, because that would be a mistake.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    connection: NonZeroU64,
+    at_us: u64,
+    event: Name,
+    peer: Option<IgnoredAny>,
+    time: Option<IgnoredAny>,
+    bytes: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Accept,
+    Send,
+    Fin,
+    Rst,
+    Hang,
+    Gone,
+}
+
 /// Why a recording cannot be replayed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -106,20 +131,23 @@ pub struct Error {
 /// # Errors
 /// A line is no entry, or cannot be true after those before it.
 pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
-    let mut connections: BTreeMap<u64, Unfinished> = BTreeMap::new();
+    let mut connections: BTreeMap<NonZeroU64, Unfinished> = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: String| Error { line: number, why };
-        let entry: Entry = serde_json::from_str(line).map_err(|error| wrong(in_words(&error)))?;
-        let connection = entry.connection;
-        if let Event::Accept { .. } = entry.event {
-            if connections.insert(connection, Unfinished::default()).is_some() {
-                return Err(wrong(format!("connection {connection} is accepted a second time")));
-            }
-            continue;
-        }
+        let line: Line = serde_json::from_str(line).map_err(|error| wrong(in_words(&error)))?;
+        let connection = line.connection;
         let known = connections.get_mut(&connection);
-        let known = known.ok_or_else(|| wrong(format!("connection {connection} is not accepted yet")))?;
-        known.add(&entry).map_err(|why| wrong(format!("connection {connection} {why}")))?;
+        let added = match (line.event, known) {
+            (Name::Accept, Some(_)) => Err("is accepted a second time"),
+            (Name::Accept, None) if line.at_us > 0 => Err("is accepted later than at 0"),
+            (Name::Accept, None) => {
+                connections.insert(connection, Unfinished::default());
+                Ok(())
+            }
+            (_, None) => Err("is not accepted yet"),
+            (_, Some(known)) => known.add(&line),
+        };
+        added.map_err(|why| wrong(format!("connection {connection} {why}")))?;
     }
     Ok(connections.into_values().map(Unfinished::finish).collect())
 }
@@ -132,23 +160,29 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn add(&mut self, entry: &Entry) -> Result<(), &'static str> {
-        let at = Duration::from_micros(entry.at_us);
+    fn add(&mut self, line: &Line) -> Result<(), &'static str> {
+        let at = Duration::from_micros(line.at_us);
         if self.end.is_some() {
             return Err("has ended already");
         }
         if at < self.last {
             return Err("goes back in time");
         }
-        self.last = at;
-        match entry.event {
-            Event::Accept { .. } => {}
-            Event::Send { bytes: 0 } => return Err("sends nothing"),
-            Event::Send { bytes } => self.pieces.push((at, bytes)),
-            Event::Fin => self.end = Some((at, Ending::Fin)),
-            Event::Rst => self.end = Some((at, Ending::Rst)),
-            Event::Hang | Event::Gone => self.end = Some((at, Ending::Hang)),
+        if line.peer.is_some() || line.time.is_some() {
+            return Err("has a peer or a time that is not its accept's");
         }
+        self.last = at;
+        self.end = match (line.event, line.bytes) {
+            (Name::Send, Some(bytes)) => {
+                self.pieces.push((at, bytes.get()));
+                None
+            }
+            (Name::Send, None) => return Err("sends no number of bytes"),
+            (_, Some(_)) => return Err("has bytes that are not sent"),
+            (Name::Rst, None) => Some((at, Ending::Rst)),
+            (Name::Hang | Name::Gone, None) => Some((at, Ending::Hang)),
+            (Name::Fin | Name::Accept, None) => Some((at, Ending::Fin)),
+        };
         Ok(())
     }
 
@@ -215,7 +249,21 @@ mod tests {
             (vec![send], 1, "connection 1 is not accepted yet"),
             (vec![accept, fin, send], 3, "connection 1 has ended already"),
             (vec![accept, send, r#"{"connection":1,"at_us":4,"event":"fin"}"#], 3, "connection 1 goes back in time"),
-            (vec![accept, r#"{"connection":1,"at_us":4,"event":"send","bytes":0}"#], 2, "connection 1 sends nothing"),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"send","bytes":0}"#], 2, "invalid value: integer `0`"),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"send"}"#], 2, "connection 1 sends no number of bytes"),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","bytes":1}"#],
+                2,
+                "connection 1 has bytes that are",
+            ),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","peer":""}"#],
+                2,
+                "connection 1 has a peer or a time",
+            ),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","foo":1}"#], 2, "unknown field `foo`"),
+            (vec![r#"{"connection":1,"at_us":9,"event":"accept"}"#], 1, "connection 1 is accepted later than at 0"),
+            (vec![r#"{"connection":0,"at_us":0,"event":"accept"}"#], 1, "invalid value: integer `0`"),
         ] {
             let error = parse(&lines.join("\n")).expect_err(why);
             assert_eq!(error.line, line, "{lines:?}");

@@ -108,8 +108,9 @@ impl Service for FastArgs {
             return Ok(Arc::new(Nobody));
         }
         let cannot_serve = |error| Error::cannot("serve", self.file.display(), &error);
-        let conduct = self.faults.conduct(Usual::AtOnce)?;
-        let server = FastServer::new(&self.file, conduct, self.service.write_timeout()).map_err(cannot_serve)?;
+        let poem = Poem::load(&self.file).map_err(cannot_serve)?;
+        let conduct = self.faults.conduct(Usual::AtOnce, &self.file)?;
+        let server = FastServer::new(&self.file, poem, conduct, self.service.write_timeout()).map_err(cannot_serve)?;
         Ok(Arc::new(server))
     }
 

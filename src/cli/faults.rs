@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -207,20 +208,21 @@ impl FaultArgs {
         }
     }
 
-    /// How a server is to treat its clients; begins the recording, if there is to be one.
+    /// How a server of this poem is to treat its clients. Begins the recording, if there is to be one, so that whatever
+    /// else can fail should have been tried before.
     ///
     /// # Errors
     /// The flags, the script or the recording make no sense, or a file cannot be read or written.
-    pub fn conduct(&self, usual: Usual) -> Result<Conduct, Error> {
+    pub fn conduct(&self, usual: Usual, poem: &Path) -> Result<Conduct, Error> {
         let plan = self.plan(usual)?;
-        if let (Some(record), Some(replay)) = (&self.record, &self.replay)
-            && same_file(record, replay)
-        {
-            return Err(Error::usage(format!("cannot record into {}, which is replayed", record.display())));
+        let Some(path) = &self.record else { return Ok(Conduct::new(plan, None)) };
+        let used =
+            [(Some(poem), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
+        if let Some((_, what)) = used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
+            return Err(Error::usage(format!("cannot record into {}, which is {what}", path.display())));
         }
-        let create =
-            |path: &PathBuf| Recorder::create(path).map_err(|error| Error::cannot("write", path.display(), &error));
-        Ok(Conduct::new(plan, self.record.as_ref().map(create).transpose()?))
+        let recorder = Recorder::create(path).map_err(|error| Error::cannot("write", path.display(), &error))?;
+        Ok(Conduct::new(plan, Some(recorder)))
     }
 
     /// Instead of serving: prints what would be sent to the first connections, if that is asked for.
@@ -333,6 +335,7 @@ fn replay(path: &Path) -> Result<Plan, Error> {
     Ok(Plan::replay(connections))
 }
 
-fn same_file(one: &Path, other: &Path) -> bool {
-    one == other || matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }

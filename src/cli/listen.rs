@@ -47,6 +47,7 @@ impl ListenArgs {
         let address = self.address()?;
         let listen = || {
             let socket = bound(address)?;
+            inherit_options(&SockRef::from(&socket))?;
             socket.listen(self.backlog(default_backlog))?;
             Ok(socket.into())
         };

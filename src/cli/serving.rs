@@ -91,12 +91,6 @@ pub trait Service {
         Ok(None)
     }
 
-    /// Reads what it needs.
-    ///
-    /// # Errors
-    /// It cannot be read, or makes no sense.
-    fn open(&self) -> Result<Arc<dyn Server>, Error>;
-
     /// Opens its sockets.
     ///
     /// # Errors
@@ -104,6 +98,12 @@ pub trait Service {
     fn bind(&self) -> Result<Vec<TcpListener>, Error> {
         self.service().listen.bind_shared()
     }
+
+    /// Reads what it needs, and begins to write what it is to write.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or makes no sense.
+    fn open(&self) -> Result<Arc<dyn Server>, Error>;
 }
 
 /// An async server that only has to be started.
@@ -197,8 +197,9 @@ pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
             Arc::clone(server).on_signal(signal);
         }
     })?;
-    let server = service.open()?;
+    service.check().map_err(|(_, error)| error)?;
     let listeners = service.bind()?;
+    let server = service.open()?;
     let _ = opened.set(Arc::clone(&server));
     announce(&service.what(), &listeners[0])?;
     let ended = server.serve(listeners, &limits, &stop)?;

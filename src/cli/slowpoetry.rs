@@ -94,8 +94,8 @@ fn run(args: Args) -> Result<u8, Error> {
     if args.faults.never_accept() {
         return accept_nobody(&args, &serving);
     }
-    let conduct = args.faults.conduct(Usual::Slow)?;
     let listener = args.listen.bind(BACKLOG)?;
+    let conduct = args.faults.conduct(Usual::Slow, &args.file)?;
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = Signals::block(&[]);
     if let Some(pace) = args.faults.steady_pace(Usual::Slow) {

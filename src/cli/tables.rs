@@ -145,7 +145,9 @@ impl<'a> Table<'a> {
                 self.wrong(key, &format!("unknown key '{key}'; known are {}", known.join(", ")))
             })?;
             let values = match value.get_ref() {
-                DeValue::Array(values) => values.iter().map(Spanned::get_ref).collect(),
+                DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
+                    values.iter().map(Spanned::get_ref).collect()
+                }
                 value => vec![value],
             };
             for value in values {
@@ -287,6 +289,8 @@ mod tests {
                 "\nwell-done = true\nfile = 'x'",
                 "dir/x.toml:1: the following required arguments were not provided: rate",
             ),
+            ("file = 'x'\ncount = [1]", "dir/x.toml:2: count: it must be a string or a number, but its type is array"),
+            ("file = 'x'\nwell-done = []", "dir/x.toml:2: well-done: it must be true or false, but its type is array"),
             ("file = 'x'\nloud = 300", "dir/x.toml:2: loud: it must be a small number"),
             ("count = 1", "dir/x.toml:1: the following required arguments were not provided: file"),
             ("file = 'x'\ncount = 1\ncount = 2", "dir/x.toml:3: duplicate key"),

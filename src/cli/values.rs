@@ -78,17 +78,14 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
 /// One line that says what is wrong.
 pub fn cut_at(text: &str) -> Result<CutAt, String> {
     let text = text.trim();
-    // m are minutes, as in all durations; M are megabytes.
-    let bytes = parse_size::parse_size(text).ok().filter(|_| !text.ends_with('m'));
-    if let Some(bytes) = bytes.or(text.parse().ok()) {
-        return usize::try_from(bytes).map(CutAt::Bytes).map_err(|_| "too large for this machine".to_owned());
-    }
-    if text.chars().all(|c| c.is_ascii_digit()) {
-        return Err("too large for this machine".to_owned());
-    }
-    duration(text)
-        .map(CutAt::Time)
-        .map_err(|_| "it is a number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned())
+    let has_unit = text.ends_with(char::is_alphabetic);
+    let cut = match parse_size::parse_size(text) {
+        _ if !has_unit => text.parse().ok().map(CutAt::Bytes),
+        // m are minutes, as in all durations; M are megabytes.
+        Ok(bytes) if !text.ends_with('m') => usize::try_from(bytes).ok().map(CutAt::Bytes),
+        _ => duration(text).ok().map(CutAt::Time),
+    };
+    cut.ok_or_else(|| "it is a number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned())
 }
 
 #[cfg(test)]
@@ -147,7 +144,7 @@ mod tests {
         for (text, millis) in [("500ms", 500), ("3s", 3_000), ("1m", 60_000), ("1m 30s", 90_000), ("1 min", 60_000)] {
             assert_eq!(cut_at(text), Ok(CutAt::Time(Duration::from_millis(millis))), "{text}");
         }
-        for text in ["", "-1", "-1s", "ten", "10x", "99999999999999999999999"] {
+        for text in ["", "-1", "-1s", "ten", "10x", "0.5", "99999999999999999999999"] {
             assert!(cut_at(text).is_err(), "{text}");
         }
     }

@@ -84,8 +84,8 @@ pub fn abruptly(socket: &SockRef<'_>) {
 }
 
 /// Falls silent on a connection. Whether the peer is still there is found out without telling it anything: its side
-/// may be closed, and that may be all that it closed, but to a probe a peer that is gone answers with a reset, a minute
-/// after it left at the latest.
+/// may be closed, and that may be all that it closed, but to a probe a peer that is gone answers with a reset, little more
+/// than a minute after it left.
 pub(super) fn silently(socket: &SockRef<'_>) {
     abruptly(socket);
     let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
@@ -96,13 +96,14 @@ pub(super) fn silently(socket: &SockRef<'_>) {
 /// Time from one probe of a silent connection to the next.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// Waits until everything that was written is on its way to the peer: a reset now would throw away what is not.
+/// Waits until everything that was written has left for the peer: a reset before that would throw away what has not. (On
+/// a network that loses packets it may still: nothing is sent again after a reset.)
 ///
 /// # Errors
 /// The peer is gone, or has not taken it all in that time (`WouldBlock`).
 pub(super) fn await_departure(stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
     call_when_departed(&SockRef::from(stream))?;
-    let until = limit.map(|limit| Instant::now() + limit);
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::NONE);

@@ -27,7 +27,7 @@ pub struct Turn {
 }
 
 impl Conduct {
-    /// Treats connections as planned, and records what happens to them.
+    /// Treats connections as planned, and records what happens to them, if there is a recorder.
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Self {
         Self { plan, recorder, connections: AtomicU64::new(0) }
     }
@@ -51,7 +51,7 @@ impl Conduct {
     /// A client whose connection was accepted at `now` gets no turn, but a reset.
     pub(super) fn refuse(&self, peer: &impl ToString, now: Instant) {
         let turn = self.begin(peer, Poem::from(Vec::new()), now);
-        self.ended(&turn, Ending::Rst);
+        self.ended(&turn, Some(Ending::Rst));
     }
 
     /// The client took so many bytes of what was to be sent.
@@ -63,14 +63,9 @@ impl Conduct {
         turn.walk.sent(bytes, now);
     }
 
-    /// The server ends the connection.
-    pub(super) fn ended(&self, turn: &Turn, how: Ending) {
-        self.record(turn.connection, turn.walk.elapsed(Instant::now()), || how.into());
-    }
-
-    /// The client has gone away.
-    pub(super) fn lost(&self, turn: &Turn) {
-        self.record(turn.connection, turn.walk.elapsed(Instant::now()), || Event::Gone);
+    /// The server ends the connection, or (`None`) the client has gone away.
+    pub(super) fn ended(&self, turn: &Turn, how: Option<Ending>) {
+        self.record(turn.connection, turn.walk.elapsed(Instant::now()), || how.map_or(Event::Gone, Event::from));
     }
 
     fn record(&self, connection: u64, at: Duration, event: impl FnOnce() -> Event) {

@@ -38,14 +38,13 @@ pub struct FastServer {
 }
 
 impl FastServer {
-    /// Reads the poem. A client that takes nothing for the `write_timeout` is dropped.
+    /// Serves the poem that was read from this file. A client that takes nothing for the `write_timeout` is dropped.
     ///
     /// # Errors
-    /// The poem cannot be read.
-    pub fn new(file: &Path, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
-        let poem = Mutex::new(Poem::load(file)?);
+    /// There is no current directory that the file could be in.
+    pub fn new(file: &Path, poem: Poem, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
         // The process may change its directory before it reads the poem again.
-        let place = path::absolute(file)?;
+        let (place, poem) = (path::absolute(file)?, Mutex::new(poem));
         Ok(Self {
             file: file.to_owned(),
             place,
@@ -85,6 +84,19 @@ impl FastServer {
     }
 }
 
+/// A turn of which it is told how it ended, also if it is dropped before that, which is a reset.
+struct Open<'a> {
+    conduct: &'a Conduct,
+    turn: Box<Turn>,
+    end: Option<Ending>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.conduct.ended(&self.turn, self.end);
+    }
+}
+
 impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
     type Rest = Box<Turn>;
@@ -102,7 +114,7 @@ impl Handler for FastServer {
                 // What was sent has to depart first.
                 Next::End(Ending::Rst) if turn.time_left(now).is_none() => break,
                 Next::End(how) => {
-                    self.conduct.ended(&turn, how);
+                    self.conduct.ended(&turn, Some(how));
                     return Ok(Greeting::End(how));
                 }
                 Next::Wait(_) => break,
@@ -116,7 +128,7 @@ impl Handler for FastServer {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
-                        self.conduct.lost(&turn);
+                        self.conduct.ended(&turn, None);
                         return Err(error);
                     }
                 },
@@ -125,14 +137,15 @@ impl Handler for FastServer {
         Ok(Greeting::Rest(Box::new(turn)))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut turn: Self::Rest) -> io::Result<Ending> {
-        let result = self.give(stream, &mut turn).await;
-        match &result {
-            Ok(how) => self.conduct.ended(&turn, *how),
+    async fn serve(&self, stream: &tokio::net::TcpStream, turn: Self::Rest) -> io::Result<Ending> {
+        let mut open = Open { conduct: &self.conduct, turn, end: Some(Ending::Rst) };
+        let result = self.give(stream, &mut open.turn).await;
+        open.end = match &result {
+            Ok(how) => Some(*how),
             // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.conduct.ended(&turn, Ending::Rst),
-            Err(_) => self.conduct.lost(&turn),
-        }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Ending::Rst),
+            Err(_) => None,
+        };
         result
     }
 }

@@ -1,6 +1,6 @@
 //! Writes down what a server really did.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,7 +25,12 @@ impl Recorder {
     /// # Errors
     /// It cannot be written.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: Mutex::new(Some(File::create(path)?)) })
+        // What another server still writes there comes after, and not into it.
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        if file.metadata()?.is_file() {
+            file.set_len(0)?;
+        }
+        Ok(Self { path: path.to_owned(), file: Mutex::new(Some(file)) })
     }
 
     /// The time of day for an entry.

@@ -195,9 +195,9 @@ impl SlowServer {
         let mut turn = self.conduct.begin(&peer, poem, start);
         let result = self.send(&stream, &mut turn, shared);
         match &result {
-            Ok(how) => self.conduct.ended(&turn, *how),
-            Err(Lost::Gone(_)) => self.conduct.lost(&turn),
-            Err(Lost::Stalled(_) | Lost::Aborted) => self.conduct.ended(&turn, Ending::Rst),
+            Ok(how) => self.conduct.ended(&turn, Some(*how)),
+            Err(Lost::Gone(_)) => self.conduct.ended(&turn, None),
+            Err(Lost::Stalled(_) | Lost::Aborted) => self.conduct.ended(&turn, Some(Ending::Rst)),
         }
         tell(peer, &turn, start.elapsed(), &result);
         match result {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use nix::sys::signal::Signal;
 use regex_lite::Regex;
 use serde_json::Value;
 
-use crate::harness::{CLIENTS, Service, contents, eventually, large_poem, poem_file, program, read_out, run};
+use crate::harness::{CLIENTS, Running, Service, contents, eventually, large_poem, poem_file, program, read_out, run};
 use crate::schema::violations;
 
 /// Both take the same flags.
@@ -324,6 +325,31 @@ fn a_cut_at_bytes_delivers_them_all_and_no_more() {
 }
 
 #[test]
+fn a_client_that_reads_slowly_but_reads_gets_all_before_a_reset() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let poem = large_poem(directory.path());
+    let pace = ["--num-bytes", "64M", "--delay", "0", "--cut-at", "1M", "--write-timeout", "300ms"];
+    for server in SERVERS {
+        let service = serve(server, &pace, &poem);
+        let mut stream = service.connect();
+        let mut got = 0;
+        let end = loop {
+            match stream.read(&mut [0; 20_000]) {
+                Ok(n) if n > 0 => got += n,
+                end => break end,
+            }
+            // Twice as slow as the patience would be for all of it at once.
+            thread::park_timeout(Duration::from_millis(10));
+        };
+        assert_eq!(
+            (got, end.map_err(|error| error.kind())),
+            (1_000_000, Err(io::ErrorKind::ConnectionReset)),
+            "{server}"
+        );
+    }
+}
+
+#[test]
 fn a_cut_at_a_time_does_not_wait_for_a_client_that_takes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let poem = large_poem(directory.path());
@@ -425,6 +451,76 @@ fn flags_that_contradict_each_other_are_refused() {
         assert_eq!(jitter_of_nothing.code(), if server == "slowpoetry" { 0 } else { 2 }, "{jitter_of_nothing:?}");
     }
     assert_eq!(contents(directory.path()).len(), 1, "nothing was written");
+}
+
+#[test]
+fn nothing_that_is_used_is_recorded_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (poem, link, script, recording) = (path("poem"), path("link"), path("script"), path("recording"));
+    fs::write(&poem, "a poem").expect("written");
+    fs::hard_link(&poem, &link).expect("linked");
+    fs::write(&script, "[[connection]]\nfail = true\n").expect("written");
+    fs::write(&recording, "precious").expect("written");
+    for server in SERVERS {
+        for (args, what) in [
+            (vec!["--record", &link], "which is served"),
+            (vec!["--record", &script, "--script", &script], "which is the script"),
+        ] {
+            let finished = run(server, [&args[..], &[&poem]].concat());
+            assert!(finished.complaint().ends_with(what), "{finished:?}");
+            assert_eq!(finished.code(), 2);
+        }
+        // Nor is anything if the server cannot start.
+        let taken = serve(server, &["--record", "/dev/null"], &science());
+        let missing = path("missing");
+        for args in [
+            ["--port", &taken.port(), "--record", &recording, &poem],
+            ["--port", "0", "--record", &recording, &missing],
+        ] {
+            assert_eq!(run(server, args).code(), 1, "{server} {args:?}");
+        }
+    }
+    assert_eq!(fs::read(&poem).expect("read"), b"a poem");
+    assert_eq!(fs::read(&recording).expect("read"), b"precious");
+}
+
+#[test]
+fn a_client_reset_by_the_stop_is_recorded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for server in SERVERS {
+        let record = directory.path().join(server);
+        let args = ["--delay", "1h", "--num-bytes", "9", "--grace", "0", "--record", record.to_str().expect("UTF-8")];
+        let service = serve(server, &args, &science());
+        let mut stream = service.connect();
+        stream.read_exact(&mut [0; 9]).expect("nine bytes");
+        assert_eq!(service.stop().code(), 0);
+        assert_eq!(recorded(&record)[&1].1, "rst", "{server}");
+    }
+}
+
+#[test]
+fn the_longest_patience_is_no_trouble() {
+    for server in SERVERS {
+        let service = serve(server, &["--write-timeout", "18446744073709549568", "--cut-at", "10"], &science());
+        for _ in 0..2 {
+            assert_eq!(service.fetch().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset, "{server}");
+        }
+    }
+}
+
+#[test]
+fn a_rehearsal_can_be_interrupted() {
+    for server in SERVERS {
+        let (mut rehearsal, its_stdout) = io::pipe().expect("a pipe");
+        let mut command = program(server);
+        command.args(["--rehearse", "1000000000"]).arg(science()).stdout(its_stdout);
+        let running = Running::start_as_is(&mut command);
+        drop(command);
+        rehearsal.read_exact(&mut [0; 100]).expect("its beginning");
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.finish().status.signal(), Some(Signal::SIGTERM as i32), "{server}");
+    }
 }
 
 #[test]

@@ -226,9 +226,10 @@ impl Plan {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
         let pid_file = pid_file.transpose()?;
-        let mut running = Vec::new();
+        // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
+        let mut bound = Vec::new();
         for (place, service) in &self.services {
-            running.push(self.open(service.as_ref(), &mut inherited).map_err(|error| error.after(place))?);
+            bound.push(self.bind(service.as_ref(), &mut inherited).map_err(|error| error.after(place))?);
         }
         let metrics = self.options.metrics.as_ref().map(|listen| {
             bind(listen, 1, &mut inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
@@ -236,6 +237,10 @@ impl Plan {
         let metrics = metrics.transpose()?;
         if let Some(address) = inherited.first().and_then(|listener| listener.local_addr().ok()) {
             return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
+        }
+        let mut running = Vec::new();
+        for ((place, service), listeners) in self.services.iter().zip(bound) {
+            running.push(Running::open(service.as_ref(), listeners).map_err(|error| error.after(place))?);
         }
         if let Some(identity) = &self.identity {
             identity.assume().map_err(|error| privileges(&error))?;
@@ -270,27 +275,13 @@ impl Plan {
         Ok(Some(log))
     }
 
-    fn open(&self, service: &dyn Service, inherited: &mut Vec<TcpListener>) -> Result<Running, Error> {
-        let server = service.open()?;
-        let listen = &service.service().listen;
-        let listeners = if self.is_single && !inherited.is_empty() {
-            let mut listeners = Vec::new();
-            for listener in inherited.drain(..) {
-                listeners.extend(ListenArgs::adopt(&listener, workers())?);
-            }
-            listeners
-        } else {
-            bind(listen, workers(), inherited, || service.bind())?
-        };
-        let address = listeners[0].local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
-        Ok(Running {
-            program: service.program(),
-            what: service.what(),
-            address: address.to_string(),
-            limits: service.service().limits(),
-            server,
-            listeners,
-        })
+    fn bind(&self, service: &dyn Service, inherited: &mut Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
+        if !self.is_single {
+            return bind(&service.service().listen, workers(), inherited, || service.bind());
+        }
+        let adopted = inherited.drain(..).map(|listener| ListenArgs::adopt(&listener, workers()));
+        let adopted: Vec<TcpListener> = adopted.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect();
+        if adopted.is_empty() { service.bind() } else { Ok(adopted) }
     }
 }
 
@@ -390,6 +381,18 @@ impl Daemon {
 }
 
 impl Running {
+    fn open(service: &dyn Service, listeners: Vec<TcpListener>) -> Result<Self, Error> {
+        let address = listeners[0].local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
+        Ok(Self {
+            program: service.program(),
+            what: service.what(),
+            address: address.to_string(),
+            limits: service.service().limits(),
+            server: service.open()?,
+            listeners,
+        })
+    }
+
     fn start(self, stop: &Stop) -> Result<thread::JoinHandle<u8>, Error> {
         let Self { program, address, limits, server, listeners, .. } = self;
         let stop = stop.clone();
