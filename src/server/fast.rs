@@ -15,13 +15,13 @@ use tokio::time::{sleep_until, timeout};
 use super::conduct::{Conduct, Turn};
 use super::counts::Counts;
 use super::wait::{gone, send_some};
-use super::{Greeting, Handler, Peer, close, send_now};
+use super::{Greeting, Handler, Peer, close, later, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::reason::lock;
 
 /// Pieces sent before a client is made to wait for its turn like others.
-const GREETING_PIECES: usize = 16;
+const PIECES: usize = 16;
 
 /// Gives out a poem that is in memory once, however many clients are at it.
 #[derive(Debug)]
@@ -84,19 +84,6 @@ impl FastServer {
     }
 }
 
-/// A turn of which it is told how it ended, also if it is dropped before that, which is a reset.
-struct Open<'a> {
-    conduct: &'a Conduct,
-    turn: Box<Turn>,
-    end: Option<Ending>,
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.conduct.ended(&self.turn, self.end);
-    }
-}
-
 impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
     type Rest = Box<Turn>;
@@ -108,19 +95,60 @@ impl Handler for FastServer {
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
         let mut turn = self.conduct.begin(&peer, self.poem(), now);
+        Ok(match self.advance(socket, &mut turn, now)? {
+            Progress::End(how) => Greeting::End(how),
+            Progress::Later(due) => Greeting::Later(due, Box::new(turn)),
+            Progress::Blocked => Greeting::Rest(Box::new(turn)),
+        })
+    }
+
+    fn resume(&self, socket: &TcpStream, mut turn: Self::Rest) -> io::Result<Greeting<Self::Rest>> {
+        Ok(match self.advance(socket, &mut turn, Instant::now())? {
+            Progress::End(how) => Greeting::End(how),
+            Progress::Later(due) => Greeting::Later(due, turn),
+            Progress::Blocked => Greeting::Rest(turn),
+        })
+    }
+
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut turn: Self::Rest) -> io::Result<Ending> {
+        let result = self.give(stream, &mut turn).await;
+        match &result {
+            Ok(how) => turn.end(*how),
+            // Given up: it is the server that resets the connection.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => turn.end(Ending::Rst),
+            Err(_) => turn.lose(),
+        }
+        result
+    }
+}
+
+/// How far a turn got without waiting.
+enum Progress {
+    /// To its end.
+    End(Ending),
+    /// To a moment that has not come yet.
+    Later(Instant),
+    /// To where the client has to be waited for, or others have waited long enough.
+    Blocked,
+}
+
+impl FastServer {
+    /// Does what can be done at the moment `now` without waiting.
+    fn advance(&self, socket: &TcpStream, turn: &mut Turn, now: Instant) -> io::Result<Progress> {
         // A client that takes its pieces as fast as they come must not keep others waiting.
-        for _ in 0..GREETING_PIECES {
+        for _ in 0..PIECES {
             match turn.next(now) {
                 // What was sent has to depart first.
                 Next::End(Ending::Rst) if turn.time_left(now).is_none() => break,
                 Next::End(how) => {
-                    self.conduct.ended(&turn, Some(how));
-                    return Ok(Greeting::End(how));
+                    turn.end(how);
+                    return Ok(Progress::End(how));
                 }
+                Next::Wait(time) if time <= later::LONGEST => return Ok(Progress::Later(now + time)),
                 Next::Wait(_) => break,
                 Next::Send(piece) => match send_now(socket, &turn.poem()[piece.clone()], turn.closes_at(piece.end)) {
                     Ok(n) => {
-                        self.sent(&mut turn, n, now);
+                        self.sent(turn, n, now);
                         if n < piece.len() {
                             break;
                         }
@@ -128,29 +156,15 @@ impl Handler for FastServer {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
-                        self.conduct.ended(&turn, None);
+                        turn.lose();
                         return Err(error);
                     }
                 },
             }
         }
-        Ok(Greeting::Rest(Box::new(turn)))
+        Ok(Progress::Blocked)
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, turn: Self::Rest) -> io::Result<Ending> {
-        let mut open = Open { conduct: &self.conduct, turn, end: Some(Ending::Rst) };
-        let result = self.give(stream, &mut open.turn).await;
-        open.end = match &result {
-            Ok(how) => Some(*how),
-            // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Ending::Rst),
-            Err(_) => None,
-        };
-        result
-    }
-}
-
-impl FastServer {
     /// Takes a turn to its end, and returns what that is.
     async fn give(&self, stream: &tokio::net::TcpStream, turn: &mut Turn) -> io::Result<Ending> {
         loop {
@@ -183,7 +197,7 @@ impl FastServer {
 
     fn sent(&self, turn: &mut Turn, bytes: usize, now: Instant) {
         self.counts.send(bytes);
-        self.conduct.sent(turn, bytes, now);
+        turn.sent(bytes, now);
     }
 
     /// Waits until everything that was written is on its way, because a reset would throw away the rest.

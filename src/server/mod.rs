@@ -9,8 +9,9 @@
 //!            ┌ worker: a thread, a runtime, a listener of its own (SO_REUSEPORT) ┐
 //!            │                                                                   │
 //!  connect ──▶ accept ──▶ greet ── all said ──▶ shut down writing ──▶ linger ──▶ close
-//!            │              │                                           ▲        │
-//!            │              ╰── would block ──▶ a task: serve ──────────╯        │
+//!            │              │ │                                         ▲        │
+//!            │              │ ╰ would block ──▶ a task: serve ──────────╯        │
+//!            │              ╰── not yet ──▶ later: resume, when it is time       │
 //!            └───────────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod close;
 pub mod conduct;
 pub mod counts;
 pub mod fast;
+mod later;
 mod linger;
 pub mod proxy;
 pub mod pulse;
@@ -49,6 +51,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +61,7 @@ use tracing::{Instrument, debug, debug_span, warn};
 use crate::pace::Ending;
 use crate::reason::reason;
 use counts::Counts;
+use later::{Later, Waiting};
 use linger::Lingering;
 use pulse::Pulse;
 
@@ -94,6 +98,15 @@ pub trait Handler: Send + Sync + 'static {
     /// The client is gone, or cannot be served: it is reset.
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>>;
 
+    /// Goes on with a client for whom it is time now ([`Greeting::Later`]), as [`greet`](Self::greet) does. When the
+    /// server stops meanwhile, [`serve`](Self::serve) is called in its place.
+    ///
+    /// # Errors
+    /// The client is gone, or cannot be served: it is reset.
+    fn resume(&self, _: &TcpStream, rest: Self::Rest) -> io::Result<Greeting<Self::Rest>> {
+        Ok(Greeting::Rest(rest))
+    }
+
     /// Does the rest, as a task of its own, and returns how the connection is to end. If the server has to stop before
     /// it is done, it is dropped and the client reset.
     ///
@@ -111,8 +124,10 @@ pub trait Handler: Send + Sync + 'static {
 pub enum Greeting<R> {
     /// Everything is said.
     End(Ending),
-    /// There is more to do.
+    /// There is more to do, and the client has to be waited for.
     Rest(R),
+    /// There is more to do, and it is not yet time for it. A client that leaves meanwhile is not noticed.
+    Later(Instant, R),
 }
 
 /// Tells a server to stop, and asks it until then if it is alive. Clones speak to the same server.
@@ -224,7 +239,7 @@ impl Drop for AbortOnPanic<'_> {
 struct Shared<H> {
     handler: Arc<H>,
     room: Arc<Semaphore>,
-    /// Clients that have a task and are not yet served.
+    /// Clients that were greeted and are not yet served.
     under_way: AtomicU64,
 }
 
@@ -232,6 +247,11 @@ impl<H: Handler> Shared<H> {
     fn lose(&self, peer: Peer, error: &io::Error) {
         self.handler.counts().lose(1);
         debug!(%peer, "Lost {peer}: {}", reason(error));
+    }
+
+    fn lose_under_way(&self, peer: Peer, error: &io::Error) {
+        self.under_way.fetch_sub(1, Relaxed);
+        self.lose(peer, error);
     }
 }
 
@@ -260,9 +280,12 @@ impl Worker {
         let Self { runtime, listener } = self;
         runtime.spawn(stop.pulse.clone().answer());
         runtime.block_on(async {
-            let tasks = TaskTracker::new();
+            let (later, waiting) = unbounded_channel();
+            let desk = Desk { shared: Arc::clone(shared), tasks: TaskTracker::new(), stop: stop.clone(), later };
+            let tasks = desk.tasks.clone();
+            tasks.spawn(Later::new(desk.clone()).run(waiting));
             let mut lingering = Lingering::default();
-            accept(listener, shared, &tasks, &mut lingering, stop).await;
+            desk.accept(listener, &mut lingering).await;
 
             lingering.into_tasks(&tasks);
             tasks.close();
@@ -277,141 +300,148 @@ impl Worker {
     }
 }
 
-/// The accept loop: lets clients in until the door is closed.
-async fn accept<H: Handler>(
-    listener: AsyncFd<TcpListener>,
-    shared: &Arc<Shared<H>>,
-    tasks: &TaskTracker,
-    lingering: &mut Lingering,
-    stop: &Stop,
-) {
-    let mut closing = pin!(stop.closing.cancelled());
-    let mut complaint = Complaint::default();
-    loop {
-        let mut busy = false;
-        tokio::select! {
-            biased;
-            () = &mut closing => return,
-            ready = listener.readable() => {
-                let Ok(mut ready) = ready else { return };
-                for accepted in 0..=ACCEPT_BATCH {
-                    busy = accepted == ACCEPT_BATCH;
-                    if busy {
-                        break;
-                    }
-                    // Room first, then the client: until there is room it waits in the listen queue.
-                    let place = match Arc::clone(&shared.room).try_acquire_owned() {
-                        Ok(place) => place,
-                        Err(_) => {
-                            lingering.look_now(tasks);
-                            tokio::select! {
-                                () = &mut closing => return,
-                                () = lingering.look_when_due(tasks) => break,
-                                place = Arc::clone(&shared.room).acquire_owned() => match place {
-                                    Ok(place) => place,
-                                    Err(_) => return,
-                                },
-                            }
-                        }
-                    };
-                    match acceptfrom_with(listener.get_ref().as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                        Ok((socket, peer)) => {
-                            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                            welcome(socket.into(), peer, place, shared, tasks, lingering, stop);
-                        }
-                        Err(error) if error == Errno::AGAIN => {
-                            ready.clear_ready();
-                            break;
-                        }
-                        // This client is gone already; the next one may be there.
-                        Err(error) if error == Errno::CONNABORTED => {}
-                        Err(error) => {
-                            complaint.say(&error.into());
-                            drop(place);
-                            // Who has been served may hold what is short.
-                            lingering.look_now(tasks);
-                            tokio::select! {
-                                () = &mut closing => return,
-                                () = sleep(ACCEPT_PAUSE) => {}
-                            }
-                            break;
-                        }
-                    }
-                }
-                lingering.look(tasks);
-            }
-            () = lingering.look_when_due(tasks) => {}
-        }
-        if busy {
-            // Clients that are there already get their turn, however many come.
-            tokio::task::yield_now().await;
-        }
+/// Where one worker deals with its clients.
+struct Desk<H: Handler> {
+    shared: Arc<Shared<H>>,
+    tasks: TaskTracker,
+    stop: Stop,
+    later: UnboundedSender<Waiting<H::Rest>>,
+}
+
+impl<H: Handler> Clone for Desk<H> {
+    fn clone(&self) -> Self {
+        let Self { shared, tasks, stop, later } = self;
+        Self { shared: Arc::clone(shared), tasks: tasks.clone(), stop: stop.clone(), later: later.clone() }
     }
 }
 
-/// One client, from its first byte to the polite close or its task.
-fn welcome<H: Handler>(
-    socket: TcpStream,
-    peer: Option<SocketAddr>,
-    place: Place,
-    shared: &Arc<Shared<H>>,
-    tasks: &TaskTracker,
-    lingering: &mut Lingering,
-    stop: &Stop,
-) {
-    let name = Peer(peer);
-    debug!(peer = %name, "Somebody at {name} wants poetry!");
-    shared.handler.counts().accept();
-    let rest = match shared.handler.greet(&socket, name) {
-        Ok(Greeting::End(Ending::Fin)) => {
-            shared.handler.counts().serve();
-            return lingering.add(socket, place);
-        }
-        Ok(Greeting::End(Ending::Rst)) => {
-            shared.handler.counts().serve();
-            return close::abruptly(&SockRef::from(&socket));
-        }
-        Ok(Greeting::End(Ending::Hang)) => None,
-        Ok(Greeting::Rest(rest)) => Some(rest),
-        Err(error) => {
-            close::abruptly(&SockRef::from(&socket));
-            return shared.lose(name, &error);
-        }
-    };
-    if H::A_PART_LOOKS_WHOLE {
-        // From here on, to be dropped means to be reset, until everything is said.
-        close::abruptly(&SockRef::from(&socket));
-    }
-    let stream = match tokio::net::TcpStream::from_std(socket) {
-        Ok(stream) => stream,
-        Err(error) => return shared.lose(name, &error),
-    };
-    let count = shared;
-    let (shared, closing) = (Arc::clone(shared), stop.closing.clone());
-    let span = debug_span!("client", peer = %name);
-    let task = async move {
-        let result = match rest {
-            Some(rest) => shared.handler.serve(&stream, rest).await,
-            None => Ok(Ending::Hang),
-        };
-        shared.under_way.fetch_sub(1, Relaxed);
-        match result {
-            Ok(how) => {
-                shared.handler.counts().serve();
-                if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
-                    close::not_abruptly(&SockRef::from(&stream));
+impl<H: Handler> Desk<H> {
+    /// The accept loop: lets clients in until the door is closed.
+    async fn accept(&self, listener: AsyncFd<TcpListener>, lingering: &mut Lingering) {
+        let Self { shared, tasks, stop, .. } = self;
+        let mut closing = pin!(stop.closing.cancelled());
+        let mut complaint = Complaint::default();
+        loop {
+            let mut busy = false;
+            tokio::select! {
+                biased;
+                () = &mut closing => return,
+                ready = listener.readable() => {
+                    let Ok(mut ready) = ready else { return };
+                    for accepted in 0..=ACCEPT_BATCH {
+                        busy = accepted == ACCEPT_BATCH;
+                        if busy {
+                            break;
+                        }
+                        // Room first, then the client: until there is room it waits in the listen queue.
+                        let place = match Arc::clone(&shared.room).try_acquire_owned() {
+                            Ok(place) => place,
+                            Err(_) => {
+                                lingering.look_now(tasks);
+                                tokio::select! {
+                                    () = &mut closing => return,
+                                    () = lingering.look_when_due(tasks) => break,
+                                    place = Arc::clone(&shared.room).acquire_owned() => match place {
+                                        Ok(place) => place,
+                                        Err(_) => return,
+                                    },
+                                }
+                            }
+                        };
+                        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                        match acceptfrom_with(listener.get_ref().as_fd(), flags) {
+                            Ok((socket, peer)) => {
+                                let peer = Peer(peer.and_then(|peer| SocketAddr::try_from(peer).ok()));
+                                self.welcome(socket.into(), peer, place, lingering);
+                            }
+                            Err(error) if error == Errno::AGAIN => {
+                                ready.clear_ready();
+                                break;
+                            }
+                            // This client is gone already; the next one may be there.
+                            Err(error) if error == Errno::CONNABORTED => {}
+                            Err(error) => {
+                                complaint.say(&error.into());
+                                drop(place);
+                                // Who has been served may hold what is short.
+                                lingering.look_now(tasks);
+                                tokio::select! {
+                                    () = &mut closing => return,
+                                    () = sleep(ACCEPT_PAUSE) => {}
+                                }
+                                break;
+                            }
+                        }
+                    }
+                    lingering.look(tasks);
                 }
-                end(&stream, how, &closing).await;
+                () = lingering.look_when_due(tasks) => {}
             }
-            Err(error) => {
-                close::abruptly(&SockRef::from(&stream));
-                shared.lose(name, &error);
+            if busy {
+                // Clients that are there already get their turn, however many come.
+                tokio::task::yield_now().await;
             }
         }
-        drop(place);
-    };
-    count.under_way.fetch_add(1, Relaxed);
-    tasks.spawn(task.instrument(span));
+    }
+
+    /// One client, from its first byte to its end, or as far as that goes without waiting.
+    fn welcome(&self, socket: TcpStream, peer: Peer, place: Place, lingering: &mut Lingering) {
+        let Self { shared, later, .. } = self;
+        debug!(%peer, "Somebody at {peer} wants poetry!");
+        shared.handler.counts().accept();
+        let greeting = match shared.handler.greet(&socket, peer) {
+            Ok(Greeting::End(Ending::Fin)) => {
+                shared.handler.counts().serve();
+                return lingering.add(socket, place);
+            }
+            Ok(greeting) => greeting,
+            Err(error) => {
+                close::abruptly(&SockRef::from(&socket));
+                return shared.lose(peer, &error);
+            }
+        };
+        if H::A_PART_LOOKS_WHOLE {
+            // From here on, to be dropped means to be reset, until everything is said.
+            close::abruptly(&SockRef::from(&socket));
+        }
+        shared.under_way.fetch_add(1, Relaxed);
+        match greeting {
+            // Nobody is there to hear only when the server stops, and then it is dropped.
+            Greeting::Later(due, rest) => drop(later.send(Waiting { due, socket, peer, rest, place })),
+            greeting => self.go_on(socket, peer, greeting, place),
+        }
+    }
+
+    /// What is left to do for a client, as a task.
+    fn go_on(&self, socket: TcpStream, peer: Peer, left: Greeting<H::Rest>, place: Place) {
+        let (shared, closing) = (Arc::clone(&self.shared), self.stop.closing.clone());
+        let stream = match tokio::net::TcpStream::from_std(socket) {
+            Ok(stream) => stream,
+            Err(error) => return shared.lose_under_way(peer, &error),
+        };
+        let task = async move {
+            let result = match left {
+                Greeting::Rest(rest) | Greeting::Later(_, rest) => shared.handler.serve(&stream, rest).await,
+                Greeting::End(how) => Ok(how),
+            };
+            match result {
+                Ok(how) => {
+                    shared.under_way.fetch_sub(1, Relaxed);
+                    shared.handler.counts().serve();
+                    if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
+                        close::not_abruptly(&SockRef::from(&stream));
+                    }
+                    end(&stream, how, &closing).await;
+                }
+                Err(error) => {
+                    close::abruptly(&SockRef::from(&stream));
+                    shared.lose_under_way(peer, &error);
+                }
+            }
+            drop(place);
+        };
+        self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
+    }
 }
 
 /// Ends a connection on which everything is said.

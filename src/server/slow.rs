@@ -195,9 +195,9 @@ impl SlowServer {
         let mut turn = self.conduct.begin(&peer, poem, start);
         let result = self.send(&stream, &mut turn, shared);
         match &result {
-            Ok(how) => self.conduct.ended(&turn, Some(*how)),
-            Err(Lost::Gone(_)) => self.conduct.ended(&turn, None),
-            Err(Lost::Stalled(_) | Lost::Aborted) => self.conduct.ended(&turn, Some(Ending::Rst)),
+            Ok(how) => turn.end(*how),
+            Err(Lost::Gone(_)) => turn.lose(),
+            Err(Lost::Stalled(_) | Lost::Aborted) => turn.end(Ending::Rst),
         }
         tell(peer, &turn, start.elapsed(), &result);
         match result {
@@ -240,12 +240,12 @@ impl SlowServer {
                         stream.set_write_timeout(Some(limit)).map_err(lost)?;
                     }
                     match stream.write(&turn.poem()[piece.clone()]) {
-                        Ok(n) => self.conduct.sent(turn, n, Instant::now()),
+                        Ok(n) => turn.sent(n, Instant::now()),
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             match super::send_now(stream, &turn.poem()[piece][..1], false) {
-                                Ok(n) => self.conduct.sent(turn, n, Instant::now()),
+                                Ok(n) => turn.sent(n, Instant::now()),
                                 Err(_) if left.is_some_and(|left| now.elapsed() >= left) => {}
                                 Err(_) => return Err(lost(error)),
                             }
