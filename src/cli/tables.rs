@@ -133,7 +133,7 @@ impl<'a> Table<'a> {
         command.build();
         let is_errand = |arg: &Arg| {
             let groups = command.get_groups().filter(|group| group.get_id() == ERRAND);
-            groups.flat_map(|group| group.get_args()).any(|id| id == arg.get_id())
+            groups.flat_map(clap::ArgGroup::get_args).any(|id| id == arg.get_id())
         };
         let keys = || command.get_arguments().filter(|arg| !is_errand(arg));
         let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);

@@ -206,7 +206,9 @@ impl Plan {
         };
         let identity = match (&options.user, &options.group) {
             (None, None) => None,
-            (user, group) => Some(Identity::find(user.as_deref(), group.as_deref()).map_err(privileges)?),
+            (user, group) => {
+                Some(Identity::find(user.as_deref(), group.as_deref()).map_err(|error| privileges(&error))?)
+            }
         };
         Ok(Self { options, services, is_single, identity })
     }
@@ -236,7 +238,7 @@ impl Plan {
             return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
         }
         if let Some(identity) = &self.identity {
-            identity.assume().map_err(privileges)?;
+            identity.assume().map_err(|error| privileges(&error))?;
         }
         // From here on there are threads.
         let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
@@ -313,7 +315,7 @@ fn bind(
     }
 }
 
-fn privileges(error: crate::daemon::privileges::Error) -> Error {
+fn privileges(error: &crate::daemon::privileges::Error) -> Error {
     Error::failure(format!("cannot become another user: {error}"))
 }
 
