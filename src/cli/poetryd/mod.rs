@@ -90,8 +90,8 @@ struct Options {
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
 
-    /// Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT
     #[arg(long, value_name = "ADDR", value_parser = ListenArgs::parse)]
+    #[arg(help = "Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
     metrics: Option<ListenArgs>,
 
     #[command(flatten)]
