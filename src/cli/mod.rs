@@ -57,11 +57,6 @@ impl Error {
         Self { status: USAGE, message: message.into() }
     }
 
-    /// What is wrong.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
     /// The same, with something said before it.
     #[must_use]
     pub fn after(self, what: &str) -> Self {

@@ -64,11 +64,15 @@ impl File {
         self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
     }
 
+    /// `FILE:LINE`.
+    fn place(&self, at: usize) -> String {
+        format!("{}:{}", self.path.display(), self.line(at))
+    }
+
     /// `FILE:LINE: what is wrong`.
     fn wrong(&self, at: usize, what: &str) -> Error {
-        let line = self.line(at);
         let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
-        Error::usage(format!("{}:{line}: {what}", self.path.display()))
+        Error::usage(format!("{}: {what}", self.place(at)))
     }
 }
 
@@ -78,9 +82,19 @@ impl<'a> Table<'a> {
         self.file.line(self.at)
     }
 
+    /// Where this key is, or the whole table if it does not have it: `FILE:LINE`.
+    pub fn place(&self, key: &str) -> String {
+        self.file.place(self.start(key))
+    }
+
     /// That something is wrong with this key, or with the whole table if it does not have it.
     pub fn wrong(&self, key: &str, what: &str) -> Error {
-        self.file.wrong(self.entries.get_key_value(key).map_or(self.at, |(key, _)| key.span().start), what)
+        self.file.wrong(self.start(key), what)
+    }
+
+    /// The first byte of this key, or of the whole table if it does not have it.
+    fn start(&self, key: &str) -> usize {
+        self.entries.get_key_value(key).map_or(self.at, |(key, _)| key.span().start)
     }
 
     /// Checks that there are no keys but these.

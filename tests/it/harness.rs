@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -55,7 +55,10 @@ pub(crate) fn replace(path: &Path, poem: &[u8]) {
 /// A program of this package, in an environment that does not meddle.
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(path_of(name));
-    command.env_remove("RUST_LOG").env_remove("NO_COLOR").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+    for name in ["RUST_LOG", "NO_COLOR", "RUST_BACKTRACE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
     command
 }
 
@@ -212,11 +215,14 @@ fn wait(child: &mut Child) -> ExitStatus {
     status
 }
 
-/// A server of this package, found by its address line.
+/// A server of this package, found by its address lines.
 pub(crate) struct Service {
     running: Running,
+    /// All of its address lines.
     pub(crate) line: String,
+    /// The first of its addresses.
     pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Service {
@@ -234,14 +240,23 @@ impl Service {
 
     /// Starts whatever prints an address line.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_several(command, 1)
+    }
+
+    /// Starts whatever prints so many address lines.
+    pub(crate) fn start_several(command: &mut Command, count: usize) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let stdout: ChildStdout = child.stdout.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let running = Running::read(child, None);
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("stdout");
-        let address = line.trim_end().trim_end_matches('.').rsplit(' ').next().expect("an address");
-        let address = address.parse().unwrap_or_else(|_| panic!("no address line: {line:?}"));
-        Self { running: Running::read(child, None), line, address }
+        let mut next = || {
+            let start = line.len();
+            stdout.read_line(&mut line).expect("stdout");
+            address(&line[start..])
+        };
+        let addresses: Vec<SocketAddr> = (0..count).map(|_| next()).collect();
+        Self { running, line, address: addresses[0], addresses }
     }
 
     pub(crate) fn port(&self) -> String {
@@ -254,7 +269,7 @@ impl Service {
 
     /// Fetches the poem as the plainest of clients does.
     pub(crate) fn fetch(&self) -> io::Result<Vec<u8>> {
-        read_out(self.connect())
+        fetch(self.address)
     }
 
     pub(crate) fn hear(&self, part: &str) -> String {
@@ -277,6 +292,17 @@ impl Service {
         self.signal(Signal::SIGTERM);
         self.finish()
     }
+}
+
+/// The address in an address line.
+pub(crate) fn address(line: &str) -> SocketAddr {
+    let address = line.trim_end().trim_end_matches('.').rsplit(' ').next().expect("an address");
+    address.parse().unwrap_or_else(|_| panic!("no address line: {line:?}"))
+}
+
+/// Fetches a poem as the plainest of clients does.
+pub(crate) fn fetch(address: SocketAddr) -> io::Result<Vec<u8>> {
+    read_out(TcpStream::connect(address)?)
 }
 
 /// A server inside the test, which does with each connection what the test says.

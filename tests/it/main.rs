@@ -10,6 +10,7 @@ mod help;
 mod interrupt;
 mod library;
 mod outputs;
+mod poetryd;
 mod proxy;
 mod race;
 mod report;

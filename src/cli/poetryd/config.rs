@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
     let mut services: Vec<(Table<'_>, Box<dyn Service>)> = Vec::new();
     for (table, read) in tables {
         let service = read(&table)?;
-        service.check().map_err(|(key, error)| table.wrong(key, &format!("{key}: {}", error.message())))?;
+        service.check().map_err(|(key, error)| error.after(&format!("{}: {key}: ", table.place(key))))?;
         let port = service.service().listen.port;
         let same = |(_, other): &&(Table<'_>, Box<dyn Service>)| {
             port != 0
@@ -58,6 +58,5 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
         }
         services.push((table, service));
     }
-    let place = |table: &Table<'_>| format!("{}:{}", path.display(), table.line());
-    Ok((options, services.into_iter().map(|(table, service)| (place(&table), service)).collect()))
+    Ok((options, services.into_iter().map(|(table, service)| (table.place(""), service)).collect()))
 }
