@@ -405,7 +405,7 @@ impl Running {
                     ended.status
                 }
                 Err(error) => {
-                    error!("{program} on {address}: {}", error.message());
+                    error!("{program} on {address}: {}", error.message);
                     FAILURE
                 }
             }
