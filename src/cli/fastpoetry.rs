@@ -4,7 +4,6 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
@@ -131,26 +130,19 @@ impl Server for FastServer {
         Ok(ended)
     }
 
-    /// Reads the poem again, on a thread of its own: a disk that does not answer must not hold up the next signal.
-    fn on_signal(self: Arc<Self>, signal: Signal) {
+    /// SIGHUP reads the poem again.
+    fn on_signal(&self, signal: Signal) {
         if signal != Signal::SIGHUP {
             return;
         }
-        let started = thread::Builder::new().name("reload".to_owned()).spawn(move || reload(&self));
-        if let Err(error) = started {
-            error!("Cannot start a thread: {}; keeping the poem as it was", reason(&error));
+        let file = self.file().display();
+        match self.reload() {
+            Ok(bytes) => info!(bytes, "Read {file} again: {bytes} bytes"),
+            Err(error) => error!("Cannot read {file} again: {}; keeping the poem as it was", reason(&error)),
         }
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         serving::add_counts(page, labels, self.counts());
-    }
-}
-
-fn reload(server: &FastServer) {
-    let file = server.file().display();
-    match server.reload() {
-        Ok(bytes) => info!(bytes, "Read {file} again: {bytes} bytes"),
-        Err(error) => error!("Cannot read {file} again: {}; keeping the poem as it was", reason(&error)),
     }
 }

@@ -148,7 +148,7 @@ impl Server for ProxyServer {
         serving::serve(listeners, self, limits, stop)
     }
 
-    fn on_signal(self: Arc<Self>, signal: Signal) {
+    fn on_signal(&self, signal: Signal) {
         match signal {
             Signal::SIGHUP => {
                 self.forget();

@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tracing::info;
+use tracing::{error, info};
 
 use super::bars::Screen;
 use super::listen::{ListenArgs, announce};
@@ -15,6 +16,7 @@ use super::signals::{self, Signals};
 use super::values::{self, Limit};
 use super::{Error, SUCCESS, open_files};
 use crate::metrics::{Kind, Metric, Page};
+use crate::reason::reason;
 use crate::server::counts::Counts;
 use crate::server::{self, Handler, Limits, Stop};
 
@@ -114,8 +116,8 @@ pub trait Server: Send + Sync {
     /// It cannot be started.
     fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error>;
 
-    /// A signal has come that may mean something to it.
-    fn on_signal(self: Arc<Self>, _: Signal) {}
+    /// Does what a signal means to it, if it means anything. This may take as long as a disk does.
+    fn on_signal(&self, _: Signal) {}
 
     /// Adds its metrics, all with these labels.
     fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
@@ -194,7 +196,7 @@ pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
     let told = Arc::clone(&opened);
     let stop = stop_on(Signals::block(service.signals()), limits.grace, move |signal| {
         if let Some(server) = told.get() {
-            Arc::clone(server).on_signal(signal);
+            server.on_signal(signal);
         }
     })?;
     service.check().map_err(|(_, error)| error)?;
@@ -244,23 +246,30 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub fn stop_on(
     signals: Signals,
     grace: Duration,
-    mut told: impl FnMut(Signal) + Send + 'static,
+    told: impl Fn(Signal) + Send + Sync + 'static,
 ) -> Result<Stop, Error> {
     let stop = Stop::default();
     let stopped = stop.clone();
-    let on_signal = move |signal| {
-        match signal {
-            Signal::SIGINT | Signal::SIGTERM if stopped.is_closing() => {
+    let told = Arc::new(told);
+    let on_signal = move |signal| match signal {
+        Signal::SIGINT | Signal::SIGTERM => {
+            if stopped.is_closing() {
                 stopped.abort();
                 signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
-            }
-            Signal::SIGINT | Signal::SIGTERM => {
+            } else {
                 stopped.close();
                 signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
             }
-            _ => {}
+            told(signal);
         }
-        told(signal);
+        // What takes its time must not hold up the next signal, which may be to stop.
+        signal => {
+            let told = Arc::clone(&told);
+            let started = thread::Builder::new().name("signal".to_owned()).spawn(move || told(signal));
+            if let Err(error) = started {
+                error!("Cannot start a thread: {}; {signal} is ignored", reason(&error));
+            }
+        }
     };
     signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
     Ok(stop)

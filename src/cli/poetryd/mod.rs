@@ -433,7 +433,7 @@ fn on_signal(
     servers: Vec<Arc<dyn Server>>,
     log: Option<LogFile>,
     notifier: Notifier,
-) -> impl FnMut(Signal) + Send + 'static {
+) -> impl Fn(Signal) + Send + Sync + 'static {
     move |signal| match signal {
         Signal::SIGINT | Signal::SIGTERM => tell(&notifier, State::Stopping),
         Signal::SIGHUP | Signal::SIGUSR1 => {
@@ -447,7 +447,7 @@ fn on_signal(
                 }
             }
             for server in &servers {
-                Arc::clone(server).on_signal(signal);
+                server.on_signal(signal);
             }
             if is_reload {
                 info!("Reloaded");
