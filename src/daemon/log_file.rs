@@ -16,7 +16,6 @@ use nix::fcntl::OFlag;
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::cli::logs::LogFormat;
 use crate::reason::{lock, reason};
 
 /// Who may read it: its owner and the owner's group.
@@ -44,7 +43,8 @@ struct State {
     lost: u64,
     /// Why the first of them was lost.
     lost_to: String,
-    format: LogFormat,
+    /// Whether the lines that it writes of its own accord are JSON.
+    is_json: bool,
 }
 
 impl LogFile {
@@ -71,15 +71,16 @@ impl LogFile {
             torn: false,
             lost: 0,
             lost_to: String::new(),
-            format: LogFormat::Text,
+            is_json: false,
         };
         state.begin()?;
         Ok(Self(Arc::new(Mutex::new(state))))
     }
 
-    /// The form of the lines that it writes of its own accord; text, if nothing is said.
-    pub fn set_format(&self, format: LogFormat) {
-        lock(&self.0).format = format;
+    /// Whether the lines that it writes of its own accord are JSON, like those of others, or text, as they are if nothing
+    /// is said.
+    pub fn set_json(&self, is_json: bool) {
+        lock(&self.0).is_json = is_json;
     }
 
     /// Gives the file to a user and a group, who can then open it again. To be called while that is allowed.
@@ -227,9 +228,9 @@ impl State {
 
     fn own_line(&self, text: &str) -> Vec<u8> {
         let now = SystemTime::now();
-        let mut line = match self.format {
-            LogFormat::Text => format!("{}  WARN {text}", humantime::format_rfc3339_millis(now)),
-            LogFormat::Json => json!({
+        let mut line = match self.is_json {
+            false => format!("{}  WARN {text}", humantime::format_rfc3339_millis(now)),
+            true => json!({
                 "timestamp": humantime::format_rfc3339_micros(now).to_string(),
                 "level": "WARN",
                 "fields": { "message": text },
@@ -430,7 +431,7 @@ mod tests {
         let free = directory.path().join("free");
         symlink(&free, &path).expect("a link");
         log.reopen().expect("opened");
-        log.set_format(LogFormat::Text);
+        log.set_json(false);
         say(&log, "kept\n");
         let text = read(&free);
         let lines: Vec<_> = text.lines().collect();
@@ -444,7 +445,7 @@ mod tests {
         let (_directory, path) = place();
         symlink("/dev/full", &path).expect("a link");
         let log = LogFile::open(&path, None, 0).expect("opened");
-        log.set_format(LogFormat::Json);
+        log.set_json(true);
         say(&log, "{}\n");
         fs::remove_file(&path).expect("removed");
         log.reopen().expect("opened");

@@ -18,7 +18,7 @@ use tracing::error;
 use super::bars::Screen;
 use super::fastpoetry;
 use super::listen::ListenArgs;
-use super::logs::{LogArgs, Style};
+use super::logs::{LogArgs, LogFormat, Style};
 use super::poetry_proxy;
 use super::serving::Service;
 use super::transformedpoetry;
@@ -258,7 +258,7 @@ impl Plan {
         let open = || {
             let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
             let log = LogFile::open(path, size, log_keep.unwrap_or(KEEP))?;
-            log.set_format(logs.log_format);
+            log.set_json(logs.log_format == LogFormat::Json);
             if let Some(identity) = &self.identity {
                 log.give_to(identity.uid(), identity.gid())?;
             }
