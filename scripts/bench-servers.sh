@@ -8,19 +8,19 @@ usage() {
 Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 
 Sections: small large stalled tarpit transform proxy [default: all]
-  small    fetches of a poem of 653 bytes, 1 to 4,000 clients at once
-  large    poems of 20 MB and 200 MB, 1 and 8 clients
-  stalled  10,000 clients that never read, and 8 others that do
-  tarpit   10,000 clients that get a byte a second
+  small      fetches of a poem of 653 bytes, 1 to 4,000 clients at once
+  large      poems of 20 MB and 200 MB, 1 and 8 clients
+  stalled    10,000 clients that never read, and 8 others that do
+  tarpit     10,000 clients that get a byte a second
   transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
-  proxy    cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
+  proxy      cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
   --time DURATION  length of one measurement [default: 2s]
 
 bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. bare_transform is the same for
-requests. thread_per_client is the standard library's way. nginx, socat and endlessh are measured where they are installed (Debian: apt-get install
-nginx-light libnginx-mod-stream socat endlessh).
+requests. thread_per_client is the standard library's way. nginx, socat and endlessh are measured where they are
+installed (Debian: apt-get install nginx-light libnginx-mod-stream socat endlessh).
 TXT
 }
 

@@ -32,6 +32,7 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$(dirname "$0")/.."
+echo "Building the programs ..." >&2
 cargo build --release --quiet --bins
 bin=${CARGO_TARGET_DIR:-target}/release
 

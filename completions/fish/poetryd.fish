@@ -24,7 +24,7 @@ function __fish_poetryd_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c poetryd -n "__fish_poetryd_needs_command" -l config -d 'Start the services that a TOML file has' -r -F
+complete -c poetryd -n "__fish_poetryd_needs_command" -l config -d 'Start the services described in a TOML file' -r -F
 complete -c poetryd -n "__fish_poetryd_needs_command" -l pid-file -d 'Write the number of the process into FILE, and lock it' -r -F
 complete -c poetryd -n "__fish_poetryd_needs_command" -l log-file -d 'Write messages into FILE instead of stderr' -r -F
 complete -c poetryd -n "__fish_poetryd_needs_command" -l log-size -d 'Begin a new log file before this one gets longer; 0: never [default: 10MiB]' -r
@@ -34,7 +34,7 @@ complete -c poetryd -n "__fish_poetryd_needs_command" -l group -d 'And this grou
 complete -c poetryd -n "__fish_poetryd_needs_command" -l metrics -d 'Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT' -r
 complete -c poetryd -n "__fish_poetryd_needs_command" -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
-complete -c poetryd -n "__fish_poetryd_needs_command" -l check -d 'Only check what would be started, and exit'
+complete -c poetryd -n "__fish_poetryd_needs_command" -l check -d 'Only check the words, the file, and the poems and scripts that are named there, and exit'
 complete -c poetryd -n "__fish_poetryd_needs_command" -l daemon -d 'Go on in the background when every socket listens'
 complete -c poetryd -n "__fish_poetryd_needs_command" -s v -l verbose -d 'Say more (-vv: still more)'
 complete -c poetryd -n "__fish_poetryd_needs_command" -s q -l quiet -d 'Say only what went wrong'

@@ -92,7 +92,7 @@ s or m), models (their median time), costs of models (async.cpu, .memory in byte
 
 Examples:
   poetry-race 10000 10001 10002
-      Three rounds, and a table
+      Three rounds, and two tables
   poetry-race --runs 5 --timeline race.svg --waterfall 10000 10001 10002
       With two pictures
   poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' 10000 10001 10002

@@ -66,7 +66,7 @@ Examples:
   transformedpoetry --list
       What it can do to poems
   transformedpoetry --port 11000
-      One request a connection, as in the original
+      One request a connection
   transformedpoetry --port 11000 --keep-alive --idle-timeout 5m --max-length 16MiB
       Any number of requests, and long poems
   get-poetry --transform shout --via 11000 10000

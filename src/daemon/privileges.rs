@@ -31,10 +31,10 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody has this name or number.
-    #[error("there is no user named \"{0}\"")]
+    #[error("there is no user named '{0}'")]
     NoSuchUser(String),
     /// No group has this name or number.
-    #[error("there is no group named \"{0}\"")]
+    #[error("there is no group named '{0}'")]
     NoSuchGroup(String),
     /// A group without a user would still be root.
     #[error("a group alone is not enough: name a user, too")]
@@ -43,13 +43,13 @@ pub enum Error {
     #[error("user {0} has no group of its own: name one")]
     NoGroup(Uid),
     /// The user asked for is root.
-    #[error("user \"{0}\": that is root")]
+    #[error("user '{0}': that is root")]
     RootUser(String),
     /// The group asked for, or the user's own, is root's.
     #[error("group {0}: that is root's")]
     RootGroup(String),
     /// The users or groups cannot be looked up.
-    #[error("cannot look up \"{name}\": {}", reason(.error))]
+    #[error("cannot look up '{name}': {}", reason(.error))]
     Lookup {
         /// The user or group.
         name: String,
@@ -275,20 +275,20 @@ mod tests {
 
     #[test]
     fn who_is_not_there_is_not_found() {
-        assert_eq!(refusal(Some("no body"), None), "there is no user named \"no body\"");
-        assert_eq!(refusal(Some(""), None), "there is no user named \"\"");
-        assert_eq!(refusal(Some("+1"), None), "there is no user named \"+1\"");
-        assert_eq!(refusal(Some("nobody\0"), None), "there is no user named \"nobody\0\"");
-        assert_eq!(refusal(Some("nobody"), Some("no group")), "there is no group named \"no group\"");
+        assert_eq!(refusal(Some("no body"), None), "there is no user named 'no body'");
+        assert_eq!(refusal(Some(""), None), "there is no user named ''");
+        assert_eq!(refusal(Some("+1"), None), "there is no user named '+1'");
+        assert_eq!(refusal(Some("nobody\0"), None), "there is no user named 'nobody\0'");
+        assert_eq!(refusal(Some("nobody"), Some("no group")), "there is no group named 'no group'");
         // (uid_t) -1 leaves everything as it is.
-        assert_eq!(refusal(Some("4294967295"), Some("1")), "there is no user named \"4294967295\"");
-        assert_eq!(refusal(Some("1"), Some("4294967295")), "there is no group named \"4294967295\"");
+        assert_eq!(refusal(Some("4294967295"), Some("1")), "there is no user named '4294967295'");
+        assert_eq!(refusal(Some("1"), Some("4294967295")), "there is no group named '4294967295'");
     }
 
     #[test]
     fn root_is_nobody_to_become() {
-        assert_eq!(refusal(Some("root"), None), "user \"root\": that is root");
-        assert_eq!(refusal(Some("0"), Some("nogroup")), "user \"0\": that is root");
+        assert_eq!(refusal(Some("root"), None), "user 'root': that is root");
+        assert_eq!(refusal(Some("0"), Some("nogroup")), "user '0': that is root");
         assert_eq!(refusal(Some("nobody"), Some("root")), "group root: that is root's");
         assert_eq!(refusal(None, Some("daemon")), "a group alone is not enough: name a user, too");
     }

@@ -132,7 +132,15 @@ fn bursts() {
 
 #[test]
 fn jitter() {
-    cook("10. Jitter");
+    const HEADING: &str = "10. Jitter";
+    cook(HEADING);
+    // A page that promises the same on every machine has to show it.
+    let recipe = recipe(HEADING);
+    let args: Vec<&str> = recipe.server[2..recipe.server.len() - 1].iter().map(String::as_str).collect();
+    let (plan, _) = rehearse("slowpoetry", &[&args[..], &["--rehearse", "1"]].concat());
+    let end: Value = serde_json::from_str(plan.lines().last().expect("an end")).expect("JSON");
+    let millis = end["at_us"].as_u64().expect("a number").div_ceil(1_000);
+    assert!(recipe.seen.last().expect("a tally").ends_with(&format!(" in {millis}ms")), "{millis}: {:?}", recipe.seen);
 }
 
 #[test]

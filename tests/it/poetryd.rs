@@ -352,10 +352,10 @@ fn a_service_in_the_background_can_be_another_user_s() {
 fn users_that_nobody_can_become_are_refused() {
     let wrong = "cannot become another user: ";
     for (args, why) in [
-        (&["--user", "root"][..], "user \"root\": that is root"),
-        (&["--user", "0"], "user \"0\": that is root"),
-        (&["--user", "no-such-user"], "there is no user named \"no-such-user\""),
-        (&["--user", "nobody", "--group", "no-such-group"], "there is no group named \"no-such-group\""),
+        (&["--user", "root"][..], "user 'root': that is root"),
+        (&["--user", "0"], "user '0': that is root"),
+        (&["--user", "no-such-user"], "there is no user named 'no-such-user'"),
+        (&["--user", "nobody", "--group", "no-such-group"], "there is no group named 'no-such-group'"),
         (&["--group", "nogroup"], "a group alone is not enough: name a user, too"),
     ] {
         refused(&finish(poetryd(args).arg("transformedpoetry")), 1, &format!("{wrong}{why}"));
@@ -615,7 +615,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             "verbose = 1\n".to_owned(),
             2,
-            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]]",
+            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]] or [[poetry-proxy]]",
         ),
         ("[[fastpoetry]\n".to_owned(), 2, "1: "),
         ("[[transformedpoetry]]\nlist = true\n".to_owned(), 2, "2: unknown key 'list'; known are "),

@@ -38,8 +38,9 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
         tables.extend(whole.tables(name)?.into_iter().map(|table| (table, read)));
     }
     if tables.is_empty() {
-        let names = PROGRAMS.map(|(name, _)| format!("[[{name}]]")).join(", ");
-        return Err(whole.wrong("", &format!("there is no service: write {names}")));
+        return Err(
+            whole.wrong("", "there is no service: write [[fastpoetry]], [[transformedpoetry]] or [[poetry-proxy]]")
+        );
     }
     tables.sort_by_key(|(table, _)| table.line());
     let mut services: Vec<(Table<'_>, Box<dyn Service>)> = Vec::new();

@@ -3,6 +3,7 @@
 mod config;
 mod running;
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::panic;
@@ -38,11 +39,11 @@ use running::{Daemon, METRICS_BACKLOG, Running};
 #[command(subcommand_value_name = "PROGRAM", subcommand_help_heading = "Programs")]
 #[command(override_usage = "poetryd [OPTIONS] PROGRAM ARGS...\n       poetryd [OPTIONS] --config FILE")]
 pub struct Args {
-    /// Start the services that a TOML file has
+    /// Start the services described in a TOML file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Only check what would be started, and exit
+    /// Only check the words, the file, and the poems and scripts that are named there, and exit
     #[arg(long)]
     check: bool,
 
@@ -102,6 +103,8 @@ enum Program {
     Transform(transformedpoetry::Args),
     #[command(name = "poetry-proxy")]
     Proxy(poetry_proxy::Args),
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
 }
 
 const AFTER_HELP: &str = "\
@@ -127,12 +130,11 @@ Examples:
 Signals:
   SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs
   SIGUSR1          logs the totals of proxies
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; \
-a second one resets them at once
+  SIGINT, SIGTERM  stop it: new clients are refused, others have their grace time; a second one does not wait
 
 Exit status:
   0    stopped; with --daemon, every socket listens
-  1    a service cannot be started: a poem cannot be read, a port is taken, the pid file is locked, ...
+  1    a service cannot be started: a poem cannot be read, a port is taken, the pid file is locked
   2    the command line or the file makes no sense";
 
 /// The `main` of the program.
@@ -186,6 +188,7 @@ impl Plan {
                     Program::Fast(args) => (Box::new(args.service), args.logs),
                     Program::Transform(args) => (Box::new(args.service), args.logs),
                     Program::Proxy(args) => (Box::new(args.service), args.logs),
+                    Program::Other(words) => return Err(no_such_program(&words)),
                 };
                 service.check().map_err(|(_, error)| error)?;
                 let logs = logs.over(args.options.logs);
@@ -278,6 +281,17 @@ impl Plan {
         let adopted: Vec<TcpListener> = adopted.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect();
         if adopted.is_empty() { service.bind() } else { Ok(adopted) }
     }
+}
+
+fn no_such_program(words: &[OsString]) -> Error {
+    let name = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let hint = match &*name {
+        "slowpoetry" => "; slowpoetry serves one client at a time, and runs alone",
+        file if file.ends_with(".toml") => "; a file comes after --config",
+        _ => "",
+    };
+    let programs = "fastpoetry, transformedpoetry or poetry-proxy";
+    Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
 }
 
 fn workers() -> usize {
