@@ -19,7 +19,7 @@ complete -c fastpoetry -l backlog -d 'Length of the queue of connections that wa
 complete -c fastpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c fastpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c fastpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c fastpoetry -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c fastpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c fastpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
 complete -c fastpoetry -s v -l verbose -d 'Say more (-vv: still more)'

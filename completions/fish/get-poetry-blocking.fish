@@ -8,7 +8,7 @@ complete -c get-poetry-blocking -l connect-timeout -d 'Give up an address that d
 complete -c get-poetry-blocking -l idle-timeout -d 'Give up a poem of which nothing comes for so long, the first byte included; 0: never' -r
 complete -c get-poetry-blocking -l timeout -d 'Give up a poem that is not complete after so long, all attempts included; 0: never' -r
 complete -c get-poetry-blocking -l retries -d 'Try again up to N times if a poem fails, after pauses that double' -r
-complete -c get-poetry-blocking -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c get-poetry-blocking -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c get-poetry-blocking -l ordered -d 'Write poems in the order of the command line, the first unfinished one live'
 complete -c get-poetry-blocking -l discard -d 'Write poems nowhere, only measure'

@@ -8,7 +8,7 @@ complete -c poetry-proxy -l backlog -d 'Length of the queue of connections that 
 complete -c poetry-proxy -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetry-proxy -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetry-proxy -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c poetry-proxy -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c poetry-proxy -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetry-proxy -l stale-if-error -d 'Serve an aged poem, however old, if it cannot be fetched again'
 complete -c poetry-proxy -l keep-filling -d 'Go on with a fetch when its last client has left'

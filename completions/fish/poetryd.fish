@@ -32,7 +32,7 @@ complete -c poetryd -n "__fish_poetryd_needs_command" -l log-keep -d 'Keep so ma
 complete -c poetryd -n "__fish_poetryd_needs_command" -l user -d 'Be this user, by name or number, when every socket listens; for root only' -r
 complete -c poetryd -n "__fish_poetryd_needs_command" -l group -d 'And this group [default: the user\'s own]' -r
 complete -c poetryd -n "__fish_poetryd_needs_command" -l metrics -d 'Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT' -r
-complete -c poetryd -n "__fish_poetryd_needs_command" -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c poetryd -n "__fish_poetryd_needs_command" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_needs_command" -l check -d 'Only check the words, the file, and the poems and scripts that are named there, and exit'
 complete -c poetryd -n "__fish_poetryd_needs_command" -l daemon -d 'Go on in the background when every socket listens'
@@ -64,7 +64,7 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l backlog -
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -s v -l verbose -d 'Say more (-vv: still more)'
@@ -79,7 +79,7 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l ba
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l list -d 'List the transforms, and exit'
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l keep-alive -d 'Answer any number of requests on a connection, in order, instead of one'
@@ -97,7 +97,7 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l backlog
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l stale-if-error -d 'Serve an aged poem, however old, if it cannot be fetched again'
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l keep-filling -d 'Go on with a fetch when its last client has left'

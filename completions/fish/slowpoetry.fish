@@ -19,7 +19,7 @@ complete -c slowpoetry -l backlog -d 'Length of the queue of connections that wa
 complete -c slowpoetry -l clients -d 'Exit after so many clients' -r
 complete -c slowpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c slowpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c slowpoetry -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c slowpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c slowpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
 complete -c slowpoetry -s v -l verbose -d 'Say more (-vv: still more)'

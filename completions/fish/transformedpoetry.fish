@@ -6,7 +6,7 @@ complete -c transformedpoetry -l backlog -d 'Length of the queue of connections 
 complete -c transformedpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c transformedpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c transformedpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c transformedpoetry -l log-format -d 'Form of the messages' -r -f -a "text\t'One line for people'
+complete -c transformedpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c transformedpoetry -l list -d 'List the transforms, and exit'
 complete -c transformedpoetry -l keep-alive -d 'Answer any number of requests on a connection, in order, instead of one'

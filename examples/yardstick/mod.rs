@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 
 use clap::Parser;
-use poetry_suite::cli::listen::{ListenArgs, announce};
+use poetry_suite::cli::listen::{ListenArgs, address, announce};
 use poetry_suite::cli::{Error, open_files};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ pub(crate) fn main(
         let poem = args.file.map(fs::read).transpose().map_err(|error| Error::cannot("read", "the poem", &error))?;
         let poem: Arc<[u8]> = poem.unwrap_or_default().into();
         let listeners = listeners(&args.listen)?;
-        announce("Serving", &listeners[0])?;
+        announce("Serving", address(&listeners)?)?;
         let start = |listener| {
             let poem = Arc::clone(&poem);
             thread::spawn(move || serve(&listener, &poem))

@@ -11,13 +11,13 @@ use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
 use super::logs::LogArgs;
-use super::serving::{self, Ended, Nobody, Server, Service, ServiceArgs};
+use super::serving::{self, Nobody, Run, Server, Service, ServiceArgs};
 use super::{Error, FAILURE};
 use crate::metrics::Page;
 use crate::poem::Poem;
 use crate::reason::reason;
 use crate::server::fast::FastServer;
-use crate::server::{Handler, Limits, Stop};
+use crate::server::{Handler, Limits};
 
 /// Give out a poem to any number of clients at once: an async server
 ///
@@ -122,12 +122,15 @@ impl Service for FastArgs {
 }
 
 impl Server for FastServer {
-    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
-        let mut ended = serving::serve(listeners, Arc::clone(&self), limits, stop)?;
-        if !self.conduct().is_recorded() {
-            ended.status = FAILURE;
-        }
-        Ok(ended)
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+        let run = serving::prepare(listeners, Arc::clone(&self), limits)?;
+        Ok(Box::new(move |stop| {
+            let mut ended = run(stop)?;
+            if !self.conduct().is_recorded() {
+                ended.status = FAILURE;
+            }
+            Ok(ended)
+        }))
     }
 
     /// SIGHUP reads the poem again.

@@ -144,12 +144,20 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Where these listeners listen, all of them at the same address.
+///
+/// # Errors
+/// The system does not say, or there is none.
+pub fn address(listeners: &[TcpListener]) -> Result<SocketAddr, Error> {
+    let first = listeners.first().ok_or_else(|| io::ErrorKind::NotFound.into());
+    first.and_then(TcpListener::local_addr).map_err(|error| Error::cannot("find", "the port", &error))
+}
+
 /// Says on stdout where a server listens: `Serving FILE on 127.0.0.1:10000.` People copy it, scripts parse it.
 ///
 /// # Errors
 /// It cannot be written; that nobody reads it is no error.
-pub fn announce(what: &str, listener: &TcpListener) -> Result<(), Error> {
-    let address = listener.local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
+pub fn announce(what: &str, address: SocketAddr) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{} on {address}.", printable(what)).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),

@@ -32,9 +32,9 @@ pub struct LogArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Form of the messages
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    /// Form of the messages [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
 }
 
 /// The form of log lines.
@@ -58,7 +58,12 @@ pub enum Style {
 impl LogArgs {
     /// Whether nothing but the usual messages, as text, is asked for.
     pub fn is_plain(&self) -> bool {
-        self.verbose == 0 && !self.quiet && self.log_format == LogFormat::Text && rust_log().is_none()
+        self.verbose == 0 && !self.quiet && self.format() == LogFormat::Text && rust_log().is_none()
+    }
+
+    /// The form of the messages.
+    pub fn format(&self) -> LogFormat {
+        self.log_format.unwrap_or(LogFormat::Text)
     }
 
     /// The same where they say something, and as `base` has it where they do not.
@@ -67,7 +72,7 @@ impl LogArgs {
         Self {
             verbose: if is_silent { base.verbose } else { self.verbose },
             quiet: if is_silent { base.quiet } else { self.quiet },
-            log_format: if self.log_format == LogFormat::Text { base.log_format } else { self.log_format },
+            log_format: self.log_format.or(base.log_format),
         }
     }
 
@@ -98,7 +103,7 @@ impl LogArgs {
         };
         let layer = tracing_subscriber::fmt::layer().with_writer(to).log_internal_errors(false);
         let registry = tracing_subscriber::registry().with(filter);
-        match self.log_format {
+        match self.format() {
             LogFormat::Json => registry.with(layer.json()).init(),
             LogFormat::Text => registry.with(layer.event_format(Line { style, colour })).init(),
         }

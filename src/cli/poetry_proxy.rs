@@ -11,14 +11,14 @@ use nix::sys::signal::Signal;
 use tracing::info;
 
 use super::logs::LogArgs;
-use super::serving::{self, Ended, Server, Service, ServiceArgs, counter, gauge};
+use super::serving::{self, Run, Server, Service, ServiceArgs, counter, gauge};
 use super::values::Limit;
 use super::{Error, values};
 use crate::address::Address;
 use crate::cache::Policy;
 use crate::metrics::{Metric, Page};
 use crate::server::proxy::{Config, ProxyServer};
-use crate::server::{Handler, Limits, Stop};
+use crate::server::{Handler, Limits};
 
 /// Serve another server's poem from memory: an async caching proxy
 ///
@@ -144,8 +144,8 @@ impl Service for ProxyArgs {
 }
 
 impl Server for ProxyServer {
-    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
-        serving::serve(listeners, self, limits, stop)
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+        serving::prepare(listeners, self, limits)
     }
 
     fn on_signal(&self, signal: Signal) {

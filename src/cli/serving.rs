@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::bars::Screen;
-use super::listen::{ListenArgs, announce};
+use super::listen::{ListenArgs, address, announce};
 use super::logs::{LogArgs, Style};
 use super::signals::{self, Signals};
 use super::values::{self, Limit};
@@ -110,11 +110,11 @@ pub trait Service {
 
 /// An async server that only has to be started.
 pub trait Server: Send + Sync {
-    /// Serves until it is stopped, and returns what it has done and the exit status.
+    /// Gets everything that it needs to serve.
     ///
     /// # Errors
-    /// It cannot be started.
-    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error>;
+    /// The system does not give it.
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error>;
 
     /// Does what a signal means to it, if it means anything. This may take as long as a disk does.
     fn on_signal(&self, _: Signal) {}
@@ -122,6 +122,9 @@ pub trait Server: Send + Sync {
     /// Adds its metrics, all with these labels.
     fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
 }
+
+/// Serves until it is stopped, and returns what became of it.
+pub type Run = Box<dyn FnOnce(&Stop) -> Result<Ended, Error> + Send>;
 
 /// What became of a server.
 #[derive(Debug, Clone, Copy)]
@@ -141,20 +144,17 @@ impl Ended {
     }
 }
 
-/// Serves until it is stopped.
+/// Prepares to serve, as [`Server::prepare`] has it.
 ///
 /// # Errors
-/// A worker cannot be started.
-pub fn serve<H: Handler>(
-    listeners: Vec<TcpListener>,
-    server: Arc<H>,
-    limits: &Limits,
-    stop: &Stop,
-) -> Result<Ended, Error> {
-    let counts = Arc::clone(&server);
-    let reset = server::serve(listeners, server, limits, stop);
-    let reset = reset.map_err(|error| Error::cannot("start", "a worker", &error))?;
-    Ok(Ended { status: SUCCESS, served: counts.counts().served(), lost: counts.counts().lost(), reset })
+/// The system does not give what it needs.
+pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, server: Arc<H>, limits: &Limits) -> Result<Run, Error> {
+    let cannot = |error| Error::cannot("start", "a worker", &error);
+    let prepared = server::prepare(listeners, Arc::clone(&server), limits).map_err(cannot)?;
+    Ok(Box::new(move |stop| {
+        let reset = prepared.run(stop).map_err(cannot)?;
+        Ok(Ended { status: SUCCESS, served: server.counts().served(), lost: server.counts().lost(), reset })
+    }))
 }
 
 /// The metrics that all servers have.
@@ -203,8 +203,10 @@ pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
     let listeners = service.bind()?;
     let server = service.open()?;
     let _ = opened.set(Arc::clone(&server));
-    announce(&service.what(), &listeners[0])?;
-    let ended = server.serve(listeners, &limits, &stop)?;
+    let address = address(&listeners)?;
+    let run = server.prepare(listeners, &limits)?;
+    announce(&service.what(), address)?;
+    let ended = run(&stop)?;
     ended.tell("Stopped");
     Ok(ended.status)
 }
@@ -214,9 +216,11 @@ pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
 pub struct Nobody;
 
 impl Server for Nobody {
-    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, _: &Limits, stop: &Stop) -> Result<Ended, Error> {
-        server::never_accept(listeners, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
-        Ok(Ended { status: SUCCESS, served: 0, lost: 0, reset: 0 })
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, _: &Limits) -> Result<Run, Error> {
+        Ok(Box::new(move |stop| {
+            server::never_accept(listeners, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+            Ok(Ended { status: SUCCESS, served: 0, lost: 0, reset: 0 })
+        }))
     }
 }
 
@@ -250,7 +254,8 @@ pub fn stop_on(
 ) -> Result<Stop, Error> {
     let stop = Stop::default();
     let stopped = stop.clone();
-    let told = Arc::new(told);
+    let told: Told = Arc::new(told);
+    let mut asides = Asides::default();
     let on_signal = move |signal| match signal {
         Signal::SIGINT | Signal::SIGTERM => {
             if stopped.is_closing() {
@@ -262,15 +267,34 @@ pub fn stop_on(
             }
             told(signal);
         }
-        // What takes its time must not hold up the next signal, which may be to stop.
-        signal => {
-            let told = Arc::clone(&told);
-            let started = thread::Builder::new().name("signal".to_owned()).spawn(move || told(signal));
-            if let Err(error) = started {
-                error!("Cannot start a thread: {}; {signal} is ignored", reason(&error));
-            }
-        }
+        signal => asides.tell(signal, &told),
     };
     signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
     Ok(stop)
+}
+
+type Told = Arc<dyn Fn(Signal) + Send + Sync>;
+
+/// A thread for each signal that takes its time, so that the next one, which may be to stop, is heard meanwhile.
+#[derive(Default)]
+struct Asides(Vec<(Signal, mpsc::SyncSender<()>)>);
+
+impl Asides {
+    fn tell(&mut self, signal: Signal, told: &Told) {
+        if let Some((_, aside)) = self.0.iter().find(|(known, _)| *known == signal) {
+            // If it is full, once more is noted already, and more than that is not needed.
+            let _ = aside.try_send(());
+            return;
+        }
+        let (aside, signals) = mpsc::sync_channel(1);
+        let told = Arc::clone(told);
+        let body = move || signals.into_iter().for_each(|()| told(signal));
+        match thread::Builder::new().name(signal.as_str().to_lowercase()).spawn(body) {
+            Ok(_) => {
+                let _ = aside.try_send(());
+                self.0.push((signal, aside));
+            }
+            Err(error) => error!("Cannot start a thread: {}; {signal} is ignored", reason(&error)),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::bars::Screen;
 use super::faults::{FaultArgs, Usual};
-use super::listen::{ListenArgs, announce};
+use super::listen::{ListenArgs, address, announce};
 use super::logs::{LogArgs, Style};
 use super::serving::{self, ClientArgs};
 use super::signals::{self, Signals};
@@ -103,7 +103,7 @@ fn run(args: Args) -> Result<u8, Error> {
     }
     let server =
         SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
-    announce(&serving, &listener)?;
+    announce(&serving, address(std::slice::from_ref(&listener))?)?;
     let stopper = Stopper::new(listener);
     stop_on(signals, args.patience.grace, stopper.clone())
         .map_err(|error| Error::cannot("start", "a thread", &error))?;
@@ -114,8 +114,9 @@ fn run(args: Args) -> Result<u8, Error> {
 fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
     let listener = args.listen.bind(0)?;
     let stop = serving::stop_on(Signals::block(&[]), args.patience.grace, |_| {})?;
-    announce(serving, &listener)?;
-    never_accept(vec![listener], &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    let listeners = vec![listener];
+    announce(serving, address(&listeners)?)?;
+    never_accept(listeners, &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
     Ok(SUCCESS)
 }
 

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use clap::Parser;
 
 use super::logs::LogArgs;
-use super::serving::{self, Ended, Server, Service, ServiceArgs};
+use super::serving::{self, Run, Server, Service, ServiceArgs};
 use super::tables::ERRAND;
 use super::values::Limit;
 use super::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
 use crate::server::transform::{self, TransformServer};
-use crate::server::{Handler, Limits, Stop};
+use crate::server::{Handler, Limits};
 use crate::transform::ALL;
 
 /// Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered
@@ -114,8 +114,8 @@ impl Service for TransformArgs {
 }
 
 impl Server for TransformServer {
-    fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits, stop: &Stop) -> Result<Ended, Error> {
-        serving::serve(listeners, self, limits, stop)
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+        serving::prepare(listeners, self, limits)
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {

@@ -244,8 +244,9 @@ impl State {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // A service has no terminal, not even if its log is one.
-    OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(OFlag::O_NOCTTY.bits()).open(path)
+    // A service has no terminal, not even if its log is one; and it waits for nobody who reads its log from a pipe.
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)
 }
 
 /// Whether a file of this size ends in the middle of a line: after a full disk, or a sudden end.

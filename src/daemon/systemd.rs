@@ -75,7 +75,10 @@ impl Notifier {
     /// Nobody is at the socket, or its name is neither a path nor an abstract one. A service can do without.
     pub fn notify(&self, state: State<'_>) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        UnixDatagram::unbound()?.send_to_addr(state.message().as_bytes(), &address(socket)?).map(|_| ())
+        let ours = UnixDatagram::unbound()?;
+        // A manager that does not read must not hold up the service.
+        ours.set_nonblocking(true)?;
+        ours.send_to_addr(state.message().as_bytes(), &address(socket)?).map(|_| ())
     }
 }
 

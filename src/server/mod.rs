@@ -3,7 +3,7 @@
 //! None of them binds a port, reads an argument or sees a signal; that is the programs' part.
 //!
 //! [`slow`] blocks and serves one client at a time. All others are async and live in this room: they share one
-//! accept loop ([`serve`]) and are each a [`Handler`], which knows what to say to one client and nothing else.
+//! accept loop ([`Prepared::run`]) and are each a [`Handler`], which knows what to say to one client and nothing else.
 //!
 //! ```text
 //!            ┌ worker: a thread, a runtime, a listener of its own (SO_REUSEPORT) ┐
@@ -170,24 +170,21 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-/// Serves every client that comes to one of these listeners, until it is stopped.
+/// A server with everything that it needs, which has not begun yet.
+pub struct Prepared<H: Handler> {
+    shared: Arc<Shared<H>>,
+    workers: Vec<Worker>,
+    grace: Duration,
+}
+
+/// Prepares to serve every client that comes to one of these listeners.
 ///
 /// There is a worker for each listener: a thread with a runtime of its own. To share a port among workers, bind
 /// its listeners with `SO_REUSEPORT`; the kernel then deals out the clients.
 ///
-/// Stopping has four steps: close the door, let those being served finish, wait no longer than the grace time,
-/// reset those that are left.
-///
-/// Returns how many clients were reset at the end; they are among the lost ones.
-///
 /// # Errors
-/// A worker cannot be started. Nothing that happens to a client, nor a failing accept(2), ends a server.
-pub fn serve<H: Handler>(
-    listeners: Vec<TcpListener>,
-    handler: Arc<H>,
-    limits: &Limits,
-    stop: &Stop,
-) -> io::Result<u64> {
+/// The system does not give what a worker needs, or the handler.
+pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &Limits) -> io::Result<Prepared<H>> {
     handler.start()?;
     let places = limits.max_clients.min(Semaphore::MAX_PERMITS);
     let room = Arc::new(Semaphore::new(places));
@@ -195,22 +192,37 @@ pub fn serve<H: Handler>(
     let shared = Arc::new(Shared { handler, room, under_way: AtomicU64::new(0) });
     // All of them before the first client, who would take descriptors that they need.
     let workers = listeners.into_iter().map(Worker::new).collect::<io::Result<Vec<_>>>()?;
-    thread::scope(|scope| {
-        let start = |worker: Worker| {
-            let shared = &shared;
-            let work = move || {
-                let _together = AbortOnPanic(stop);
-                worker.run(shared, limits, stop);
+    Ok(Prepared { shared, workers, grace: limits.grace })
+}
+
+impl<H: Handler> Prepared<H> {
+    /// Serves until it is stopped, and returns how many clients were reset at the end; they are among the lost ones.
+    ///
+    /// Stopping has four steps: close the door, let those being served finish, wait no longer than the grace time,
+    /// reset those that are left.
+    ///
+    /// # Errors
+    /// The system gives no threads. Nothing that happens to a client, nor a failing accept(2), ends a server.
+    pub fn run(self, stop: &Stop) -> io::Result<u64> {
+        let Self { shared, workers, grace } = self;
+        thread::scope(|scope| {
+            let start = |worker: Worker| {
+                let shared = &shared;
+                let work = move || {
+                    let _together = AbortOnPanic(stop);
+                    worker.run(shared, grace, stop);
+                };
+                thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, work)
             };
-            thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, work)
-        };
-        let started = workers.into_iter().map(start).collect::<io::Result<Vec<_>>>().inspect_err(|_| stop.abort())?;
-        let ended = started.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
-        ended.collect::<io::Result<()>>()
-    })?;
-    let reset = shared.under_way.load(Relaxed);
-    shared.handler.counts().lose(reset);
-    Ok(reset)
+            let started = workers.into_iter().map(start).collect::<io::Result<Vec<_>>>();
+            let started = started.inspect_err(|_| stop.abort())?;
+            let ended = started.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
+            ended.collect::<io::Result<()>>()
+        })?;
+        let reset = shared.under_way.load(Relaxed);
+        shared.handler.counts().lose(reset);
+        Ok(reset)
+    }
 }
 
 /// Listens and accepts nobody, until the server is stopped.
@@ -276,7 +288,7 @@ impl Worker {
         Ok(Self { runtime, listener })
     }
 
-    fn run<H: Handler>(self, shared: &Arc<Shared<H>>, limits: &Limits, stop: &Stop) {
+    fn run<H: Handler>(self, shared: &Arc<Shared<H>>, grace: Duration, stop: &Stop) {
         let Self { runtime, listener } = self;
         runtime.spawn(stop.pulse.clone().answer());
         runtime.block_on(async {
@@ -290,7 +302,7 @@ impl Worker {
             lingering.into_tasks(&tasks);
             tasks.close();
             tokio::select! {
-                _ = timeout(limits.grace, tasks.wait()) => {}
+                _ = timeout(grace, tasks.wait()) => {}
                 () = stop.aborting.cancelled() => {}
             }
         });

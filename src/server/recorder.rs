@@ -1,6 +1,6 @@
 //! Writes down what a server really did.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -23,12 +23,15 @@ impl Recorder {
     /// Begins a new recording in this file.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or another server writes it (flock(2)).
     pub fn create(path: &Path) -> io::Result<Self> {
-        // What another server still writes there comes after, and not into it.
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         if file.metadata()?.is_file() {
-            file.set_len(0)?;
+            match file.try_lock() {
+                Ok(()) => file.set_len(0)?,
+                Err(TryLockError::WouldBlock) => return Err(io::Error::other("another server records into it")),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
         }
         Ok(Self { path: path.to_owned(), file: Mutex::new(Some(file)) })
     }

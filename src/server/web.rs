@@ -8,6 +8,7 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
 
 use super::counts::Counts;
@@ -18,8 +19,8 @@ use crate::pace::Ending;
 /// The longest head of a request.
 const HEAD: usize = 8 * 1024;
 
-/// For a client that says nothing, or takes nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For the head of a request, and for each part of the reply.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves one page, made anew for each request.
 pub struct WebServer {
@@ -87,13 +88,8 @@ impl Handler for WebServer {
     }
 
     async fn serve(&self, stream: &tokio::net::TcpStream, (): ()) -> io::Result<Ending> {
-        let mut head = BytesMut::new();
-        while !is_whole(&head) && head.len() < HEAD {
-            head.reserve(1024);
-            if read_some(stream, &mut head, Some(PATIENCE)).await? == 0 {
-                break;
-            }
-        }
+        // For all of it: a byte now and then is not enough to keep a place.
+        let head = timeout(PATIENCE, head(stream)).await??;
         let reply = self.reply(if is_whole(&head) { &head } else { b"" });
         let mut sent = 0;
         while sent < reply.len() {
@@ -104,6 +100,18 @@ impl Handler for WebServer {
         }
         Ok(Ending::Fin)
     }
+}
+
+/// All that comes up to the empty line, or what comes in its place.
+async fn head(stream: &tokio::net::TcpStream) -> io::Result<BytesMut> {
+    let mut head = BytesMut::new();
+    while !is_whole(&head) && head.len() < HEAD {
+        head.reserve(1024);
+        if read_some(stream, &mut head, None).await? == 0 {
+            break;
+        }
+    }
+    Ok(head)
 }
 
 /// Whether an empty line is there, with lines that end as they should or as people type them.

@@ -14,7 +14,8 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace, run,
+    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace, reset,
+    run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -480,4 +481,37 @@ fn a_poem_that_cannot_be_read_is_one_line() {
     let finished = run("fastpoetry", [path]);
     assert_eq!(finished.complaint(), format!("fastpoetry: cannot serve {path}: is a directory"));
     assert_eq!((finished.code(), finished.stdout.len()), (1, 0));
+}
+
+#[test]
+fn a_trickling_client_that_leaves_gives_its_place_to_the_next() {
+    let poem = poem_file("science.txt");
+    let args = ["--max-clients", "1", "--delay", "50ms", "--num-bytes", "1"];
+    for leave in [drop as fn(TcpStream), reset] {
+        let service = Service::fast(&poem, args);
+        let mut first = service.connect();
+        first.read_exact(&mut [0]).expect("a byte");
+        let mut second = service.connect();
+        leave(first);
+        // It hears the server only when the first one's place is free.
+        second.read_exact(&mut [0]).expect("a byte");
+    }
+}
+
+#[test]
+fn trickling_clients_are_reset_and_counted_when_the_server_stops() {
+    let poem = poem_file("science.txt");
+    let service = Service::fast(&poem, ["--delay", "50ms", "--num-bytes", "1", "--grace", "0"]);
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0; 2]).expect("two bytes");
+    }
+    let finished = service.stop();
+    assert!(
+        finished.stderr.contains("Stopped: 0 clients served, 20 lost, 20 of them reset at the end"),
+        "{finished:?}"
+    );
+    for client in clients {
+        assert_eq!(read_out(client).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
 }

@@ -33,6 +33,9 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
     let parsed = file.parse()?;
     let whole = file.table(&parsed);
     let options: Options = whole.args(&PROGRAMS.map(|(name, _)| name))?;
+    if options.user.is_some() {
+        options.identity().map_err(|error| error.after(&format!("{}: ", whole.place("user"))))?;
+    }
     let mut tables = Vec::new();
     for (name, read) in PROGRAMS {
         tables.extend(whole.tables(name)?.into_iter().map(|table| (table, read)));

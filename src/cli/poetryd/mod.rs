@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tracing::error;
 
@@ -22,6 +23,7 @@ use super::listen::ListenArgs;
 use super::logs::{LogArgs, LogFormat, Style};
 use super::poetry_proxy;
 use super::serving::Service;
+use super::signals::Signals;
 use super::transformedpoetry;
 use super::{Error, SUCCESS, internal_error, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
@@ -202,12 +204,12 @@ impl Plan {
             (Some(_), Some(_)) => return Err(Error::usage("either a PROGRAM or --config, not both; see --help")),
             (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
         };
-        let identity = match (&options.user, &options.group) {
-            (None, None) => None,
-            (user, group) => {
-                Some(Identity::find(user.as_deref(), group.as_deref()).map_err(|error| privileges(&error))?)
-            }
-        };
+        if let (Some(pid_file), Some(log_file)) = (&options.pid_file, &options.log_file)
+            && pid_file == log_file
+        {
+            return Err(Error::usage(format!("{} cannot be pid file and log file", pid_file.display())));
+        }
+        let identity = options.identity()?;
         Ok(Self { options, services, is_single, identity })
     }
 
@@ -220,6 +222,9 @@ impl Plan {
         }
         open_files::raise_limit();
         let log = self.open_log()?;
+        // From now on signals are kept back until there is somebody to hear them. A limit of file sizes must cost lines of
+        // the log, not the service.
+        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
@@ -245,7 +250,7 @@ impl Plan {
         }
         // From here on there are threads.
         let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
-        let status = service.serve(detached);
+        let status = service.serve(signals, detached);
         drop(pid_file);
         status
     }
@@ -261,7 +266,7 @@ impl Plan {
         let open = || {
             let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
             let log = LogFile::open(path, size, log_keep.unwrap_or(KEEP))?;
-            log.set_json(logs.log_format == LogFormat::Json);
+            log.set_json(logs.format() == LogFormat::Json);
             if let Some(identity) = &self.identity {
                 log.give_to(identity.uid(), identity.gid())?;
             }
@@ -320,6 +325,15 @@ fn privileges(error: &crate::daemon::privileges::Error) -> Error {
 }
 
 impl Options {
+    /// Who the service is to be, if not who started it.
+    fn identity(&self) -> Result<Option<Identity>, Error> {
+        if self.user.is_none() && self.group.is_none() {
+            return Ok(None);
+        }
+        let found = Identity::find(self.user.as_deref(), self.group.as_deref());
+        found.map(Some).map_err(|error| privileges(&error))
+    }
+
     /// The same where they say something, and as `base` has it where they do not.
     fn over(self, base: Self) -> Self {
         Self {

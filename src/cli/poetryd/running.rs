@@ -1,6 +1,6 @@
 //! Services that are open, from there to their end.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 use tracing::{error, info, warn};
 
-use crate::cli::listen::announce;
-use crate::cli::serving::{Server, Service, counter, gauge, stop_on};
+use crate::cli::listen::{address, announce};
+use crate::cli::serving::{Run, Server, Service, counter, gauge, prepare, stop_on};
 use crate::cli::signals::Signals;
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::daemon::detach::Detached;
@@ -19,13 +19,13 @@ use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
 use crate::reason::reason;
 use crate::server::web::WebServer;
-use crate::server::{self, Limits, Stop};
+use crate::server::{Limits, Stop};
 
 /// A service that listens.
 pub(super) struct Running {
     program: &'static str,
     what: String,
-    address: String,
+    address: SocketAddr,
     limits: Limits,
     server: Arc<dyn Server>,
     listeners: Vec<TcpListener>,
@@ -46,41 +46,33 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn serve(self, detached: Option<Detached>) -> Result<u8, Error> {
+    /// Serves until a signal stops it, and returns its exit status.
+    ///
+    /// # Errors
+    /// One of the services cannot be started: then none is.
+    pub(super) fn serve(self, signals: Signals, detached: Option<Detached>) -> Result<u8, Error> {
         let Self { running, metrics, log, notifier } = self;
-        let grace = running.iter().map(|service| service.limits.grace).max().unwrap_or_default();
-        // A limit of file sizes must cost lines of the log, not the service.
-        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
+        let page = page(&running);
         let servers: Vec<Arc<dyn Server>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
+        let grace = running.iter().map(|service| service.limits.grace).max().unwrap_or_default();
         let stop = stop_on(signals, grace, on_signal(servers, log, notifier.clone()))?;
 
-        for service in &running {
-            announce(&service.what, &service.listeners[0])?;
-        }
-        if let Some(listeners) = &metrics {
-            announce("Metrics", &listeners[0])?;
-        }
-        let page = page(&running);
-        let mut threads = Vec::new();
-        for service in running {
-            threads.push(service.start(&stop)?);
+        // Everything that can fail, and then the word that it has not.
+        let (mut lines, mut runs) = (Vec::new(), Vec::new());
+        for Running { program, what, address, limits, server, listeners } in running {
+            let run = server.prepare(listeners, &limits);
+            runs.push((program, address, run.map_err(|error| error.after(&format!("{program} on {address}: ")))?));
+            lines.push((what, address));
         }
         if let Some(listeners) = metrics {
+            let address = address(&listeners)?;
             let web = Arc::new(WebServer::new("/metrics", CONTENT_TYPE, page));
-            let stop = stop.clone();
-            let serve = move || {
-                if let Err(error) = server::serve(listeners, web, &METRICS_LIMITS, &stop) {
-                    error!("Cannot serve metrics: {}", reason(&error));
-                }
-            };
-            spawn("metrics", serve)?;
+            runs.push(("metrics", address, prepare(listeners, web, &METRICS_LIMITS)?));
+            lines.push(("Metrics".to_owned(), address));
         }
-        let pulse = stop.pulse().clone();
-        let watchdog = watchdog_interval().map(|interval| {
-            Watchdog::start(notifier.clone(), interval, move || pulse.is_felt())
-                .map_err(|error| Error::cannot("start", "a thread", &error))
-        });
-        let _watchdog = watchdog.transpose()?;
+        lines.into_iter().try_for_each(|(what, address)| announce(&what, address))?;
+        let threads = runs.into_iter().map(|run| start(run, &stop)).collect::<Result<Vec<_>, Error>>()?;
+        let _watchdog = watchdog(&notifier, &stop)?;
         if let Some(detached) = detached {
             let told = detached.settle().and_then(|()| detached.ready());
             told.map_err(|error| Error::failure(error.to_string()))?;
@@ -93,36 +85,43 @@ impl Daemon {
 }
 
 impl Running {
+    /// Opens what a service needs, beside its sockets.
+    ///
+    /// # Errors
+    /// As for [`Service::open`].
     pub(super) fn open(service: &dyn Service, listeners: Vec<TcpListener>) -> Result<Self, Error> {
-        let address = listeners[0].local_addr().map_err(|error| Error::cannot("find", "the port", &error))?;
         Ok(Self {
             program: service.program(),
             what: service.what(),
-            address: address.to_string(),
+            address: address(&listeners)?,
             limits: service.service().limits(),
             server: service.open()?,
             listeners,
         })
     }
+}
 
-    fn start(self, stop: &Stop) -> Result<thread::JoinHandle<u8>, Error> {
-        let Self { program, address, limits, server, listeners, .. } = self;
-        let stop = stop.clone();
-        spawn(program, move || {
-            // All of them serve, or none.
-            let _together = StopAtTheEnd(&stop);
-            match server.serve(listeners, &limits, &stop) {
-                Ok(ended) => {
-                    ended.tell(&format!("Stopped {program} on {address}"));
-                    ended.status
-                }
-                Err(error) => {
-                    error!("{program} on {address}: {}", error.message);
-                    FAILURE
-                }
+/// Starts what is prepared. All of them serve, or none.
+fn start(
+    (program, address, run): (&'static str, SocketAddr, Run),
+    stop: &Stop,
+) -> Result<thread::JoinHandle<u8>, Error> {
+    let stop = stop.clone();
+    let body = move || {
+        let _together = StopAtTheEnd(&stop);
+        match run(&stop) {
+            Ok(ended) => {
+                ended.tell(&format!("Stopped {program} on {address}"));
+                ended.status
             }
-        })
-    }
+            Err(error) => {
+                error!("{program} on {address}: {}", error.message);
+                FAILURE
+            }
+        }
+    };
+    let started = thread::Builder::new().name(program.to_owned()).spawn(body);
+    started.map_err(|error| Error::cannot("start", "a thread", &error))
 }
 
 struct StopAtTheEnd<'a>(&'a Stop);
@@ -133,12 +132,11 @@ impl Drop for StopAtTheEnd<'_> {
     }
 }
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<thread::JoinHandle<T>, Error> {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(body);
-    started.map_err(|error| Error::cannot("start", "a thread", &error))
+fn watchdog(notifier: &Notifier, stop: &Stop) -> Result<Option<Watchdog>, Error> {
+    let Some(interval) = watchdog_interval() else { return Ok(None) };
+    let pulse = stop.pulse().clone();
+    let watchdog = Watchdog::start(notifier.clone(), interval, move || pulse.is_felt());
+    watchdog.map(Some).map_err(|error| Error::cannot("start", "a thread", &error))
 }
 
 fn on_signal(
@@ -182,7 +180,8 @@ fn page(running: &[Running]) -> impl Fn() -> String + Send + Sync + 'static {
     const BUILD: Metric = gauge("poetry_build_info", "Always 1; the label is the version.");
     const STARTED: Metric = gauge("poetry_start_time_seconds", "When the process was started, in seconds since 1970.");
     const SCRAPES: Metric = counter("poetry_scrapes_total", "Times this page was made.");
-    let services: Vec<_> = running.iter().map(|it| (it.program, it.address.clone(), Arc::clone(&it.server))).collect();
+    let services: Vec<_> =
+        running.iter().map(|it| (it.program, it.address.to_string(), Arc::clone(&it.server))).collect();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let scrapes = AtomicU64::new(0);
     move || {
