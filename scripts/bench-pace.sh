@@ -47,6 +47,10 @@ stop() {
     wait "$server" || true
 }
 
+fetch() { # fetch ARGUMENT...: a stall is an error, and said
+    "$bin/get-poetry" -q --discard --idle-timeout 10s "$@"
+}
+
 late() { # late NAME EXPECTED ACTUAL: compares two recordings, piece by piece
     awk -v name="$1" '
         !/"send"/ { next }
@@ -81,21 +85,21 @@ for program in slowpoetry fastpoetry; do
     pace=(--num-bytes 1k --delay 10ms)
     "$bin/$program" "${pace[@]}" --rehearse 1 "$poem" >"$work/plan"
     serve "$program" "${pace[@]}" --record "$work/done"
-    "$bin/get-poetry" -q --discard "$port"
+    fetch "$port"
     stop
     late "$program, every 10 ms" "$work/plan" "$work/done"
 
     pace=(--num-bytes 1k --delay 10ms --jitter 8ms --seed 1)
     serve "$program" "${pace[@]}" --record "$work/jittered"
-    "$bin/get-poetry" -q --discard "$port"
+    fetch "$port"
     stop
     serve "$program" --replay "$work/jittered" --record "$work/replayed"
-    "$bin/get-poetry" -q --discard "$port"
+    fetch "$port"
     stop
     late "$program, jitter replayed" "$work/jittered" "$work/replayed"
 
     serve "$program" --rate 100k
-    "$bin/get-poetry" -q --discard --report "$work/report" "$port"
+    fetch --report "$work/report" "$port"
     stop
     rates "$program, --rate 100k" "$work/report"
 done
@@ -103,6 +107,6 @@ done
 mapfile -t ports < <(yes "$clients" | head -n "$clients")
 serve fastpoetry --rate 100k
 ports=("${ports[@]/*/$port}")
-"$bin/get-poetry" -q --discard --report "$work/report" "${ports[@]}"
+fetch --report "$work/report" "${ports[@]}"
 stop
 rates "fastpoetry, --rate 100k" "$work/report"
