@@ -14,7 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 
-use super::{Desk, Greeting, Handler, Peer, Place};
+use super::worker::{Desk, Place};
+use super::{Greeting, Handler, Peer};
 
 /// Who waits longer is better off with a task: it notices that the client is gone, which here only a send does.
 pub(super) const LONGEST: Duration = Duration::from_secs(60);

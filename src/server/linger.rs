@@ -15,8 +15,8 @@ use socket2::SockRef;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::Place;
 use super::close::Drain;
+use super::worker::Place;
 use crate::reason::is_for_later;
 
 /// Bounds of the time from the end of the stream to the first look.
