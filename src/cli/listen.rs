@@ -87,14 +87,13 @@ impl ListenArgs {
     /// As for [`bind`](Self::bind).
     pub fn bind_shared(&self) -> Result<Vec<TcpListener>, Error> {
         let address = self.address()?;
-        let workers = thread::available_parallelism().map_or(1, NonZero::get);
         let listen = || {
             let first = bound(address)?;
             let address = first.local_addr()?;
             let mut sockets = vec![self.listening(first)?];
             // Only now may the port be shared: by listening alone it has been taken, or somebody else was there.
             sockets[0].set_reuse_port(true)?;
-            for _ in 1..workers {
+            for _ in 1..workers() {
                 let socket = Socket::new(address.domain(), Type::STREAM, None)?;
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(true)?;
@@ -142,6 +141,11 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// How many workers a server has: one for each processor.
+pub fn workers() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Where these listeners listen, all of them at the same address.

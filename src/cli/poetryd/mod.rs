@@ -5,11 +5,9 @@ mod running;
 
 use std::ffi::OsString;
 use std::net::TcpListener;
-use std::num::NonZeroUsize;
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -19,7 +17,7 @@ use tracing::error;
 
 use super::bars::Screen;
 use super::fastpoetry;
-use super::listen::ListenArgs;
+use super::listen::{ListenArgs, workers};
 use super::logs::{LogArgs, LogFormat, Style};
 use super::poetry_proxy;
 use super::serving::Service;
@@ -297,10 +295,6 @@ fn no_such_program(words: &[OsString]) -> Error {
     };
     let programs = "fastpoetry, transformedpoetry or poetry-proxy";
     Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
-}
-
-fn workers() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The inherited socket of this address, or new ones.
