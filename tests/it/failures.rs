@@ -8,7 +8,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::harness::{
-    CLIENTS, Finished, FullQueue, Running, Server, finish, program, read_out, refusing_port, reset, run,
+    CLIENTS, Finished, FullQueue, LIMIT, Running, Server, finish, program, read_out, refusing_port, reset, run,
+    with_every_client,
 };
 
 const POEM: &[u8] = b"a whole poem\n";
@@ -67,20 +68,20 @@ fn silent_from_the_beginning_and_silent_in_the_middle() {
             stream.write_all(said).expect("a client");
             let _ = read_out(stream);
         });
-        for client in CLIENTS {
-            let options = ["--idle-timeout", "50ms"];
-            expect_failure(client, &server.port(), &options, &server.name(), "no byte for 50ms", "timeout");
-        }
+        with_every_client(|client| {
+            let options = ["--idle-timeout", LIMIT];
+            expect_failure(client, &server.port(), &options, &server.name(), "no byte for 2s", "timeout");
+        });
     }
 }
 
 #[test]
 fn a_poem_that_never_ends() {
     let server = Server::start(|_, mut stream| while stream.write_all(b"and so on\n").is_ok() {});
-    for client in CLIENTS {
-        let options = ["--timeout", "100ms"];
-        expect_failure(client, &server.port(), &options, &server.name(), "not complete after 100ms", "timeout");
-    }
+    with_every_client(|client| {
+        let options = ["--timeout", LIMIT];
+        expect_failure(client, &server.port(), &options, &server.name(), "not complete after 2s", "timeout");
+    });
 }
 
 #[test]
@@ -97,10 +98,10 @@ fn many_poems_that_never_end() {
 #[test]
 fn a_queue_that_is_full() {
     let full = FullQueue::new();
-    for client in CLIENTS {
-        let (options, address) = (["--connect-timeout", "50ms"], format!("127.0.0.1:{}", full.port));
-        expect_failure(client, &full.port, &options, &address, "no connection for 50ms", "timeout");
-    }
+    with_every_client(|client| {
+        let (options, address) = (["--connect-timeout", LIMIT], format!("127.0.0.1:{}", full.port));
+        expect_failure(client, &full.port, &options, &address, "no connection for 2s", "timeout");
+    });
 }
 
 #[test]

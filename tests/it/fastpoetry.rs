@@ -14,8 +14,8 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace, reset,
-    run,
+    CLIENTS, LIMIT, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace,
+    reset, run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -142,9 +142,9 @@ fn a_single_place_serves_many_one_after_another() {
 #[test]
 fn a_client_that_never_reads_is_dropped_and_others_are_not() {
     let directory = tempfile::tempdir().expect("a directory");
-    let server = Service::fast(&large_poem(directory.path()), ["--write-timeout", "200ms"]);
+    let server = Service::fast(&large_poem(directory.path()), ["--write-timeout", LIMIT]);
     let never_reads = server.connect();
-    server.hear("it took nothing for 200ms");
+    server.hear("it took nothing for 2s");
     expect_reset(never_reads);
     assert_eq!(server.fetch().expect("a poem").len(), LARGE);
 }
@@ -152,16 +152,16 @@ fn a_client_that_never_reads_is_dropped_and_others_are_not() {
 #[test]
 fn a_client_that_reads_slowly_but_steadily_is_kept() {
     let directory = tempfile::tempdir().expect("a directory");
-    let server = Service::fast(&large_poem(directory.path()), ["--write-timeout", "300ms"]);
+    let server = Service::fast(&large_poem(directory.path()), ["--write-timeout", "1s"]);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
     socket.connect(&server.address.into()).expect("a server");
     let mut client = TcpStream::from(socket);
     // At this pace the kernel has long not as much room as it waits for before it says that there is some.
     let mut received = 0;
-    for _ in 0..40 {
+    for _ in 0..60 {
         received += client.read(&mut [0; 32 * 1024]).expect("bytes");
-        thread::park_timeout(Duration::from_millis(50));
+        thread::park_timeout(Duration::from_millis(100));
     }
     received += read_out(client).expect("the rest").len();
     assert_eq!(received, LARGE);
@@ -367,10 +367,11 @@ fn the_end_of_the_grace_time_resets_those_that_are_left() {
         let server = Service::fast(&large_poem(directory.path()), [&["--grace", "50ms"], options].concat());
         let clients = [stalled(&server), stalled(&server), stalled(&server)];
         server.signal(Signal::SIGTERM);
+        // Whoever reads again before that may get the rest in time.
+        assert_eq!(server.finish().code(), 0);
         for client in clients {
             expect_reset(client);
         }
-        assert_eq!(server.finish().code(), 0);
     }
 }
 

@@ -246,9 +246,10 @@ fn what_is_recorded_is_what_was_sent_and_is_sent_again() {
             assert_eq!(bytes(is), bytes(was));
             // Never early; and how late is a matter of the machine, but not for all of them.
             let late: Vec<u64> = is.iter().zip(was).map(|(is, was)| is.0.checked_sub(was.0).expect("early")).collect();
-            let mut sorted = late.clone();
-            sorted.sort_unstable();
-            assert!(sorted[sorted.len() / 2] < 5_000, "{late:?}");
+            // A machine that stops for a while moves all that follows: each pause counts by itself.
+            let mut off: Vec<u64> = late.windows(2).map(|two| two[1].abs_diff(two[0])).collect();
+            off.sort_unstable();
+            assert!(off[off.len() / 2] < 5_000, "{late:?}");
         }
     }
 }
@@ -336,7 +337,7 @@ fn a_cut_at_bytes_delivers_them_all_and_no_more() {
 fn a_client_that_reads_slowly_but_reads_gets_all_before_a_reset() {
     let directory = tempfile::tempdir().expect("a directory");
     let poem = large_poem(directory.path());
-    let pace = ["--num-bytes", "64M", "--delay", "0", "--cut-at", "1M", "--write-timeout", "300ms"];
+    let pace = ["--num-bytes", "64M", "--delay", "0", "--cut-at", "1M", "--write-timeout", "1s"];
     for server in SERVERS {
         let service = serve(server, &pace, &poem);
         let mut stream = service.connect();
@@ -347,7 +348,7 @@ fn a_client_that_reads_slowly_but_reads_gets_all_before_a_reset() {
                 end => break end,
             }
             // Twice as slow as the patience would be for all of it at once.
-            thread::park_timeout(Duration::from_millis(10));
+            thread::park_timeout(Duration::from_millis(40));
         };
         assert_eq!(
             (got, end.map_err(|error| error.kind())),

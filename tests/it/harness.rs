@@ -24,6 +24,19 @@ pub(crate) const CONCURRENT: [&str; 3] = ["get-poetry-threads", "get-poetry-sele
 /// Nothing a test does takes so long on any machine; a program that is still there then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What something healthy gets beside something that has to time out: longer than a busy machine stops for.
+pub(crate) const LIMIT: &str = "2s";
+
+/// The same with each client, all at once: for what has to wait.
+pub(crate) fn with_every_client(test: impl Fn(&'static str) + Sync) {
+    thread::scope(|scope| {
+        for client in CLIENTS {
+            let test = &test;
+            scope.spawn(move || test(client));
+        }
+    });
+}
+
 /// A poem of the repository.
 pub(crate) fn poem_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("poetry").join(name)

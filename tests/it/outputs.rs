@@ -10,7 +10,8 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::harness::{
-    CLIENTS, CONCURRENT, Running, Server, contents, finish, path_of, program, reset, run, send_whole,
+    CLIENTS, CONCURRENT, LIMIT, Running, Server, contents, finish, path_of, program, reset, run, send_whole,
+    with_every_client,
 };
 
 #[test]
@@ -182,21 +183,21 @@ fn a_stalled_stdout_holds_up_poems_but_loses_none() {
     let poem = vec![b'x'; 1_000_000];
     let large = Server::poem(poem.clone());
     let quick = Server::poem("quick\n");
-    for client in CLIENTS {
+    with_every_client(|client| {
         for order in [&["--ordered"][..], &[]] {
             let (mut reader, writer) = UnixStream::pair().expect("a pair");
             let mut command = program(client);
-            command.args(order).args(["-q", "--idle-timeout", "50ms", &large.port(), &quick.port()]);
+            command.args(order).args(["-q", "--idle-timeout", LIMIT, &large.port(), &quick.port()]);
             let running = Running::start_as_is(command.stdout(OwnedFd::from(writer)));
             drop(command);
             // Dawdle for longer than the client has patience with its servers.
             let mut first = [0];
             reader.read_exact(&mut first).expect("a byte");
-            std::thread::park_timeout(Duration::from_millis(300));
+            std::thread::park_timeout(Duration::from_secs(3));
             let mut rest = Vec::new();
             reader.read_to_end(&mut rest).expect("the rest");
             assert_eq!(rest.len() + 1, poem.len() + 6, "{client} {order:?}");
             assert_eq!(running.finish().code(), 0, "{client} {order:?}");
         }
-    }
+    });
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use poetry_suite::cli::open_files;
 
 use crate::harness::{
-    CLIENTS, Server, Service, eventually, program, read_out, refusing_port, replace, reset, run, send_whole,
+    CLIENTS, LIMIT, Server, Service, eventually, program, read_out, refusing_port, replace, reset, run, send_whole,
 };
 
 const NO_ARGS: [&str; 0] = [];
@@ -263,7 +263,7 @@ fn a_silent_upstream_is_given_up() {
 fn an_aged_poem_is_better_than_none() {
     let upstream = Upstream::start();
     upstream.then(Then::TheRest);
-    let proxy = proxy(&upstream.server.port(), &["--ttl", "0", "--stale-if-error", "--upstream-timeout", "200ms"]);
+    let proxy = proxy(&upstream.server.port(), &["--ttl", "0", "--stale-if-error"]);
     assert_eq!(proxy.fetch().expect("a poem"), WHOLE);
     assert_eq!(proxy.fetch().expect("fetched again"), WHOLE);
     assert_eq!(upstream.connections(), 2);
@@ -339,7 +339,7 @@ fn a_large_poem_is_in_memory_once_and_who_never_reads_is_dropped() {
     const LARGE: usize = 48 << 20;
     let poem = vec![b'x'; LARGE];
     let upstream = Server::poem(&poem[..]);
-    let proxy = proxy(&upstream.port(), &["--write-timeout", "200ms"]);
+    let proxy = proxy(&upstream.port(), &["--write-timeout", LIMIT]);
     let never_reads = proxy.connect();
     let readers: Vec<TcpStream> = (0..4).map(|_| proxy.connect()).collect();
     thread::scope(|scope| {
@@ -347,7 +347,7 @@ fn a_large_poem_is_in_memory_once_and_who_never_reads_is_dropped() {
             scope.spawn(|| assert!(read_out(reader).expect("a poem") == poem));
         }
     });
-    proxy.hear("it took nothing for 200ms");
+    proxy.hear("it took nothing for 2s");
     assert!(read_out(never_reads).is_err(), "not the end of a poem");
     assert!(proxy.fetch().expect("from memory") == poem);
     assert!(peak_memory(&proxy) < LARGE + (16 << 20), "{} bytes", peak_memory(&proxy));
@@ -365,7 +365,7 @@ fn a_poem_too_long_to_keep_passes_through_in_little_memory() {
         drop(wait.1.wait_while(wait.0.lock().expect("lock"), |go| !*go).expect("lock"));
         send_whole(stream, &text);
     });
-    let proxy = proxy(&upstream.port(), &["--max-size", "1M", "--write-timeout", "300ms"]);
+    let proxy = proxy(&upstream.port(), &["--max-size", "1M", "--write-timeout", LIMIT]);
     let never_reads = proxy.connect();
     let readers: Vec<TcpStream> = (0..4).map(|_| proxy.connect()).collect();
     // They are in the same flight when each has been admitted.

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    CLIENTS, CONCURRENT, Finished, Running, Server, Service, finish, path_of, poem_file, program, read_out,
-    refusing_port, reset, run, send_whole,
+    CONCURRENT, Finished, LIMIT, Running, Server, Service, finish, path_of, poem_file, program, read_out,
+    refusing_port, reset, run, send_whole, with_every_client,
 };
 
 /// Servers that all take equally long.
@@ -195,10 +195,10 @@ fn pictures_are_drawn_of_good_and_bad_poems() {
     let silent = Server::start(|_, stream| drop(read_out(stream)));
     let (_held, refusing) = refusing_port();
     let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("timeline.svg");
-    for client in CLIENTS {
+    with_every_client(|client| {
+        let path = directory.path().join(client);
         let mut command = program(client);
-        command.env("LC_ALL", "C").args(["-q", "--discard", "--waterfall", "--idle-timeout", "200ms", "--timeline"]);
+        command.env("LC_ALL", "C").args(["-q", "--discard", "--waterfall", "--idle-timeout", LIMIT, "--timeline"]);
         let finished = finish(command.arg(&path).args([good.port(), cut.port(), silent.port(), refusing.clone()]));
         assert_eq!(finished.code(), 1);
         let picture = fs::read_to_string(&path).expect("a picture");
@@ -212,7 +212,7 @@ fn pictures_are_drawn_of_good_and_bad_poems() {
             "{client}: {drawn}"
         );
         assert!(drawn.lines().filter(|line| line.contains("127.0.0.1")).all(|line| line.len() <= 100), "{drawn}");
-    }
+    });
     let finished = run("get-poetry", ["-q", "--discard", "--timeline", "/dev/null/x", &good.port()]);
     assert_eq!(finished.code(), 1);
     assert!(finished.complaint().starts_with("Cannot write the report to /dev/null/x"), "{finished:?}");
