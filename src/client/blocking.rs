@@ -8,7 +8,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
@@ -57,14 +56,17 @@ fn leg(fetch: &mut Fetch) -> Result<(), Failure> {
 }
 
 fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
+    let mut patience = fetch.patience(For::Bytes);
     while let Some(parts) = fetch.unsent() {
-        let patience = fetch.patience(For::Bytes);
         stream.set_write_timeout(patience.left()?).map_err(Failure::Read)?;
         let result = stream.write_vectored(&parts);
         fetch.errand().counts.add_wakeup();
         match result {
-            Ok(n) => fetch.sent(n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(n) => {
+                fetch.sent(n);
+                patience = fetch.patience(For::Bytes);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
             Err(error) => return Err(Failure::Read(error)),
         }
@@ -75,8 +77,8 @@ fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
 fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     let mut buffer = vec![0; READ_SIZE];
     let mut timeout = None;
+    let mut patience = fetch.patience(For::Bytes);
     loop {
-        let patience = fetch.patience(For::Bytes);
         let left = patience.left()?;
         // The same before every read, unless the time for the whole poem is the shorter.
         if left != timeout {
@@ -92,8 +94,9 @@ fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
                 if fetch.received(&buffer[..n])? == Flow::Enough {
                     return Ok(());
                 }
+                patience = fetch.patience(For::Bytes);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
             Err(error) => return Err(Failure::Read(error)),
         }
@@ -116,21 +119,16 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
 }
 
 /// One connect(2) that blocks. Its time limit is SO_SNDTIMEO, see socket(7).
-fn connect_to(address: SocketAddr, patience: Patience) -> Result<Socket, Failure> {
+fn connect_to(address: SocketAddr, mut patience: Patience) -> Result<Socket, Failure> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Failure::no_socket)?;
-    let mut left = patience.left()?;
     loop {
-        socket.set_write_timeout(left).map_err(Failure::Connect)?;
+        socket.set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
         let Err(error) = socket.connect(&address.into()) else { return Ok(socket) };
         match error.raw_os_error().map(Errno::from_raw) {
             // Stopped and continued: called again, it goes on waiting for the connection under way.
-            Some(Errno::EINTR) => {}
+            Some(Errno::EINTR) => patience.go_on(),
             Some(Errno::EINPROGRESS | Errno::EALREADY) => return Err(patience.lost()),
             _ => return Err(Failure::Connect(error)),
-        }
-        left = patience.until().map(|until| until.saturating_duration_since(Instant::now()));
-        if left == Some(Duration::ZERO) {
-            return Err(patience.lost());
         }
     }
 }

@@ -86,6 +86,11 @@ impl Patience {
         if self.left == Some(Duration::ZERO) { Err(self.lost()) } else { Ok(self.left) }
     }
 
+    /// The wait was interrupted (stopped and continued, for instance) and goes on for what is left of it.
+    pub(super) fn go_on(&mut self) {
+        self.left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+    }
+
     /// The failure to report when it is over.
     pub(super) fn lost(&self) -> Failure {
         (self.or)(self.limit)

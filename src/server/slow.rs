@@ -23,6 +23,8 @@ use crate::timing::{human, micros};
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The shortest time limit a socket can have: zero would be none, see socket(7).
+const SHORTEST: Duration = Duration::from_micros(1);
 
 /// A server that gives out one file at a set pace.
 #[derive(Debug)]
@@ -224,7 +226,9 @@ impl SlowServer {
             _ => Lost::Gone(error),
         };
         stream.set_nodelay(true).map_err(lost)?;
-        stream.set_write_timeout(self.write_timeout).map_err(lost)?;
+        let mut timeout = None;
+        // Since when the client takes nothing.
+        let mut stuck = None;
         loop {
             if shared.lock().aborting {
                 return Err(Lost::Aborted);
@@ -235,21 +239,29 @@ impl SlowServer {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
                 Next::Send(piece) => {
                     debug!("Sending {} bytes", piece.len());
-                    if let Some(left) = left {
-                        let limit = self.write_timeout.map_or(left, |limit| limit.min(left));
-                        stream.set_write_timeout(Some(limit)).map_err(lost)?;
+                    let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
+                    let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
+                    let limit = patience.into_iter().chain(left).min();
+                    // The same before every piece, unless there is a cut at a time.
+                    if limit != timeout {
+                        stream.set_write_timeout(limit).map_err(lost)?;
+                        timeout = limit;
                     }
-                    match stream.write(&turn.poem()[piece.clone()]) {
-                        Ok(n) => turn.sent(n, Instant::now()),
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    let taken = match stream.write(&turn.poem()[piece.clone()]) {
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            match super::send_now(stream, &turn.poem()[piece][..1], false) {
-                                Ok(n) => turn.sent(n, Instant::now()),
-                                Err(_) if left.is_some_and(|left| now.elapsed() >= left) => {}
-                                Err(_) => return Err(lost(error)),
-                            }
+                            super::send_now(stream, &turn.poem()[piece][..1], false).map_err(|_| error)
                         }
+                        taken => taken,
+                    };
+                    let cut = || left.is_some_and(|left| now.elapsed() >= left);
+                    match taken {
+                        Ok(n) => {
+                            turn.sent(n, Instant::now());
+                            stuck = None;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock && cut() => {}
                         Err(error) => return Err(lost(error)),
                     }
                 }

@@ -182,6 +182,11 @@ impl Running {
         }
     }
 
+    /// Whether a line on stderr that nobody has heard yet contains `part`.
+    pub(crate) fn has_said(&self, part: &str) -> bool {
+        self.lines.try_iter().any(|line| line.contains(part))
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().expect("a pid")), signal).expect("the program is there");
     }
@@ -287,6 +292,10 @@ impl Service {
 
     pub(crate) fn hear(&self, part: &str) -> String {
         self.running.hear(part)
+    }
+
+    pub(crate) fn has_said(&self, part: &str) -> bool {
+        self.running.has_said(part)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

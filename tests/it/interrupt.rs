@@ -5,12 +5,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use crate::harness::{
-    CLIENTS, FullQueue, Running, Server, contents, path_of, program, read_out, refusing_port, send_whole,
+    CLIENTS, FullQueue, Running, Server, contents, eventually, path_of, program, read_out, refusing_port, send_whole,
+    with_every_client,
 };
 
 /// Interrupts a client when it has said all of `moments`, and returns what it left.
@@ -197,16 +200,22 @@ fn while_its_report_waits_for_a_reader() {
 }
 
 #[test]
-fn stopped_and_continued_a_connect_still_has_its_limit() {
+fn stopped_and_continued_again_and_again_a_wait_still_has_its_limit() {
     let full = FullQueue::new();
-    for client in CLIENTS {
-        let mut command = program(client);
-        let running = Running::start(command.args(["--connect-timeout", "300ms", &full.port]));
-        running.hear("get poetry from");
-        running.signal(Signal::SIGSTOP);
-        running.signal(Signal::SIGCONT);
-        let finished = running.finish();
-        let line = format!("Task 1: failed: 127.0.0.1:{}: no connection for 300ms", full.port);
-        assert!(finished.has_line(&line), "{finished:?}");
+    let silent = Server::start(|_, stream| drop(read_out(stream)));
+    let limits = ["--connect-timeout", "400ms", "--idle-timeout", "400ms"];
+    for (port, phase) in [(&full.port, "connection"), (&silent.port(), "byte")] {
+        with_every_client(|client| {
+            let running = Running::start(program(client).args(limits).arg(port));
+            running.hear("get poetry from");
+            eventually("its end", || {
+                running.signal(Signal::SIGSTOP);
+                running.signal(Signal::SIGCONT);
+                thread::park_timeout(Duration::from_millis(50));
+                running.has_ended()
+            });
+            let line = format!("Task 1: failed: 127.0.0.1:{port}: no {phase} for 400ms");
+            assert!(running.finish().has_line(&line), "{client}");
+        });
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -111,7 +112,13 @@ fn a_client_that_never_reads_is_dropped_with_a_reset() {
     let options = ["--write-timeout", LIMIT, "--delay", "0", "--num-bytes", "64M"];
     let server = Service::slow(&large_poem(directory.path()), options);
     let stalled = server.connect();
-    server.hear("it took none for 2s");
+    eventually("the end of its patience", || {
+        // Stopped and continued in the middle of its call, it has waited all the same.
+        server.signal(Signal::SIGSTOP);
+        server.signal(Signal::SIGCONT);
+        thread::park_timeout(Duration::from_millis(500));
+        server.has_said("it took none for 2s")
+    });
     let read = read_out(stalled).map(|poem| poem.len());
     assert_eq!(read.expect_err("half a poem").kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(server.fetch().expect("a poem").len(), 64 << 20);
