@@ -14,8 +14,8 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, LIMIT, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, replace,
-    reset, run,
+    CLIENTS, LIMIT, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out,
+    read_steadily, replace, reset, run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -153,28 +153,23 @@ fn a_client_that_never_reads_is_dropped_and_others_are_not() {
 fn a_client_that_reads_slowly_but_steadily_is_kept() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = Service::fast(&large_poem(directory.path()), ["--write-timeout", "1s"]);
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
-    socket.connect(&server.address.into()).expect("a server");
-    let mut client = TcpStream::from(socket);
+    let connect = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
+        socket.connect(&server.address.into()).expect("a server");
+        TcpStream::from(socket)
+    };
     // At this pace the kernel has long not as much room as it waits for before it says that there is some.
-    let mut received = 0;
-    for _ in 0..60 {
-        received += client.read(&mut [0; 32 * 1024]).expect("bytes");
-        thread::park_timeout(Duration::from_millis(100));
-    }
-    received += read_out(client).expect("the rest").len();
-    assert_eq!(received, LARGE);
+    let pause = |received| Duration::from_millis(if received < 2_000_000 { 100 } else { 0 });
+    assert_eq!(read_steadily(connect, 32 * 1024, pause, Duration::from_millis(500)), (LARGE, Ok(0)));
 }
 
 #[test]
 fn a_client_that_takes_everything_at_once_keeps_nobody_waiting() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = Service::fast(&large_poem(directory.path()), ["--delay", "0", "--num-bytes", "10", "--grace", "0"]);
-    let address = server.address;
-    let greedy: Vec<_> = (0..4)
-        .map(|_| thread::spawn(move || read_out(TcpStream::connect(address).expect("a server")).is_ok()))
-        .collect();
+    let greedy: Vec<_> =
+        (0..4).map(|_| server.connect()).map(|client| thread::spawn(|| read_out(client).is_ok())).collect();
     for _ in 0..8 {
         server.connect().read_exact(&mut [0; 10]).expect("a piece");
     }

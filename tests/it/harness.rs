@@ -415,6 +415,36 @@ pub(crate) fn refusing_port() -> (Socket, String) {
     (socket, port.to_string())
 }
 
+/// Reads to the end, so many bytes at a time and with a pause after them; how much that was, and how it ended.
+///
+/// A reader that was held up itself for longer than the `limit` shows nothing: it begins anew.
+pub(crate) fn read_steadily(
+    connect: impl Fn() -> TcpStream,
+    bytes: usize,
+    pause: impl Fn(usize) -> Duration,
+    limit: Duration,
+) -> (usize, Result<usize, io::ErrorKind>) {
+    let mut buffer = vec![0; bytes];
+    for _ in 0..20 {
+        let mut stream = connect();
+        let (mut received, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
+        let end = loop {
+            let read = stream.read(&mut buffer).map_err(|error| error.kind());
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            match read {
+                Ok(n @ 1..) => received += n,
+                end => break end,
+            }
+            thread::park_timeout(pause(received));
+        };
+        if longest < limit {
+            return (received, end);
+        }
+    }
+    panic!("a machine too busy for a steady reader");
+}
+
 /// A port whose queue is full: whoever connects now waits.
 pub(crate) struct FullQueue {
     pub(crate) port: String,
