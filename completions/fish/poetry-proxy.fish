@@ -4,7 +4,7 @@ complete -c poetry-proxy -l max-size -d 'Keep no poem that is longer; it passes 
 complete -c poetry-proxy -l upstream-timeout -d 'Give up an upstream that does not accept the connection, or sends nothing, for so long; 0: never' -r
 complete -c poetry-proxy -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c poetry-proxy -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c poetry-proxy -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
+complete -c poetry-proxy -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
 complete -c poetry-proxy -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetry-proxy -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetry-proxy -l grace -d 'When asked to stop, give who is being served so long to finish' -r

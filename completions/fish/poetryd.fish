@@ -43,8 +43,6 @@ complete -c poetryd -n "__fish_poetryd_needs_command" -s V -l version -d 'Print 
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "fastpoetry" -d 'Give out a poem to any number of clients at once: an async server'
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "transformedpoetry" -d 'Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered'
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "poetry-proxy" -d 'Serve another server\'s poem from memory: an async caching proxy'
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l delay -d 'Time from one piece to the next [default: 100ms; fastpoetry: 0, or 100ms with --num-bytes]' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l num-bytes -d 'Bytes in a piece [default: 10; fastpoetry: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l rate -d 'Bytes a second, instead of a delay' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l first-byte-delay -d 'Accept, and then be silent for so long' -r
@@ -60,10 +58,12 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l replay -d
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l rehearse -d 'Print what the first N connections would get, as a recording, and exit' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
@@ -75,7 +75,7 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l ma
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l idle-timeout -d 'Let go of a client that says nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand transformedpoetry" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
@@ -93,7 +93,7 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l max-siz
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l upstream-timeout -d 'Give up an upstream that does not accept the connection, or sends nothing, for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand poetry-proxy" -l grace -d 'When asked to stop, give who is being served so long to finish' -r

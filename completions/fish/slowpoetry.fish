@@ -1,5 +1,5 @@
-complete -c slowpoetry -l delay -d 'Time from one piece to the next [default: 100ms; fastpoetry: 0, or 100ms with --num-bytes]' -r
-complete -c slowpoetry -l num-bytes -d 'Bytes in a piece [default: 10; fastpoetry: all, or 10 with --delay; with --rate 25 pieces a second]' -r
+complete -c slowpoetry -l delay -d 'Time from one piece to the next [default: 100ms]' -r
+complete -c slowpoetry -l num-bytes -d 'Bytes in a piece [default: 10; with --rate 25 pieces a second]' -r
 complete -c slowpoetry -l rate -d 'Bytes a second, instead of a delay' -r
 complete -c slowpoetry -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r
 complete -c slowpoetry -l first-byte-delay -d 'Accept, and then be silent for so long' -r
@@ -15,12 +15,12 @@ complete -c slowpoetry -l replay -d 'Treat each connection as it was once record
 complete -c slowpoetry -l rehearse -d 'Print what the first N connections would get, as a recording, and exit' -r
 complete -c slowpoetry -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c slowpoetry -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c slowpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
 complete -c slowpoetry -l clients -d 'Exit after so many clients' -r
 complete -c slowpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c slowpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
 complete -c slowpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
+complete -c slowpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 128]' -r
 complete -c slowpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
 complete -c slowpoetry -s v -l verbose -d 'Say more (-vv: still more)'
 complete -c slowpoetry -s q -l quiet -d 'Say only what went wrong'

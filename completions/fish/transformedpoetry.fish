@@ -2,7 +2,7 @@ complete -c transformedpoetry -l max-length -d 'Refuse requests of more than so 
 complete -c transformedpoetry -l idle-timeout -d 'Let go of a client that says nothing for so long; 0: never' -r
 complete -c transformedpoetry -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c transformedpoetry -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c transformedpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]' -r
+complete -c transformedpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
 complete -c transformedpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c transformedpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c transformedpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r

@@ -37,6 +37,8 @@ pub struct Args {
 
 /// The service alone.
 #[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("delay", |arg| arg.help("Time from one piece to the next [default: 0, or 100ms with --num-bytes]")))]
+#[command(mut_arg("num_bytes", |arg| arg.help("Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]")))]
 pub struct FastArgs {
     /// The poem; read at start, and again on SIGHUP
     #[arg(value_name = "FILE")]

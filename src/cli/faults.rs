@@ -24,14 +24,12 @@ pub struct PaceArgs {
     /// Time from one piece to the next
     #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
     #[arg(conflicts_with = "rate")]
-    #[arg(help = "Time from one piece to the next [default: 100ms; fastpoetry: 0, or 100ms with --num-bytes]")]
+    #[arg(help = "Time from one piece to the next [default: 100ms]")]
     delay: Option<Duration>,
 
     /// Bytes in a piece
     #[arg(long, value_name = "SIZE", value_parser = values::positive_size, allow_hyphen_values = true)]
-    #[arg(
-        help = "Bytes in a piece [default: 10; fastpoetry: all, or 10 with --delay; with --rate 25 pieces a second]"
-    )]
+    #[arg(help = "Bytes in a piece [default: 10; with --rate 25 pieces a second]")]
     num_bytes: Option<NonZeroUsize>,
 
     /// Bytes a second, instead of a delay

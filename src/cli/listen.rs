@@ -27,7 +27,7 @@ pub struct ListenArgs {
 
     /// Length of the queue of connections that wait to be accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    #[arg(help = "Length of the queue of connections that wait to be accepted [default: 4096; slowpoetry: 128]")]
+    #[arg(help = "Length of the queue of connections that wait to be accepted [default: 4096]")]
     pub backlog: Option<u32>,
 }
 

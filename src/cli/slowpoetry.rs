@@ -31,6 +31,7 @@ const BACKLOG: u32 = 128;
 /// line; everything about a connection follows from them, its number, and a seed.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
+#[command(mut_arg("backlog", |arg| arg.help("Length of the queue of connections that wait to be accepted [default: 128]")))]
 pub struct Args {
     /// The poem, opened afresh for every client
     #[arg(value_name = "FILE")]

@@ -19,6 +19,9 @@ use super::{Error, one_line};
 /// The group of flags that ask for something else than to serve: they are no keys.
 pub const ERRAND: &str = "errand";
 
+/// From here on a name may have been meant, of at most 1.
+const SIMILAR: f64 = 0.8;
+
 /// A file of tables, which knows how to say what is wrong on which of its lines.
 #[derive(Debug)]
 pub struct File {
@@ -40,8 +43,16 @@ impl File {
     /// # Errors
     /// It cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
-        Ok(Self { path: path.to_owned(), text })
+        let bytes = fs::read(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
+        let (text, bad) = match String::from_utf8(bytes) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.utf8_error().valid_up_to()))
+            }
+        };
+        let file = Self { path: path.to_owned(), text };
+        bad.map_or(Ok(()), |at| Err(file.wrong(at, "not UTF-8")))?;
+        Ok(file)
     }
 
     /// What is in the file, to be looked at as a [`table`](Self::table).
@@ -82,6 +93,11 @@ impl<'a> Table<'a> {
         self.file.line(self.at)
     }
 
+    /// Whether it has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Where this key is, or the whole table if it does not have it: `FILE:LINE`.
     pub fn place(&self, key: &str) -> String {
         self.file.place(self.start(key))
@@ -104,11 +120,16 @@ impl<'a> Table<'a> {
     pub fn only(&self, known: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
             None => Ok(()),
-            Some(key) => {
-                let known = known.join(", ");
-                Err(self.file.wrong(key.span().start, &format!("unknown key '{}'; known are {known}", key.get_ref())))
-            }
+            Some(key) => Err(self.unknown(key.get_ref(), known)),
         }
+    }
+
+    fn unknown(&self, key: &str, known: &[&str]) -> Error {
+        let similar = |known: &&str| strsim::jaro_winkler(key, known);
+        let nearest = known.iter().copied().max_by(|one, other| similar(one).total_cmp(&similar(other)));
+        let hint = nearest.filter(|name| similar(name) > SIMILAR).map(|name| format!(" (a similar one is '{name}')"));
+        let (hint, known) = (hint.unwrap_or_default(), known.join(", "));
+        self.wrong(key, &format!("unknown key '{key}'{hint}; known are {known}"))
     }
 
     /// The table in this one that has this name, if there is one.
@@ -156,7 +177,7 @@ impl<'a> Table<'a> {
             let arg = keys().find(|arg| name(arg) == key).ok_or_else(|| {
                 let mut known: Vec<&str> = keys().map(name).chain(without.iter().copied()).collect();
                 known.sort_unstable();
-                self.wrong(key, &format!("unknown key '{key}'; known are {}", known.join(", ")))
+                self.unknown(key, &known)
             })?;
             let values = match value.get_ref() {
                 DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
@@ -286,7 +307,7 @@ mod tests {
         for (text, expected) in [
             (
                 "file = 'x'\n\ncuont = 1",
-                "dir/x.toml:3: unknown key 'cuont'; known are count, file, ignored, loud, names, path, rate, well-done",
+                "dir/x.toml:3: unknown key 'cuont' (a similar one is 'count'); known are count, file, ignored, loud, names, path, rate, well-done",
             ),
             (
                 "file = 'x'\ncount = 'ten'",

@@ -536,7 +536,10 @@ fn what_is_wrong_with_a_script_is_named_by_file_line_and_key() {
         ("[[connection]]\nfail = 'yes'", ":2: fail: it must be true or false, but its type is string"),
         ("[[connection]]\ntimes = 0", ":2: invalid value '0' for 'times'"),
         ("[[connection]]\nfail = true\ndelay = 1", ":2: the argument 'fail' cannot be used with: delay"),
-        ("conection = 1", ":1: unknown key 'conection'; known are connection, others, seed"),
+        (
+            "conection = 1",
+            ":1: unknown key 'conection' (a similar one is 'connection'); known are connection, others, seed",
+        ),
         ("[connection]\nfail = true", ":1: 'connection' is not a list of tables: write [[connection]]"),
         ("others = 3", ":1: 'others' is not a table"),
         ("seed = 1", ":1: seed: there is no jitter whose draws it could fix"),

@@ -584,9 +584,9 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
     place.write("script.toml", "[[connection]]\nfial = true\n");
     let fast = format!("[[fastpoetry]]\nfile = \"{poem}\"\n");
     for (text, code, complaint) in [
-        ("\nlog-kepe = 5\n".to_owned(), 2, "2: unknown key 'log-kepe'; known are "),
-        (format!("{fast}delya = 5\n"), 2, "3: unknown key 'delya'; known are backlog, "),
-        ("[[slowpoetry]]\n".to_owned(), 2, "1: unknown key 'slowpoetry'; known are "),
+        ("\nlog-kepe = 5\n".to_owned(), 2, "2: unknown key 'log-kepe' (a similar one is 'log-keep'); known are "),
+        (format!("{fast}delya = 5\n"), 2, "3: unknown key 'delya' (a similar one is 'delay'); known are backlog, "),
+        ("[[slowpoetry]]\n".to_owned(), 2, "1: slowpoetry serves one client at a time, and runs alone"),
         ("log-keep = \"five\"\n".to_owned(), 2, "1: invalid value 'five' for 'log-keep': invalid digit"),
         (format!("{fast}port = true\n"), 2, "3: port: it must be a string or a number, but its type is boolean"),
         (format!("{fast}never-accept = 1\n"), 2, "3: never-accept: it must be true or false, but its type is integer"),
@@ -605,7 +605,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             format!("{fast}script = \"script.toml\"\n"),
             2,
-            &format!("3: script: {}:2: unknown key 'fial'; known are ", place.word("script.toml")),
+            &format!(
+                "3: script: {}:2: unknown key 'fial' (a similar one is 'fail'); known are ",
+                place.word("script.toml")
+            ),
         ),
         (
             format!("{fast}script = \"none.txt\"\n"),
@@ -636,6 +639,8 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
     }
     let missing = run("poetryd", ["--config", &none]);
     refused(&missing, 1, &format!("cannot read {none}: no such file or directory"));
+    fs::write(&file, b"verbose = 1\nuser = '\xff'\n").expect("written");
+    refused(&run("poetryd", ["--config", &file]), 2, &format!("{file}:2: not UTF-8"));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{Options, Service};
+use super::{NO_SERVICE, Options, Service};
 use crate::cli::Error;
 use crate::cli::fastpoetry::FastArgs;
 use crate::cli::poetry_proxy::ProxyArgs;
@@ -32,6 +32,9 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
     let file = File::read(path)?;
     let parsed = file.parse()?;
     let whole = file.table(&parsed);
+    if whole.has("slowpoetry") {
+        return Err(whole.wrong("slowpoetry", NO_SERVICE));
+    }
     let options: Options = whole.args(&PROGRAMS.map(|(name, _)| name))?;
     if options.user.is_some() {
         options.identity().map_err(|error| error.after(&format!("{}: ", whole.place("user"))))?;

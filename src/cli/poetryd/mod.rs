@@ -286,10 +286,13 @@ impl Plan {
     }
 }
 
+/// Why one of the servers is none of the programs that can be services.
+const NO_SERVICE: &str = "slowpoetry serves one client at a time, and runs alone";
+
 fn no_such_program(words: &[OsString]) -> Error {
     let name = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
     let hint = match &*name {
-        "slowpoetry" => "; slowpoetry serves one client at a time, and runs alone",
+        "slowpoetry" => &format!("; {NO_SERVICE}"),
         file if file.ends_with(".toml") => "; a file comes after --config",
         _ => "",
     };
