@@ -1,3 +1,5 @@
+complete -c fastpoetry -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
+complete -c fastpoetry -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c fastpoetry -l rate -d 'Bytes a second, instead of a delay' -r
 complete -c fastpoetry -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r
 complete -c fastpoetry -l first-byte-delay -d 'Accept, and then be silent for so long' -r
@@ -17,8 +19,6 @@ complete -c fastpoetry -l backlog -d 'Length of the queue of connections that wa
 complete -c fastpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c fastpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c fastpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c fastpoetry -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
-complete -c fastpoetry -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c fastpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c fastpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'

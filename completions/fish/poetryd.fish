@@ -43,6 +43,8 @@ complete -c poetryd -n "__fish_poetryd_needs_command" -s V -l version -d 'Print 
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "fastpoetry" -d 'Give out a poem to any number of clients at once: an async server'
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "transformedpoetry" -d 'Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered'
 complete -c poetryd -n "__fish_poetryd_needs_command" -f -a "poetry-proxy" -d 'Serve another server\'s poem from memory: an async caching proxy'
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
+complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l rate -d 'Bytes a second, instead of a delay' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l first-byte-delay -d 'Accept, and then be silent for so long' -r
@@ -62,8 +64,6 @@ complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l backlog -
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l grace -d 'When asked to stop, give who is being served so long to finish' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
-complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c poetryd -n "__fish_poetryd_using_subcommand fastpoetry" -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'

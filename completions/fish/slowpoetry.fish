@@ -15,12 +15,12 @@ complete -c slowpoetry -l replay -d 'Treat each connection as it was once record
 complete -c slowpoetry -l rehearse -d 'Print what the first N connections would get, as a recording, and exit' -r
 complete -c slowpoetry -l port -d 'Port to listen on; 0 is any free one' -r
 complete -c slowpoetry -l iface -d 'Interface to listen on: a name or an IP address' -r
+complete -c slowpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 128]' -r
 complete -c slowpoetry -l clients -d 'Exit after so many clients' -r
 complete -c slowpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
 complete -c slowpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
 complete -c slowpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
-complete -c slowpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 128]' -r
 complete -c slowpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'
 complete -c slowpoetry -s v -l verbose -d 'Say more (-vv: still more)'
 complete -c slowpoetry -s q -l quiet -d 'Say only what went wrong'

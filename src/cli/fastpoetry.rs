@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Arg, Parser};
 use nix::sys::signal::Signal;
 use tracing::{error, info};
 
@@ -37,8 +37,7 @@ pub struct Args {
 
 /// The service alone.
 #[derive(Debug, Clone, clap::Args)]
-#[command(mut_arg("delay", |arg| arg.help("Time from one piece to the next [default: 0, or 100ms with --num-bytes]")))]
-#[command(mut_arg("num_bytes", |arg| arg.help("Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]")))]
+#[command(mut_args(own_default))]
 pub struct FastArgs {
     /// The poem; read at start, and again on SIGHUP
     #[arg(value_name = "FILE")]
@@ -49,6 +48,15 @@ pub struct FastArgs {
 
     #[command(flatten)]
     service: ServiceArgs,
+}
+
+/// The pace's own defaults are those of slowpoetry.
+fn own_default(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "delay" => arg.help("Time from one piece to the next [default: 0, or 100ms with --num-bytes]"),
+        "num_bytes" => arg.help("Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]"),
+        _ => arg,
+    }
 }
 
 const AFTER_HELP: &str = "\

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Arg, Parser};
 use tracing::info;
 
 use super::bars::Screen;
@@ -31,7 +31,7 @@ const BACKLOG: u32 = 128;
 /// line; everything about a connection follows from them, its number, and a seed.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
-#[command(mut_arg("backlog", |arg| arg.help("Length of the queue of connections that wait to be accepted [default: 128]")))]
+#[command(mut_args(own_default))]
 pub struct Args {
     /// The poem, opened afresh for every client
     #[arg(value_name = "FILE")]
@@ -52,6 +52,15 @@ pub struct Args {
 
     #[command(flatten)]
     logs: LogArgs,
+}
+
+fn own_default(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "backlog" => {
+            arg.help(format!("Length of the queue of connections that wait to be accepted [default: {BACKLOG}]"))
+        }
+        _ => arg,
+    }
 }
 
 const AFTER_HELP: &str = "\
