@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Arg, Command, Parser};
+use clap::{Arg, Command, Parser, ValueHint};
 use clap_complete::{Shell, generate};
 use poetry_suite::cli;
 use roff::{Roff, bold, italic, roman};
@@ -45,7 +45,7 @@ fn write_all(directory: &Path) -> io::Result<()> {
             (Shell::Fish, format!("fish/{name}.fish")),
         ] {
             let mut script = Vec::new();
-            generate(shell, &mut command.clone(), name, &mut script);
+            generate(shell, &mut with_hints(command.clone()), name, &mut script);
             fs::create_dir_all(completions.join(shell.to_string()))?;
             fs::write(completions.join(file), script)?;
         }
@@ -54,6 +54,15 @@ fn write_all(directory: &Path) -> io::Result<()> {
         write_pages(&command, &names, &man)?;
     }
     Ok(())
+}
+
+/// What is not said to be a path is none, and no file is offered for it.
+fn with_hints(command: Command) -> Command {
+    let hint = |arg: Arg| match arg.get_value_hint() {
+        ValueHint::Unknown if arg.get_action().takes_values() => arg.value_hint(ValueHint::Other),
+        _ => arg,
+    };
+    command.mut_args(hint).mut_subcommands(with_hints)
 }
 
 /// The page of a command, and those of its subcommands.
@@ -73,7 +82,9 @@ fn shown_subcommands(command: &Command) -> impl Iterator<Item = &Command> {
 fn page(command: &Command, names: &[String]) -> String {
     let name = page_name(command);
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let long_about = command.get_long_about().map_or_else(|| about.clone(), ToString::to_string);
+    let long_about = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+    // Its first paragraph is the summary, which is in NAME.
+    let description = long_about.split_once("\n\n").map_or(&*about, |(_, rest)| rest);
     let after = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     let (remarks, sections) = remarks_and_sections(&after);
 
@@ -86,7 +97,7 @@ fn page(command: &Command, names: &[String]) -> String {
     page.control("SH", ["SYNOPSIS"]);
     synopsis(&mut page, command);
     page.control("SH", ["DESCRIPTION"]);
-    paragraphs(&mut page, "PP", long_about.split("\n\n").chain(remarks));
+    paragraphs(&mut page, "PP", description.split("\n\n").chain(remarks));
     page.control("SH", ["OPTIONS"]);
     options(&mut page, command);
     if shown_subcommands(command).next().is_some() {

@@ -1,24 +1,24 @@
-complete -c fastpoetry -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r
-complete -c fastpoetry -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r
-complete -c fastpoetry -l rate -d 'Bytes a second, instead of a delay' -r
-complete -c fastpoetry -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r
-complete -c fastpoetry -l first-byte-delay -d 'Accept, and then be silent for so long' -r
-complete -c fastpoetry -l cut-at -d 'End early: after so many bytes (100, 64KiB), or so long after accept (3s, 1m)' -r
+complete -c fastpoetry -l delay -d 'Time from one piece to the next [default: 0, or 100ms with --num-bytes]' -r -f
+complete -c fastpoetry -l num-bytes -d 'Bytes in a piece [default: all, or 10 with --delay; with --rate 25 pieces a second]' -r -f
+complete -c fastpoetry -l rate -d 'Bytes a second, instead of a delay' -r -f
+complete -c fastpoetry -l jitter -d 'Make each delay shorter or longer by chance, by so much at most' -r -f
+complete -c fastpoetry -l first-byte-delay -d 'Accept, and then be silent for so long' -r -f
+complete -c fastpoetry -l cut-at -d 'End early: after so many bytes (100, 64KiB), or so long after accept (3s, 1m)' -r -f
 complete -c fastpoetry -l cut -d 'How it ends then: like a whole poem, with a reset, or in silence for ever [default: rst]' -r -f -a "fin\t'As if the poem were complete'
 rst\t'With a reset'
 hang\t'By silence for ever'"
-complete -c fastpoetry -l seed -d 'Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]' -r
-complete -c fastpoetry -l fail-first -d 'Reset the first N connections at once' -r
+complete -c fastpoetry -l seed -d 'Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]' -r -f
+complete -c fastpoetry -l fail-first -d 'Reset the first N connections at once' -r -f
 complete -c fastpoetry -l script -d 'What happens to connection 1, 2, 3, ... and to all others, as a TOML file has it' -r -F
 complete -c fastpoetry -l record -d 'Write down what is really sent to whom and when, a line of JSON for each event' -r -F
 complete -c fastpoetry -l replay -d 'Treat each connection as it was once recorded, and begin again after the last' -r -F
-complete -c fastpoetry -l rehearse -d 'Print what the first N connections would get, as a recording, and exit' -r
-complete -c fastpoetry -l port -d 'Port to listen on; 0 is any free one' -r
-complete -c fastpoetry -l iface -d 'Interface to listen on: a name or an IP address' -r
-complete -c fastpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r
-complete -c fastpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r
-complete -c fastpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r
-complete -c fastpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r
+complete -c fastpoetry -l rehearse -d 'Print what the first N connections would get, as a recording, and exit' -r -f
+complete -c fastpoetry -l port -d 'Port to listen on; 0 is any free one' -r -f
+complete -c fastpoetry -l iface -d 'Interface to listen on: a name or an IP address' -r -f
+complete -c fastpoetry -l backlog -d 'Length of the queue of connections that wait to be accepted [default: 4096]' -r -f
+complete -c fastpoetry -l max-clients -d 'Serve at most N clients at once; more wait in the listen queue' -r -f
+complete -c fastpoetry -l write-timeout -d 'Drop a client that takes nothing for so long; 0: never' -r -f
+complete -c fastpoetry -l grace -d 'When asked to stop, give who is being served so long to finish' -r -f
 complete -c fastpoetry -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c fastpoetry -l never-accept -d 'Listen with the shortest queue, and accept nobody: further connects time out'

@@ -1,13 +1,13 @@
 complete -c get-poetry-threads -s o -l output -d 'Write each poem into a file in DIR instead of to stdout' -r -F
-complete -c get-poetry-threads -l transform -d 'Send each poem through this transform; if that fails, keep it as it was' -r
-complete -c get-poetry-threads -l via -d 'The transform server' -r
+complete -c get-poetry-threads -l transform -d 'Send each poem through this transform; if that fails, keep it as it was' -r -f
+complete -c get-poetry-threads -l via -d 'The transform server' -r -f
 complete -c get-poetry-threads -l report -d 'Write the report as JSON to FILE' -r -F
 complete -c get-poetry-threads -l timeline -d 'Draw what each poem was doing when, as a picture in FILE (SVG)' -r -F
-complete -c get-poetry-threads -s j -l max-concurrency -d 'Fetch at most N poems at once [default: all]' -r
-complete -c get-poetry-threads -l connect-timeout -d 'Give up an address that does not accept the connection for so long; 0: never' -r
-complete -c get-poetry-threads -l idle-timeout -d 'Give up a poem of which nothing comes for so long, the first byte included; 0: never' -r
-complete -c get-poetry-threads -l timeout -d 'Give up a poem that is not complete after so long, all attempts included; 0: never' -r
-complete -c get-poetry-threads -l retries -d 'Try again up to N times if a poem fails, after pauses that double' -r
+complete -c get-poetry-threads -s j -l max-concurrency -d 'Fetch at most N poems at once [default: all]' -r -f
+complete -c get-poetry-threads -l connect-timeout -d 'Give up an address that does not accept the connection for so long; 0: never' -r -f
+complete -c get-poetry-threads -l idle-timeout -d 'Give up a poem of which nothing comes for so long, the first byte included; 0: never' -r -f
+complete -c get-poetry-threads -l timeout -d 'Give up a poem that is not complete after so long, all attempts included; 0: never' -r -f
+complete -c get-poetry-threads -l retries -d 'Try again up to N times if a poem fails, after pauses that double' -r -f
 complete -c get-poetry-threads -l log-format -d 'Form of the messages [default: text]' -r -f -a "text\t'One line for people'
 json\t'One JSON object a line, with fields'"
 complete -c get-poetry-threads -l ordered -d 'Write poems in the order of the command line, the first unfinished one live'
