@@ -199,9 +199,16 @@ fn kept_alive_a_connection_has_a_reply_for_each_request_in_order() {
 #[test]
 fn a_silent_client_is_let_go() {
     let server = Service::transform(["--idle-timeout", LIMIT, "--keep-alive"]);
-    assert_eq!(ask(&server, b"").expect("closed"), b"");
-    assert_eq!(ask(&server, &request("shout", "a poem")).expect("closed"), b"6:A POEM,");
-    assert_eq!(ask(&server, b"1000:announced, and nothing").expect("closed"), b"");
+    let cases: [(&[u8], &[u8]); 3] =
+        [(b"", b""), (&request("shout", "a poem"), b"6:A POEM,"), (b"1000:announced, and nothing", b"")];
+    let clients = cases.map(|(said, reply)| {
+        let mut client = server.connect();
+        client.write_all(said).expect("sent");
+        (client, reply)
+    });
+    for (client, reply) in clients {
+        assert_eq!(read_out(client).expect("closed"), reply);
+    }
     server.hear("silent for 2s within a request");
 }
 
@@ -316,13 +323,15 @@ fn a_transform_server_that_does_not_listen_is_not_waited_for() {
     let held = Mutex::new(Vec::new());
     let deaf = Server::start(move |_, stream| held.lock().expect("lock").push(stream));
     let (via, from, poem) = (deaf.port(), server.port(), &poem);
-    with_every_client(|client| {
-        // The poem itself has to arrive within the whole time, while three others are on their way.
-        for (limit, why) in [("--idle-timeout=2s", "no byte for 2s"), ("--timeout=5s", "not complete after 5s")] {
-            let finished = through(client, &["-q", limit], "shout", &via, &from);
-            assert!(finished.complaint().contains(why), "{client}: {}", finished.stderr);
-            assert!(finished.code() == 0 && finished.stdout == *poem, "{client}");
-        }
+    let expect = |client, limit, why| {
+        let finished = through(client, &["-q", limit], "shout", &via, &from);
+        assert!(finished.complaint().contains(why), "{client}: {}", finished.stderr);
+        assert!(finished.code() == 0 && finished.stdout == *poem, "{client}");
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| with_every_client(|client| expect(client, "--idle-timeout=2s", "no byte for 2s")));
+        // The poem itself has to arrive within the whole time, while seven others are on their way.
+        with_every_client(|client| expect(client, "--timeout=5s", "not complete after 5s"));
     });
 }
 
