@@ -197,20 +197,19 @@ impl<H: Handler> Desk<H> {
             Ok(stream) => stream,
             Err(error) => return shared.lose_under_way(peer, &error),
         };
+        if let Greeting::End(how) = left {
+            said(&shared, &stream, how);
+        }
         let task = async move {
             let result = match left {
-                Greeting::Rest(rest) | Greeting::Later(_, rest) => shared.handler.serve(&stream, rest).await,
                 Greeting::End(how) => Ok(how),
+                Greeting::Rest(rest) | Greeting::Later(_, rest) => {
+                    let result = shared.handler.serve(&stream, rest).await;
+                    result.inspect(|&how| said(&shared, &stream, how))
+                }
             };
             match result {
-                Ok(how) => {
-                    shared.under_way.fetch_sub(1, Relaxed);
-                    shared.handler.counts().serve();
-                    if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
-                        close::not_abruptly(&SockRef::from(&stream));
-                    }
-                    end(&stream, how, &closing).await;
-                }
+                Ok(how) => end(&stream, how, &closing).await,
                 Err(error) => {
                     close::abruptly(&SockRef::from(&stream));
                     shared.lose_under_way(peer, &error);
@@ -219,6 +218,15 @@ impl<H: Handler> Desk<H> {
             drop(place);
         };
         self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
+    }
+}
+
+/// Everything is said to a client: from here on, to be dropped no longer means to be reset, unless it was to be.
+fn said<H: Handler>(shared: &Shared<H>, stream: &tokio::net::TcpStream, how: Ending) {
+    shared.under_way.fetch_sub(1, Relaxed);
+    shared.handler.counts().serve();
+    if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
+        close::not_abruptly(&SockRef::from(stream));
     }
 }
 
