@@ -134,12 +134,16 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
     let mut connections: BTreeMap<NonZeroU64, Unfinished> = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: String| Error { line: number, why };
+        if !line.trim_start().starts_with('{') {
+            return Err(wrong("not an object".to_owned()));
+        }
         let line: Line = serde_json::from_str(line).map_err(|error| wrong(in_words(&error)))?;
         let connection = line.connection;
         let known = connections.get_mut(&connection);
         let added = match (line.event, known) {
             (Name::Accept, Some(_)) => Err("is accepted a second time"),
             (Name::Accept, None) if line.at_us > 0 => Err("is accepted later than at 0"),
+            (Name::Accept, None) if line.bytes.is_some() => Err("has bytes that are not sent"),
             (Name::Accept, None) => {
                 connections.insert(connection, Unfinished::default());
                 Ok(())
@@ -241,7 +245,7 @@ mod tests {
         let send = r#"{"connection":1,"at_us":5,"event":"send","bytes":1}"#;
         let fin = r#"{"connection":1,"at_us":5,"event":"fin"}"#;
         for (lines, line, why) in [
-            (vec!["poetry"], 1, "expected value"),
+            (vec!["poetry"], 1, "not an object"),
             (vec![accept, r#"{"connection":1,"at_us":0,"event":"sing"}"#], 2, "unknown variant `sing`"),
             (vec![accept, r#"{"connection":1,"at_us":-1,"event":"fin"}"#], 2, "invalid value"),
             (vec![accept, r#"{"connection":1,"event":"fin"}"#], 2, "missing field `at_us`"),
@@ -262,6 +266,8 @@ mod tests {
                 "connection 1 has a peer or a time",
             ),
             (vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","foo":1}"#], 2, "unknown field `foo`"),
+            (vec![r#"{"connection":1,"at_us":0,"event":"accept","bytes":1}"#], 1, "connection 1 has bytes that are"),
+            (vec![r#"[1,0,"accept",null,null,null]"#], 1, "not an object"),
             (vec![r#"{"connection":1,"at_us":9,"event":"accept"}"#], 1, "connection 1 is accepted later than at 0"),
             (vec![r#"{"connection":0,"at_us":0,"event":"accept"}"#], 1, "invalid value: integer `0`"),
         ] {

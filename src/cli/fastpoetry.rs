@@ -78,7 +78,7 @@ or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped
-  1    the poem cannot be read, or the port is taken
+  1    the poem, a script or a recording cannot be read, the port is taken, or the recording cannot be written
   2    the command line makes no sense";
 
 /// The `main` of the program.
@@ -105,7 +105,7 @@ impl Service for FastArgs {
 
     fn check(&self) -> Result<(), (&'static str, Error)> {
         Poem::check(&self.file).map_err(|error| ("file", Error::cannot("serve", self.file.display(), &error)))?;
-        self.faults.check(Usual::AtOnce)
+        self.faults.check(Usual::AtOnce, &self.file)
     }
 
     fn errand(&self) -> Result<Option<u8>, Error> {

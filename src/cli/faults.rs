@@ -5,12 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::info;
 
 use super::tables::{ERRAND, File, Table};
-use super::{Error, SUCCESS, values};
+use super::{Error, SUCCESS, read_text, values};
 use crate::pace::{Cut, CutAt, Ending, Pace, Plan, Tempo};
 use crate::poem::Poem;
 use crate::recording::{self, rehearse};
@@ -86,7 +87,7 @@ pub struct FaultArgs {
     never_accept: bool,
 
     /// What happens to connection 1, 2, 3, ... and to all others, as a TOML file has it
-    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at"])]
+    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at", "cut"])]
     script: Option<PathBuf>,
 
     /// Write down what is really sent to whom and when, a line of JSON for each event
@@ -100,6 +101,9 @@ pub struct FaultArgs {
     /// Print what the first N connections would get, as a recording, and exit
     #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ERRAND)]
     rehearse: Option<u64>,
+
+    #[arg(skip)]
+    asked: OnceLock<Box<Asked>>,
 }
 
 /// What a server does of which nothing is said.
@@ -194,15 +198,20 @@ impl FaultArgs {
         (is_steady && is_alone).then_some(pace)
     }
 
-    /// Looks for what can be wrong; what is wrong comes with the name of the flag.
+    /// Looks for what can be wrong with a server of this poem; what is wrong comes with the name of the flag.
     ///
     /// # Errors
     /// The flags, the script or the recording make no sense, or cannot be read.
-    pub fn check(&self, usual: Usual) -> Result<(), (&'static str, Error)> {
-        match (&self.replay, &self.script) {
-            (Some(path), _) => replay(path).map(|_| ()).map_err(|error| ("replay", error)),
-            (None, Some(path)) => Script::read(path, &self.pace, usual).map(|_| ()).map_err(|error| ("script", error)),
-            (None, None) => self.pace.pace(usual).map(|_| ()).map_err(|why| ("jitter", in_flags(why))),
+    pub fn check(&self, usual: Usual, poem: &Path) -> Result<(), (&'static str, Error)> {
+        self.asked(usual)?;
+        let Some(path) = &self.record else { return Ok(()) };
+        let used =
+            [(Some(poem), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
+        match used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
+            Some((_, what)) => {
+                Err(("record", Error::usage(format!("cannot record into {}, which is {what}", path.display()))))
+            }
+            None => Ok(()),
         }
     }
 
@@ -210,17 +219,15 @@ impl FaultArgs {
     /// else can fail should have been tried before.
     ///
     /// # Errors
-    /// The flags, the script or the recording make no sense, or a file cannot be read or written.
+    /// Those of [`check`](Self::check), or the recording cannot be written.
     pub fn conduct(&self, usual: Usual, poem: &Path) -> Result<Conduct, Error> {
-        let plan = self.plan(usual)?;
-        let Some(path) = &self.record else { return Ok(Conduct::new(plan, None)) };
-        let used =
-            [(Some(poem), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
-        if let Some((_, what)) = used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
-            return Err(Error::usage(format!("cannot record into {}, which is {what}", path.display())));
-        }
-        let recorder = Recorder::create(path).map_err(|error| Error::cannot("write", path.display(), &error))?;
-        Ok(Conduct::new(plan, Some(recorder)))
+        self.check(usual, poem).map_err(|(_, error)| error)?;
+        let plan = self.plan(usual, poem)?;
+        let recorder = self
+            .record
+            .as_ref()
+            .map(|path| Recorder::create(path).map_err(|error| Error::cannot("write", path.display(), &error)));
+        Ok(Conduct::new(plan, recorder.transpose()?))
     }
 
     /// Instead of serving: prints what would be sent to the first connections, if that is asked for.
@@ -230,7 +237,7 @@ impl FaultArgs {
     pub fn rehearse(&self, usual: Usual, file: &Path) -> Result<Option<u8>, Error> {
         let Some(connections) = self.rehearse else { return Ok(None) };
         let poem = Poem::load(file).map_err(|error| Error::cannot("serve", file.display(), &error))?;
-        let plan = self.plan(usual)?;
+        let plan = self.plan(usual, file)?;
         let mut stdout = BufWriter::new(io::stdout().lock());
         let mut entries =
             (1..=connections).flat_map(|number| rehearse(number, plan.schedule(number, poem.bytes().len())));
@@ -241,34 +248,58 @@ impl FaultArgs {
         }
     }
 
-    fn plan(&self, usual: Usual) -> Result<Plan, Error> {
+    /// The plan for a server of this poem. A seed that is drawn for it is logged.
+    fn plan(&self, usual: Usual, poem: &Path) -> Result<Plan, Error> {
+        let script = match self.asked(usual).map_err(|(_, error)| error)? {
+            Asked::Replay(plan) => return Ok(plan.clone()),
+            Asked::Script(script) => script.clone(),
+        };
+        let seed = script.seed.unwrap_or_else(|| {
+            let seed = fastrand::u32(..).into();
+            if script.has_jitter() {
+                info!(seed, "The jitter of {} is that of --seed {seed}", poem.display());
+            }
+            seed
+        });
+        Ok(Plan::script(seed, script.first, script.others))
+    }
+
+    /// What the flags, and the file that they name, ask for. The file is read once: it may be a pipe.
+    fn asked(&self, usual: Usual) -> Result<&Asked, (&'static str, Error)> {
+        if self.asked.get().is_none() {
+            let _ = self.asked.set(Box::new(self.ask(usual)?));
+        }
+        Ok(self.asked.get().expect("just set"))
+    }
+
+    fn ask(&self, usual: Usual) -> Result<Asked, (&'static str, Error)> {
         if let Some(path) = &self.replay {
-            return replay(path);
+            return replay(path).map(Asked::Replay).map_err(|error| ("replay", error));
         }
         let mut script = match &self.script {
-            Some(path) => Script::read(path, &self.pace, usual)?,
-            None => Script::new(self.pace.pace(usual).map_err(in_flags)?),
+            Some(path) => Script::read(path, &self.pace, usual).map_err(|error| ("script", error))?,
+            None => Script::new(self.pace.pace(usual).map_err(|why| ("jitter", in_flags(why)))?),
         };
         if let Some(times) = self.fail_first {
             script.first.push((times, Pace::failure()));
         }
-        let seed = match (self.seed.or(script.seed), script.has_jitter()) {
-            (Some(seed), true) => seed,
-            (Some(_), false) => {
-                return Err(Error::usage("there is no --jitter whose draws a seed could fix; see --help"));
-            }
-            (None, false) => 0,
-            (None, true) => {
-                let seed = fastrand::u32(..).into();
-                info!(seed, "The jitter is that of --seed {seed}");
-                seed
-            }
-        };
-        Ok(Plan::script(seed, script.first, script.others))
+        if self.seed.is_some() && !script.has_jitter() {
+            return Err(("seed", in_flags("there is no --jitter whose draws a seed could fix".to_owned())));
+        }
+        script.seed = self.seed.or(script.seed);
+        Ok(Asked::Script(script))
     }
 }
 
+/// What a server is asked to do.
+#[derive(Debug, Clone)]
+enum Asked {
+    Replay(Plan),
+    Script(Script),
+}
+
 /// What a script says.
+#[derive(Debug, Clone)]
 struct Script {
     seed: Option<u64>,
     first: Vec<(NonZeroU64, Pace)>,
@@ -324,7 +355,7 @@ fn in_flags(why: String) -> Error {
 }
 
 fn replay(path: &Path) -> Result<Plan, Error> {
-    let text = fs::read_to_string(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
+    let text = read_text(path)?;
     let connections = recording::parse(&text)
         .map_err(|error| Error::usage(format!("{}:{}: {}", path.display(), error.line, error.why)))?;
     if connections.is_empty() {

@@ -22,8 +22,10 @@ pub mod transformedpoetry;
 pub mod values;
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
 use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -113,6 +115,19 @@ pub fn commands() -> Vec<Command> {
 
 fn command<A: CommandFactory>(program: &'static str) -> Command {
     A::command().name(program).bin_name(program)
+}
+
+/// The whole text of a file.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8, which is told with its line.
+fn read_text(path: &Path) -> Result<String, Error> {
+    let bytes = fs::read(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = text.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        Error::usage(format!("{}:{line}: not UTF-8", path.display()))
+    })
 }
 
 /// clap explains itself in paragraphs: what is wrong, tips, usage, and where to find help.

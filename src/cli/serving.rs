@@ -237,9 +237,6 @@ pub struct CrowdArgs {
     pub clients: ClientArgs,
 }
 
-/// For the end of the workers when everybody has been reset.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
 /// What SIGINT and SIGTERM stop; `told` hears of these and of all other signals.
 ///
 /// The first one closes the door, the second one resets who is left. If the server does not end then, because a file
@@ -260,10 +257,10 @@ pub fn stop_on(
         Signal::SIGINT | Signal::SIGTERM => {
             if stopped.is_closing() {
                 stopped.abort();
-                signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
+                signals::exit_at_the_latest(signals::LAST_WORDS, SUCCESS);
             } else {
                 stopped.close();
-                signals::exit_at_the_latest(grace.saturating_add(LAST_WORDS), SUCCESS);
+                signals::exit_at_the_latest(grace.saturating_add(signals::LAST_WORDS), SUCCESS);
             }
             told(signal);
         }

@@ -22,6 +22,8 @@ impl Signals {
         set.add(Signal::SIGTERM);
         // Cannot fail for a valid set, see pthread_sigmask(3).
         let _ = set.thread_block();
+        // A file that may not grow is a file that cannot be written, and no reason to die.
+        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
         Self(set)
     }
 
@@ -52,10 +54,14 @@ fn is_ignored(signal: Signal) -> bool {
     u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
+/// What a server may take to say and write down how thousands of clients ended that were just reset, on a machine that is
+/// busy. Whoever waits for a file, or a pipe that does not answer, is not waited for any longer.
+pub const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Ends the process after so long, whatever its threads wait for then: a full pipe, a dead disk.
 pub fn exit_at_the_latest(after: Duration, status: u8) {
     let body = move || {
-        thread::park_timeout(after);
+        thread::sleep(after);
         process::exit(status.into());
     };
     // Without a thread the end has to come by itself.

@@ -82,11 +82,8 @@ time or else reset. A second signal resets it at once.
 
 Exit status:
   0    stopped, or all clients served
-  1    the poem cannot be read, or the port is taken
+  1    the poem, a script or a recording cannot be read, the port is taken, or the recording cannot be written
   2    the command line makes no sense";
-
-/// For the summary of a client that was reset: a file or pipe that does not answer must not hold up the end.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
@@ -154,7 +151,7 @@ fn stop_on(signals: Signals, grace: Duration, stopper: Stopper) -> std::io::Resu
             // A second signal, or the end of the time: both mean now.
             let _ = told.recv_timeout(grace);
             stopper.abort();
-            signals::exit_at_the_latest(LAST_WORDS, SUCCESS);
+            signals::exit_at_the_latest(signals::LAST_WORDS, SUCCESS);
         }
     })?;
     signals.watch(move |_| {

@@ -6,7 +6,6 @@
 //! ```
 
 use std::any::TypeId;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::error::ContextKind;
@@ -14,7 +13,7 @@ use clap::{Arg, ArgAction, ArgGroup, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Error, one_line};
+use super::{Error, one_line, read_text};
 
 /// The group of flags that ask for something else than to serve: they are no keys.
 pub const ERRAND: &str = "errand";
@@ -43,16 +42,7 @@ impl File {
     /// # Errors
     /// It cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
-        let (text, bad) = match String::from_utf8(bytes) {
-            Ok(text) => (text, None),
-            Err(error) => {
-                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.utf8_error().valid_up_to()))
-            }
-        };
-        let file = Self { path: path.to_owned(), text };
-        bad.map_or(Ok(()), |at| Err(file.wrong(at, "not UTF-8")))?;
-        Ok(file)
+        Ok(Self { path: path.to_owned(), text: read_text(path)? })
     }
 
     /// What is in the file, to be looked at as a [`table`](Self::table).
@@ -62,7 +52,11 @@ impl File {
     pub fn parse(&self) -> Result<Spanned<DeTable<'_>>, Error> {
         DeTable::parse(&self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            self.wrong(at, error.message())
+            let what = match (error.message(), error.span().and_then(|span| self.text.get(span))) {
+                ("duplicate key", Some(key)) => &format!("duplicate key '{key}'"),
+                (what, _) => what,
+            };
+            self.wrong(at, what)
         })
     }
 
@@ -328,7 +322,7 @@ mod tests {
             ("file = 'x'\nwell-done = []", "dir/x.toml:2: well-done: it must be true or false, but its type is array"),
             ("file = 'x'\nloud = 300", "dir/x.toml:2: loud: it must be a small number"),
             ("count = 1", "dir/x.toml:1: the following required arguments were not provided: file"),
-            ("file = 'x'\ncount = 1\ncount = 2", "dir/x.toml:3: duplicate key"),
+            ("file = 'x'\ncount = 1\ncount = 2", "dir/x.toml:3: duplicate key 'count'"),
             ("file = \n", "dir/x.toml:1: string values must be quoted, expected literal string"),
         ] {
             assert_eq!(args(text), Err(expected.to_owned()), "{text}");

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::{Action, Ending, Schedule, Step};
 
-/// A timer may be as late as this on a busy machine without anybody having held it up.
+/// A peer that takes nothing for no longer than this has not held up the sender: the way to it was full for a moment.
 const SLACK: Duration = Duration::from_millis(100);
 
 /// A connection on its way through its schedule: says what to do now, and is told how far that got.
 ///
-/// Deadlines are absolute, so small delays of the machine do not add up. But a peer that held up the sender by more
-/// than one pause (and 100 ms) does not get what it missed in one burst: everything still to come moves by as much as
-/// it was late. Only a cut at a time stays where it is.
+/// Deadlines are absolute: a machine that is late makes up for it. But a peer that held up the sender for more than one
+/// pause (and 100 ms) does not get what it missed in one burst: everything still to come moves by as much as it held up.
+/// Only a cut at a time stays where it is.
 #[derive(Debug)]
 pub struct Walk {
     schedule: Schedule,
@@ -20,6 +20,8 @@ pub struct Walk {
     accepted: Instant,
     /// What the times of the steps are counted from.
     origin: Instant,
+    /// When the piece that is due was first offered to the peer.
+    offered: Option<Instant>,
 }
 
 /// What a server has to do next on a connection.
@@ -37,18 +39,21 @@ impl Walk {
     /// A connection that was accepted at `now` sets out.
     pub(super) fn start(mut schedule: Schedule, now: Instant) -> Self {
         let step = schedule.step();
-        Self { schedule, step, accepted: now, origin: now }
+        Self { schedule, step, accepted: now, origin: now, offered: None }
     }
 
-    /// What to do at the moment `now`.
-    pub fn next(&self, now: Instant) -> Next {
+    /// What to do at the moment `now`. Bytes to send are to be offered to the peer at once.
+    pub fn next(&mut self, now: Instant) -> Next {
         let cut = self.schedule.deadline().map(|(at, how)| (self.time_to(at, self.accepted, now), how));
         let early = self.time_to(self.step.at, self.origin, now);
         match (&self.step.action, cut) {
             (_, Some((Duration::ZERO, how))) => Next::End(how),
             (_, Some((time, _))) if !early.is_zero() => Next::Wait(early.min(time)),
             (_, None) if !early.is_zero() => Next::Wait(early),
-            (Action::Send(piece), _) => Next::Send(piece.clone()),
+            (Action::Send(piece), _) => {
+                self.offered.get_or_insert(now);
+                Next::Send(piece.clone())
+            }
             (Action::End(how), _) => Next::End(*how),
         }
     }
@@ -66,9 +71,9 @@ impl Walk {
             return;
         }
         let next = self.schedule.step();
-        let late = now.saturating_duration_since(self.origin).saturating_sub(self.step.at);
-        if late > next.at.saturating_sub(self.step.at).max(SLACK) {
-            self.origin += late;
+        let held_up = self.offered.take().map_or(Duration::ZERO, |offered| now.saturating_duration_since(offered));
+        if held_up > next.at.saturating_sub(self.step.at).max(SLACK) {
+            self.origin += held_up;
         }
         self.step = next;
     }
@@ -127,6 +132,7 @@ mod tests {
     #[test]
     fn a_little_late_is_made_up_for() {
         let (mut walk, start) = walk(pieces(1), 9);
+        assert_eq!(walk.next(start), Next::Send(0..1));
         walk.sent(1, start + 170 * MS);
         assert_eq!(walk.next(start + 170 * MS), Next::Wait(30 * MS));
         assert_eq!(walk.next(start + 230 * MS), Next::Send(1..2));
@@ -135,9 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_that_was_held_up_by_nobody_makes_up_for_it() {
+        let (mut walk, start) = walk(pieces(1), 9);
+        let late = start + 1_050 * MS;
+        for byte in 0..6 {
+            assert_eq!(walk.next(late), Next::Send(byte..byte + 1));
+            walk.sent(1, late);
+        }
+        assert_eq!(walk.next(late), Next::Wait(150 * MS));
+    }
+
+    #[test]
     fn after_a_long_stall_the_pace_goes_on_without_a_burst() {
         let (mut walk, start) = walk(pieces(1), 9);
         let stalled = start + 5_000 * MS;
+        assert_eq!(walk.next(start), Next::Send(0..1));
         walk.sent(1, stalled);
         assert_eq!(walk.next(stalled), Next::Wait(200 * MS));
         walk.sent(1, stalled + 200 * MS);
@@ -150,6 +168,7 @@ mod tests {
         let (mut walk, start) = walk(Pace { cut, ..pieces(1) }, 90);
         assert_eq!(walk.time_left(start + 300 * MS), Some(700 * MS));
         // The peer takes nothing until then.
+        assert_eq!(walk.next(start), Next::Send(0..1));
         assert_eq!(walk.next(start + 999 * MS), Next::Send(0..1));
         assert_eq!(walk.next(start + 1_000 * MS), Next::End(Ending::Hang));
         // It took something before, but late, so that what is to come was moved.

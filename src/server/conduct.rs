@@ -45,7 +45,7 @@ impl Conduct {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
         let walk = self.plan.walk(connection, poem.bytes().len(), now);
         let turn = Turn { connection, poem, bytes_sent: 0, walk, recorder: self.recorder.clone() };
-        turn.record(now, || Event::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time()) });
+        turn.record(now, || Event::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time(now)) });
         turn
     }
 
@@ -57,7 +57,7 @@ impl Conduct {
 
 impl Turn {
     /// What to do at the moment `now`.
-    pub(super) fn next(&self, now: Instant) -> Next {
+    pub(super) fn next(&mut self, now: Instant) -> Next {
         self.walk.next(now)
     }
 

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tracing::error;
 
@@ -16,7 +16,14 @@ use crate::recording::Entry;
 pub struct Recorder {
     path: PathBuf,
     /// None when the file could not be written: a recording with a hole would be a lie.
-    file: Mutex<Option<File>>,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Its length in bytes, up to the end of the last whole line.
+    size: u64,
 }
 
 impl Recorder {
@@ -33,26 +40,33 @@ impl Recorder {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
-        Ok(Self { path: path.to_owned(), file: Mutex::new(Some(file)) })
+        Ok(Self { path: path.to_owned(), open: Mutex::new(Some(Open { file, size: 0 })) })
     }
 
-    /// The time of day for an entry.
-    pub(super) fn time() -> String {
-        humantime::format_rfc3339_micros(SystemTime::now()).to_string()
+    /// The time of day at a moment that is past, for an entry.
+    pub(super) fn time(moment: Instant) -> String {
+        let now = SystemTime::now();
+        humantime::format_rfc3339_micros(now.checked_sub(moment.elapsed()).unwrap_or(now)).to_string()
     }
 
-    /// Adds an entry. A failure ends the recording, not the server.
+    /// Adds an entry. A failure ends the recording, after the last whole line, and not the server.
     pub(super) fn write(&self, entry: &Entry) {
-        let mut file = lock(&self.file);
-        let Some(open) = file.as_mut() else { return };
-        if let Err(error) = open.write_all(entry.line().as_bytes()) {
-            error!("Cannot write {}: {}; the recording ends here", self.path.display(), reason(&error));
-            *file = None;
+        let mut open = lock(&self.open);
+        let Some(Open { file, size }) = open.as_mut() else { return };
+        let line = entry.line();
+        match file.write_all(line.as_bytes()) {
+            Ok(()) => *size += line.len() as u64,
+            Err(error) => {
+                error!("Cannot write {}: {}; the recording ends here", self.path.display(), reason(&error));
+                // What is no regular file has no length.
+                let _ = file.set_len(*size);
+                *open = None;
+            }
         }
     }
 
     /// Whether everything has been written so far.
     pub fn is_whole(&self) -> bool {
-        lock(&self.file).is_some()
+        lock(&self.open).is_some()
     }
 }

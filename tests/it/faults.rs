@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, poem_file, program, read_out, read_steadily, run,
+    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, read_steadily,
+    run,
 };
 use crate::schema::violations;
 
@@ -425,6 +427,7 @@ fn flags_that_contradict_each_other_are_refused() {
             (vec!["--fail-first", "0"], vec!["--fail-first"]),
             (vec!["--fail-first", "1", "--script", "x"], vec!["--fail-first", "--script"]),
             (vec!["--cut-at", "1", "--script", "x"], vec!["--cut-at", "--script"]),
+            (vec!["--cut", "hang", "--script", "x"], vec!["--cut", "--script"]),
             (vec!["--replay", "x", "--delay", "1s"], vec!["--replay", "--delay"]),
             (vec!["--replay", "x", "--script", "x"], vec!["--replay", "--script"]),
             (vec!["--replay", "x", "--seed", "1"], vec!["--replay", "--seed"]),
@@ -448,6 +451,41 @@ fn flags_that_contradict_each_other_are_refused() {
         assert_eq!(jitter_of_nothing.code(), if server == "slowpoetry" { 0 } else { 2 }, "{jitter_of_nothing:?}");
     }
     assert_eq!(contents(directory.path()).len(), 1, "nothing was written");
+}
+
+#[test]
+fn a_script_may_be_a_pipe() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    for server in SERVERS {
+        let service = thread::scope(|scope| {
+            scope.spawn(|| fs::write(&pipe, "[[connection]]\nfail = true\n").expect("a reader"));
+            serve(server, &["--script", pipe.to_str().expect("UTF-8")], &science())
+        });
+        assert_eq!(service.fetch().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset, "{server}");
+    }
+}
+
+#[test]
+fn a_recording_that_may_not_grow_ends_with_a_whole_line_and_nobody_is_lost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for server in SERVERS {
+        let path = directory.path().join(server);
+        let (name, poem) = (path_of(server), science());
+        let script = format!(
+            "ulimit -f 1; exec '{}' --num-bytes 1 --delay 1ms --record '{}' '{}'",
+            name.display(),
+            path.display(),
+            poem.display()
+        );
+        let service = Service::start(Command::new("sh").args(["-c", &script]));
+        assert_eq!(service.fetch().expect("a poem").len(), 653, "{server}");
+        service.hear("file too large; the recording ends here");
+        assert_eq!(service.stop().code(), 1, "{server}");
+        assert!(fs::read_to_string(&path).expect("a recording").ends_with("}\n"), "{server}");
+        assert!(recorded(&path)[&1].0.len() > 5, "{server}");
+    }
 }
 
 #[test]
@@ -573,7 +611,7 @@ fn files_that_are_not_there_or_are_no_recordings_are_refused() {
             (["--script", missing], 1, format!("cannot read {missing}: no such file or directory")),
             (["--replay", missing], 1, format!("cannot read {missing}: no such file or directory")),
             (["--record", missing], 1, format!("cannot write {missing}: no such file or directory")),
-            (["--replay", odd], 2, format!("{odd}:2: expected value")),
+            (["--replay", odd], 2, format!("{odd}:2: not an object")),
             (["--replay", empty], 2, format!("{empty}: there is no connection to replay")),
         ] {
             let finished = run(server, [&args[..], &[poem]].concat());
