@@ -100,28 +100,37 @@ const PROBE: Duration = Duration::from_secs(10);
 /// a network that loses packets it may still: nothing is sent again after a reset.)
 ///
 /// # Errors
-/// The peer is gone, or has not taken it all in that time (`WouldBlock`).
+/// The peer is gone, or has taken nothing, or hardly anything, for the time `limit` (`WouldBlock`).
 pub(super) fn await_departure(stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
-    call_when_departed(&SockRef::from(stream))?;
-    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    loop {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::NONE);
-        if has_departed(stream, timeout)? {
-            return Ok(());
-        }
-        if left == Some(Duration::ZERO) {
-            return Err(io::ErrorKind::WouldBlock.into());
+    for unsent in departing() {
+        call_when_unsent(&SockRef::from(stream), unsent)?;
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::NONE);
+            if has_departed(stream, timeout)? {
+                break;
+            }
+            if left == Some(Duration::ZERO) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
         }
     }
+    Ok(())
 }
 
-/// From now on a socket is writable when nothing is left to be sent, see tcp(7) on TCP_NOTSENT_LOWAT.
-pub(super) fn call_when_departed(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_notsent_lowat(1)
+/// Of what was written, so many bytes may be unsent, one step after the other: each is progress of a client that takes
+/// little at a time. The last one is that nothing is.
+pub(super) fn departing() -> impl Iterator<Item = u32> {
+    (0..=16).rev().map(|power| 1 << power)
 }
 
-/// Whether everything is sent on such a socket, or is so within the time.
+/// From now on a socket is writable when less than so many bytes are unsent, see tcp(7) on TCP_NOTSENT_LOWAT.
+pub(super) fn call_when_unsent(socket: &SockRef<'_>, bytes: u32) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(bytes)
+}
+
+/// Whether so much is sent on such a socket, or is so within the time.
 pub(super) fn has_departed(socket: &impl AsFd, timeout: PollTimeout) -> io::Result<bool> {
     match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], timeout) {
         Ok(ready) => Ok(ready > 0),

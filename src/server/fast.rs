@@ -202,12 +202,15 @@ impl FastServer {
 
     /// Waits until everything that was written is on its way, because a reset would throw away the rest.
     async fn departure(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
-        close::call_when_departed(&SockRef::from(stream))?;
-        let departed = || match close::has_departed(stream, PollTimeout::ZERO)? {
-            true => Ok(0),
-            false => Err(io::ErrorKind::WouldBlock.into()),
-        };
-        send_some(stream, self.write_timeout, departed).await.map(|_| ())
+        for unsent in close::departing() {
+            close::call_when_unsent(&SockRef::from(stream), unsent)?;
+            let departed = || match close::has_departed(stream, PollTimeout::ZERO)? {
+                true => Ok(0),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            send_some(stream, self.write_timeout, departed).await?;
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use regex_lite::Regex;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
     CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, read_steadily,
@@ -346,6 +347,31 @@ fn a_client_that_reads_slowly_but_reads_gets_all_before_a_reset() {
         let read = read_steadily(|| service.connect(), 20_000, pause, Duration::from_millis(500));
         assert_eq!(read, (1_000_000, Err(io::ErrorKind::ConnectionReset)), "{server}");
     }
+}
+
+#[test]
+fn what_the_kernel_holds_for_a_slow_client_leaves_before_a_reset() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let poem = large_poem(directory.path());
+    let pace = ["--num-bytes", "64M", "--delay", "0", "--cut-at", "60000", "--write-timeout", "1s"];
+    thread::scope(|scope| {
+        for server in SERVERS {
+            let service = serve(server, &pace, &poem);
+            let address = service.address;
+            let connect = move || {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                socket.set_recv_buffer_size(4096).expect("a buffer");
+                socket.connect(&address.into()).expect("a server");
+                TcpStream::from(socket)
+            };
+            scope.spawn(move || {
+                // All of it takes three times as long as the server waits for any of it.
+                let read = read_steadily(connect, 1_000, |_| Duration::from_millis(50), Duration::from_millis(500));
+                assert_eq!(read, (60_000, Err(io::ErrorKind::ConnectionReset)), "{server}");
+                drop(service);
+            });
+        }
+    });
 }
 
 #[test]
