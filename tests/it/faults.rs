@@ -14,7 +14,8 @@ use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, poem_file, program, read_out, read_steadily, run,
+    CLIENTS, PATIENCE, Running, Service, contents, eventually, large_poem, poem_file, program, read_out, read_steadily,
+    run,
 };
 use crate::schema::violations;
 
@@ -321,7 +322,7 @@ fn a_cut_at_bytes_delivers_them_all_and_no_more() {
                 assert_eq!(end, expected, "{server}");
             } else {
                 // The end may be a moment later than the bytes.
-                stream.set_read_timeout(None).expect("an option");
+                stream.set_read_timeout(Some(PATIENCE)).expect("an option");
                 let end = end.or_else(|kind| match kind {
                     io::ErrorKind::WouldBlock => stream.read(&mut buffer).map_err(|error| error.kind()),
                     kind => Err(kind),
