@@ -1,10 +1,11 @@
 //! The async server: every client gets every byte or a reset, however many there are and whatever they do.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, LIMIT, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out,
-    read_steadily, replace, reset, run,
+    CLIENTS, LIMIT, PATIENCE, Running, Service, contents, eventually, large_poem, path_of, poem_file, program,
+    read_out, read_steadily, replace, reset, run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -124,7 +125,7 @@ fn beyond_the_most_clients_others_wait_and_nobody_is_dropped() {
     let mut third = server.connect();
     third.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     assert_eq!(third.read(&mut [0]).expect_err("nothing yet").kind(), io::ErrorKind::WouldBlock);
-    third.set_read_timeout(None).expect("no timeout");
+    third.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert_eq!(read_out(first).expect("the rest").len(), LARGE - 1);
     assert_eq!(read_out(third).expect("a poem").len(), LARGE);
     assert_eq!(read_out(second).expect("the rest").len(), LARGE - 1);
@@ -387,9 +388,12 @@ fn a_second_signal_skips_the_grace_time() {
 fn out_of_descriptors_it_waits_and_recovers() {
     let directory = tempfile::tempdir().expect("a directory");
     let large = large_poem(directory.path());
-    let script = format!("ulimit -n 40; exec '{}' -v '{}'", path_of("fastpoetry").display(), large.display());
+    // It needs some for each of its workers before it has one for a client.
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let files = 24 + 8 * workers;
+    let script = format!("ulimit -n {files}; exec '{}' -v '{}'", path_of("fastpoetry").display(), large.display());
     let server = Service::start(Command::new("sh").args(["-c", &script]));
-    let clients: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
+    let clients: Vec<TcpStream> = (0..files + 20).map(|_| server.connect()).collect();
     server.hear("Cannot accept clients: too many open files");
     drop(clients);
     let poem = server.fetch();
@@ -397,7 +401,6 @@ fn out_of_descriptors_it_waits_and_recovers() {
     assert_eq!(poem.expect(&finished.stderr).len(), LARGE);
     assert_eq!(finished.code(), 0);
     // It does not complain ten times a second, but once for each worker that was short of them.
-    let workers = thread::available_parallelism().map_or(1, usize::from);
     assert!(finished.stderr.matches("Cannot accept").count() <= workers, "{finished:?}");
 }
 
@@ -414,10 +417,12 @@ fn a_taken_port_is_one_line_whoever_has_it() {
 
 #[test]
 fn of_several_started_at_once_one_has_the_port() {
-    for _ in 0..5 {
-        let port = crate::harness::refusing_port().1;
+    // Where no other test has ports.
+    let interface = Ipv4Addr::from_bits(Ipv4Addr::new(127, 128, 0, 0).to_bits() + process::id()).to_string();
+    for port in 10_000..10_005 {
+        let address = ["--iface", &interface, "--port", &port.to_string()];
         let servers: Vec<Running> =
-            (0..4).map(|_| Running::start(program("fastpoetry").args(["--port", &port]).arg(science()))).collect();
+            (0..4).map(|_| Running::start(program("fastpoetry").args(address).arg(science()))).collect();
         eventually("only one left", || servers.iter().filter(|server| !server.has_ended()).count() == 1);
         let (losers, winners): (Vec<_>, Vec<_>) = servers.into_iter().partition(Running::has_ended);
         for loser in losers {
@@ -426,7 +431,7 @@ fn of_several_started_at_once_one_has_the_port() {
             assert_eq!((finished.code(), finished.stdout.len()), (1, 0));
         }
         for winner in winners {
-            assert!(TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
+            assert!(TcpStream::connect((interface.as_str(), port)).is_ok());
             winner.signal(Signal::SIGTERM);
             assert_eq!(winner.finish().code(), 0);
         }
@@ -435,16 +440,30 @@ fn of_several_started_at_once_one_has_the_port() {
 
 #[test]
 fn a_server_that_cannot_have_its_workers_says_so_and_ends() {
-    for files in 5..12 {
-        let program = path_of("fastpoetry");
-        let script = format!("ulimit -n {files}; exec timeout 5 '{}' -q '{}'", program.display(), science().display());
-        let finished = crate::harness::finish(Command::new("sh").args(["-c", &script]));
-        // 124 is a server that runs until its time is up.
-        assert!([1, 124, 127].contains(&finished.code()), "{files} files: {finished:?}");
-        if finished.code() == 1 {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let mut outcomes = BTreeSet::new();
+    for files in 5..=5 + 4 * workers {
+        let script =
+            format!("ulimit -n {files}; exec '{}' -q '{}'", path_of("fastpoetry").display(), science().display());
+        let (reader, its_stdout) = io::pipe().expect("a pipe");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdout(its_stdout).stderr(Stdio::piped());
+        let running = Running::start_as_is(&mut command);
+        drop(command);
+        let mut line = String::new();
+        BufReader::new(reader).read_line(&mut line).expect("stdout");
+        let serves = !line.is_empty();
+        if serves {
+            running.signal(Signal::SIGTERM);
+        }
+        let finished = running.finish();
+        if !serves {
             assert!(finished.complaint().ends_with("too many open files"), "{finished:?}");
         }
+        assert_eq!(finished.code(), i32::from(!serves), "{files} files: {finished:?}");
+        outcomes.insert(serves);
     }
+    assert_eq!(outcomes, BTreeSet::from([false, true]), "both ends of the range");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out, read_steadily,
-    run,
+    CLIENTS, PATIENCE, Running, Service, contents, eventually, large_poem, path_of, poem_file, program, read_out,
+    read_steadily, run,
 };
 use crate::schema::violations;
 
@@ -324,7 +324,7 @@ fn a_cut_at_bytes_delivers_them_all_and_no_more() {
                 assert_eq!(end, expected, "{server}");
             } else {
                 // The end may be a moment later than the bytes.
-                stream.set_read_timeout(None).expect("an option");
+                stream.set_read_timeout(Some(PATIENCE)).expect("an option");
                 let end = end.or_else(|kind| match kind {
                     io::ErrorKind::WouldBlock => stream.read(&mut buffer).map_err(|error| error.kind()),
                     kind => Err(kind),

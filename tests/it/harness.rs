@@ -22,7 +22,7 @@ pub(crate) const CLIENTS: [&str; 4] = ["get-poetry-blocking", "get-poetry-thread
 pub(crate) const CONCURRENT: [&str; 3] = ["get-poetry-threads", "get-poetry-select", "get-poetry"];
 
 /// Nothing a test does takes so long on any machine; a program that is still there then hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What something healthy gets beside something that has to time out: longer than a busy machine stops for.
 pub(crate) const LIMIT: &str = "2s";
@@ -282,7 +282,7 @@ impl Service {
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).expect("a server")
+        connect(self.address).expect("a server")
     }
 
     /// Fetches the poem as the plainest of clients does.
@@ -322,9 +322,16 @@ pub(crate) fn address(line: &str) -> SocketAddr {
     address.parse().unwrap_or_else(|_| panic!("no address line: {line:?}"))
 }
 
+/// Connects, with a limit to each read.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 /// Fetches a poem as the plainest of clients does.
 pub(crate) fn fetch(address: SocketAddr) -> io::Result<Vec<u8>> {
-    read_out(TcpStream::connect(address)?)
+    read_out(connect(address)?)
 }
 
 /// A server inside the test, which does with each connection what the test says.

@@ -203,10 +203,10 @@ fn while_its_report_waits_for_a_reader() {
 fn stopped_and_continued_again_and_again_a_wait_still_has_its_limit() {
     let full = FullQueue::new();
     let silent = Server::start(|_, stream| drop(read_out(stream)));
-    let limits = ["--connect-timeout", "400ms", "--idle-timeout", "400ms"];
-    for (port, phase) in [(&full.port, "connection"), (&silent.port(), "byte")] {
+    let phases = [(&full.port, "--connect-timeout", "connection"), (&silent.port(), "--idle-timeout", "byte")];
+    for (port, limit, phase) in phases {
         with_every_client(|client| {
-            let running = Running::start(program(client).args(limits).arg(port));
+            let running = Running::start(program(client).args([limit, "400ms", port]));
             running.hear("get poetry from");
             eventually("its end", || {
                 running.signal(Signal::SIGSTOP);

@@ -17,23 +17,26 @@ use crate::harness::{
 #[test]
 fn poems_come_out_whole_in_order_of_completion() {
     for client in CONCURRENT {
-        // Both have sent a half before either goes on; then the second is over before the first goes on.
-        let (half, second_is_over) = (Arc::new(Barrier::new(2)), mpsc::channel());
-        let (over, wait_for_second) = (second_is_over.0, Mutex::new(second_is_over.1));
+        // Both have sent a half before either goes on; then the second is told of before the first goes on.
+        let half = Arc::new(Barrier::new(2));
         let at_half = Arc::clone(&half);
+        let (go_on, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
         let first = Server::start(move |_, mut stream| {
             stream.write_all(b"one, ").expect("a client");
             at_half.wait();
-            wait_for_second.lock().expect("lock").recv().expect("the second");
+            wait.lock().expect("lock").recv().expect("the test");
             send_whole(stream, b"still one\n");
         });
         let second = Server::start(move |_, mut stream| {
             stream.write_all(b"two, ").expect("a client");
             half.wait();
             send_whole(stream, b"still two\n");
-            over.send(()).expect("the first");
         });
-        let finished = run(client, [first.port(), second.port()]);
+        let running = Running::start(program(client).args([first.port(), second.port()]));
+        running.hear("Task 2: got 15 bytes");
+        go_on.send(()).expect("the first");
+        let finished = running.finish();
         assert_eq!(finished.stdout, b"two, still two\none, still one\n", "{finished:?}");
     }
 }

@@ -452,7 +452,7 @@ fn activated(listener: &TcpListener, args: &[&str]) -> Command {
 
 #[test]
 fn an_upgrade_by_socket_activation_loses_no_client() {
-    let place = Place::new();
+    let (place, late_place) = (Place::new(), Place::new());
     let poem = place.write("poem.txt", &"a".repeat(100));
     let listener = listener(4096);
     let address = listener.local_addr().expect("bound");
@@ -464,9 +464,12 @@ fn an_upgrade_by_socket_activation_loses_no_client() {
     let new = Service::start(&mut activated(&listener, &args));
     assert_eq!(new.line, old.line);
     old.signal(Signal::SIGTERM);
+    let late_clients = a_thousand_clients(&late_place, "100", address.port().to_string());
     let old = old.finish();
-    let report = report(&place, &clients.finish());
-    assert_eq!((&report["ok"], &report["failed"]), (&1_000.into(), &0.into()));
+    for (place, clients) in [(&place, clients), (&late_place, late_clients)] {
+        let report = report(place, &clients.finish());
+        assert_eq!((&report["ok"], &report["failed"]), (&1_000.into(), &0.into()));
+    }
     let served = |finished: Finished| -> u32 {
         assert_eq!(finished.code(), 0);
         let stopped = finished.stderr.lines().last().expect("a line");
@@ -477,7 +480,7 @@ fn an_upgrade_by_socket_activation_loses_no_client() {
     };
     let (old, new) = (served(old), served(new.stop()));
     assert!(old > 0 && new > 0, "{old} and {new}");
-    assert_eq!(old + new, 1_000);
+    assert_eq!(old + new, 2_000);
 }
 
 // A file of services.
@@ -948,9 +951,15 @@ fn the_watchdog_hears_again_and_again_that_it_is_alive() {
     let mut command = poetryd(&["transformedpoetry"]);
     command.env("NOTIFY_SOCKET", manager.place.path("notify")).env("WATCHDOG_USEC", "200000");
     let service = Service::start(command.env_remove("WATCHDOG_PID"));
-    let mut heard: Vec<String> = (0..5).map(|_| manager.hear()).collect();
-    heard.sort();
-    assert_eq!(heard, ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"]);
+    let (mut ready, mut alive) = (0, 0);
+    while ready == 0 || alive < 3 {
+        match manager.hear().as_str() {
+            "READY=1\n" => ready += 1,
+            "WATCHDOG=1\n" => alive += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(ready, 1);
     assert_eq!(service.stop().code(), 0);
 }
 
@@ -1104,7 +1113,9 @@ fn with_too_few_descriptors_it_says_so_or_serves() {
     let place = Place::new();
     let config = place.write("c.toml", &format!("[[fastpoetry]]\nfile = '{}'\n", poem()).repeat(3));
     let mut outcomes = BTreeSet::new();
-    for descriptors in (12..=60).step_by(4) {
+    // Each service needs some for each of its workers.
+    let plenty = 36 + 12 * thread::available_parallelism().map_or(1, usize::from);
+    for descriptors in (0..=12).map(|part| 12 + (plenty - 12) * part / 12) {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -n $0; exec \"$@\"", &descriptors.to_string()]).arg(path_of("poetryd"));
         command.args(["--daemon", "--pid-file", &place.word("pid"), "--log-file", &place.word("log")]);

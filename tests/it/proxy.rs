@@ -250,9 +250,9 @@ fn an_upstream_that_is_not_there_resets_its_clients_until_it_is() {
 #[test]
 fn a_silent_upstream_is_given_up() {
     let upstream = Upstream::start();
-    let proxy = proxy(&upstream.server.port(), &["--upstream-timeout", "200ms"]);
+    let proxy = proxy(&upstream.server.port(), &["--upstream-timeout", LIMIT]);
     assert!(is_reset(&read_out(half_way(&proxy))));
-    proxy.hear("upstream: no byte for 200ms");
+    proxy.hear(&format!("upstream: no byte for {LIMIT}"));
     let full = crate::harness::FullQueue::new();
     let proxy = self::proxy(&full.port, &["--upstream-timeout", "200ms"]);
     assert!(is_reset(&proxy.fetch()));
