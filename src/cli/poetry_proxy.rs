@@ -162,14 +162,16 @@ impl Server for ProxyServer {
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         const ANSWERS: Metric = counter("poetry_proxy_answers_total", "Clients by how they were answered.");
         const FETCHES: Metric = counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
-        const FAILED: Metric = counter("poetry_proxy_fetches_failed_total", "Fetches from upstream that failed.");
+        const ENDED: Metric = counter("poetry_proxy_fetches_ended_total", "Fetches from upstream by outcome.");
         const CACHED: Metric = gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
         serving::add_counts(page, labels, self.counts());
         for (answer, count) in self.answers() {
             page.add(ANSWERS, &[labels, &[("answer", answer)]].concat(), count);
         }
         page.add(FETCHES, labels, self.fetches());
-        page.add(FAILED, labels, self.failed_fetches());
+        for (outcome, count) in self.ended_fetches() {
+            page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
+        }
         page.add(CACHED, labels, self.cached_bytes() as u64);
     }
 }

@@ -161,7 +161,7 @@ pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, server: Arc<H>, limits: 
 pub fn add_counts(page: &mut Page, labels: &[(&str, &str)], counts: &Counts) {
     const CLIENTS: Metric = gauge("poetry_clients", "Clients connected now.");
     const ACCEPTED: Metric = counter("poetry_clients_accepted_total", "Clients accepted.");
-    const ENDED: Metric = counter("poetry_clients_ended_total", "Clients by outcome: all was sent, or they were lost.");
+    const ENDED: Metric = counter("poetry_clients_ended_total", "Clients by outcome: served as planned, or lost.");
     const BYTES: Metric = counter("poetry_sent_bytes_total", "Bytes sent to clients.");
     page.add(CLIENTS, labels, counts.connected());
     page.add(ACCEPTED, labels, counts.accepted());

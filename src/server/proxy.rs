@@ -95,7 +95,9 @@ struct Totals {
     by_role: [AtomicU64; 4],
     aborts: AtomicU64,
     fetches: AtomicU64,
-    failed_fetches: AtomicU64,
+    complete: AtomicU64,
+    failed: AtomicU64,
+    canceled: AtomicU64,
 }
 
 /// What a client is to the cache.
@@ -156,7 +158,8 @@ impl ProxyServer {
     /// All that has been done so far, in a line.
     pub fn totals(&self) -> String {
         let [hits, misses, joins, stale, aborts] = self.answers().map(|(_, count)| count);
-        let (fetches, failed, bytes) = (self.fetches(), self.failed_fetches(), self.shared.counts.bytes());
+        let (fetches, failed, bytes) =
+            (self.fetches(), self.shared.totals.failed.load(Relaxed), self.shared.counts.bytes());
         let cached = self.cached_bytes();
         format!(
             "{hits} hits, {misses} misses, {joins} joins, {stale} stale, {aborts} aborts; {fetches} fetches, {failed} failed; \
@@ -181,9 +184,11 @@ impl ProxyServer {
         self.shared.totals.fetches.load(Relaxed)
     }
 
-    /// Fetches that failed.
-    pub fn failed_fetches(&self) -> u64 {
-        self.shared.totals.failed_fetches.load(Relaxed)
+    /// How many fetches ended in which way, by name.
+    pub fn ended_fetches(&self) -> [(&'static str, u64); 3] {
+        let Totals { complete, failed, canceled, .. } = &self.shared.totals;
+        [("complete", complete), ("failed", failed), ("canceled", canceled)]
+            .map(|(outcome, count)| (outcome, count.load(Relaxed)))
     }
 
     /// Bytes in the cache.
@@ -227,15 +232,20 @@ impl Shared {
             let upstream = &shared.config.upstream;
             let result = fetch(&shared.config, &writer).await;
             let kept = shared.ended(&writer, &result);
+            let Totals { complete, failed, canceled, .. } = &shared.totals;
             match result {
                 Ok(()) => {
+                    complete.fetch_add(1, Relaxed);
                     let kept = if kept { "" } else { ", too long to be kept" };
                     let (shared_by, time) = (writer.joined(), human(start.elapsed()));
                     info!(%upstream, shared_by, "Fetched the poem from {upstream} in {time} for {shared_by}{kept}");
                 }
-                Err(FetchError::Abandoned) => info!(%upstream, "Canceling poem download"),
+                Err(FetchError::Abandoned) => {
+                    canceled.fetch_add(1, Relaxed);
+                    info!(%upstream, "Canceling poem download");
+                }
                 Err(why) => {
-                    shared.totals.failed_fetches.fetch_add(1, Relaxed);
+                    failed.fetch_add(1, Relaxed);
                     warn!(%upstream, "Cannot fetch the poem from {upstream}: {why}");
                 }
             }

@@ -546,16 +546,18 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
         if elsewhere.contains(&name) {
             continue;
         }
-        let needed = match name {
-            "cut" => "# cut-at",
-            "jitter" => "# rate",
-            "stale-while-revalidate" | "stale-if-error" => "# ttl",
-            _ => "none",
+        let needed: &[&str] = match name {
+            "cut" => &["# cut-at"],
+            "jitter" => &["# rate"],
+            "seed" => &["# rate", "# jitter"],
+            "stale-while-revalidate" | "stale-if-error" => &["# ttl"],
+            _ => &[],
         };
-        let uncomment = |(at, line): (usize, &&str)| match at == number || line.starts_with(needed) {
-            true => line[2..].to_owned(),
-            false => (*line).to_owned(),
-        };
+        let uncomment =
+            |(at, line): (usize, &&str)| match at == number || needed.iter().any(|needed| line.starts_with(needed)) {
+                true => line[2..].to_owned(),
+                false => (*line).to_owned(),
+            };
         let lines: Vec<String> = lines.iter().enumerate().map(uncomment).collect();
         let path = place.path(&format!("{name}.toml"));
         fs::write(&path, lines.join("\n")).expect("written");
@@ -817,7 +819,9 @@ fn metrics_are_what_has_happened() {
             ("proxy_answers_total", ",answer=\"stale\"", 0),
             ("proxy_answers_total", ",answer=\"abort\"", 0),
             ("proxy_fetches_total", "", 1),
-            ("proxy_fetches_failed_total", "", 0),
+            ("proxy_fetches_ended_total", ",outcome=\"complete\"", 1),
+            ("proxy_fetches_ended_total", ",outcome=\"failed\"", 0),
+            ("proxy_fetches_ended_total", ",outcome=\"canceled\"", 0),
             ("proxy_cached_bytes", "", 11),
         ],
     );
