@@ -215,8 +215,7 @@ impl FaultArgs {
         }
     }
 
-    /// How a server of this poem is to treat its clients. Begins the recording, if there is to be one, so that whatever
-    /// else can fail should have been tried before.
+    /// How a server of this poem is to treat its clients. Opens the recording, if there is to be one.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), or the recording cannot be written.
@@ -226,7 +225,7 @@ impl FaultArgs {
         let recorder = self
             .record
             .as_ref()
-            .map(|path| Recorder::create(path).map_err(|error| Error::cannot("write", path.display(), &error)));
+            .map(|path| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error)));
         Ok(Conduct::new(plan, recorder.transpose()?))
     }
 

@@ -110,6 +110,7 @@ fn run(args: Args) -> Result<u8, Error> {
     }
     let server =
         SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
+    server.conduct.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     announce(&serving, address(std::slice::from_ref(&listener))?)?;
     let stopper = Stopper::new(listener);
     stop_on(signals, args.patience.grace, stopper.clone())

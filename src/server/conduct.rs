@@ -1,5 +1,6 @@
 //! How a poem server treats its clients, as planned, and what it really did.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -33,6 +34,14 @@ impl Conduct {
     /// Treats connections as planned, and records what happens to them, if there is a recorder.
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Self {
         Self { plan, recorder: recorder.map(Arc::new), connections: AtomicU64::new(0) }
+    }
+
+    /// To be called before the first client: begins the recording, if there is to be one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn start(&self) -> io::Result<()> {
+        self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.start())
     }
 
     /// Whether everything that happened is recorded, if it should be.

@@ -92,6 +92,10 @@ impl Handler for FastServer {
         &self.counts
     }
 
+    fn start(&self) -> io::Result<()> {
+        self.conduct.start()
+    }
+
     fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
         let now = Instant::now();
         let mut turn = self.conduct.begin(&peer, self.poem(), now);

@@ -27,20 +27,32 @@ struct Open {
 }
 
 impl Recorder {
-    /// Begins a new recording in this file.
+    /// Opens a file for a new recording. What is in it stays until the recording [starts](Self::start), so that a server
+    /// that cannot start for another reason has not lost it.
     ///
     /// # Errors
-    /// It cannot be written, or another server writes it (flock(2)).
-    pub fn create(path: &Path) -> io::Result<Self> {
+    /// It cannot be opened for writing, or another server writes it (flock(2)).
+    pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         if file.metadata()?.is_file() {
             match file.try_lock() {
-                Ok(()) => file.set_len(0)?,
+                Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(io::Error::other("another server records into it")),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
         Ok(Self { path: path.to_owned(), open: Mutex::new(Some(Open { file, size: 0 })) })
+    }
+
+    /// Begins the recording: from now on the file is empty but for what is [written](Self::write).
+    ///
+    /// # Errors
+    /// The file cannot be emptied.
+    pub(super) fn start(&self) -> io::Result<()> {
+        match lock(&self.open).as_ref() {
+            Some(Open { file, .. }) if file.metadata()?.is_file() => file.set_len(0),
+            _ => Ok(()),
+        }
     }
 
     /// The time of day at a moment that is past, for an entry.

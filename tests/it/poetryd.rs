@@ -1200,6 +1200,16 @@ fn name(task: &Path) -> String {
 }
 
 #[test]
+fn a_start_that_fails_leaves_recordings_as_they_are() {
+    let place = Place::new();
+    let record = place.write("record", "precious");
+    let table = |record: &str| format!("[[fastpoetry]]\nfile = '{}'\nrecord = '{record}'\n", poem());
+    let config = place.write("c.toml", &(table(&record) + &table(&place.word("missing/record"))));
+    assert_eq!(finish(&mut poetryd(&["--config", &config])).code(), 1);
+    assert_eq!(fs::read(&record).expect("read"), b"precious");
+}
+
+#[test]
 fn one_recording_is_for_one_server() {
     let place = Place::new();
     let table = format!("[[fastpoetry]]\nfile = '{}'\nrecord = '{}'\n", poem(), place.word("record"));
