@@ -263,11 +263,12 @@ impl Plan {
         };
         let open = || {
             let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
-            let log = LogFile::open(path, size, log_keep.unwrap_or(KEEP))?;
+            let keep = log_keep.unwrap_or(KEEP);
+            let log = match &self.identity {
+                Some(identity) => LogFile::open_for(path, size, keep, identity.uid(), identity.gid())?,
+                None => LogFile::open(path, size, keep)?,
+            };
             log.set_json(logs.format() == LogFormat::Json);
-            if let Some(identity) = &self.identity {
-                log.give_to(identity.uid(), identity.gid())?;
-            }
             Ok(log)
         };
         let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
