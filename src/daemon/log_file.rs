@@ -302,11 +302,9 @@ impl Links {
 }
 
 fn open(path: &Path, links: Links) -> io::Result<File> {
-    links.options().create(true).open(path).map_err(|error| {
-        match (links, Errno::from_raw(error.raw_os_error().unwrap_or(0))) {
-            (Links::Refuse, Errno::ELOOP) => io::Error::other("it is a symbolic link"),
-            _ => error,
-        }
+    links.options().create(true).open(path).map_err(|error| match links {
+        Links::Refuse if error.raw_os_error() == Some(Errno::ELOOP as i32) => io::Error::other("it is a symbolic link"),
+        _ => error,
     })
 }
 

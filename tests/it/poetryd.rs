@@ -240,7 +240,7 @@ fn what_cannot_start_in_the_background_says_why_and_leaves_nothing() {
         let finished = finish(poetryd(&["--daemon", "--pid-file", &pid]).args(args));
         refused(&finished, 1, &complaint);
         assert_eq!(place.processes(), [0; 0], "{complaint}");
-        assert!(!place.path("pid").exists(), "{complaint}");
+        assert!(!place.path("pid").exists() && !place.path("log").exists(), "{complaint}");
     }
 }
 
@@ -248,10 +248,20 @@ fn what_cannot_start_in_the_background_says_why_and_leaves_nothing() {
 fn a_second_service_in_the_background_is_told_who_has_the_pid_file() {
     let place = Place::new();
     let (started, service) = place.start(&["fastpoetry", &poem()]);
-    let finished = run("poetryd", ["--daemon", "--pid-file", &place.word("pid"), "fastpoetry", &poem()]);
+    let word = |name| place.word(name);
+    let log = fs::metadata(word("log")).expect("a log");
+    // Of root's, a second start could even change the owner.
+    let user = if is_root() { &["--user", "nobody"][..] } else { &[] };
+    let args = ["--daemon", "--pid-file", &word("pid"), "--log-file", &word("log")];
+    let finished = finish(poetryd(&args).args(user).args(["fastpoetry", &poem()]));
     refused(&finished, 1, &format!("pid file {}: locked by process {}", place.word("pid"), service.pid));
     assert_eq!(place.processes(), [service.pid]);
     assert_eq!(place.read("pid"), format!("{}\n", service.pid));
+    let now = fs::metadata(word("log")).expect("still there");
+    assert_eq!((now.ino(), now.len(), now.uid()), (log.ino(), log.len(), log.uid()));
+    let others = ["--daemon", "--pid-file", &word("pid"), "--log-file", &word("other"), "fastpoetry", &poem()];
+    assert_eq!(run("poetryd", others).code(), 1);
+    assert!(!place.path("other").exists());
     let address = address(&String::from_utf8_lossy(&started.stdout));
     assert_eq!(fetch(address).expect("the first one goes on"), text());
     service.stop();

@@ -219,22 +219,38 @@ impl Plan {
             return Err(Error::failure("cannot become another user: only root can"));
         }
         open_files::raise_limit();
-        let log = self.open_log()?;
         // From now on signals are kept back until there is somebody to hear them. A limit of file sizes must cost lines of
         // the log, not the service.
         let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
-        let pid_file = pid_file.transpose()?;
+        let _pid_file = pid_file.transpose()?;
+        // Not before: as long as another process has the pid file, its log is not ours.
+        let log = self.open_log()?;
+        self.serve(signals, &mut inherited, log.clone(), detached).inspect_err(|_| {
+            if let Some(log) = log {
+                log.take_back();
+            }
+        })
+    }
+
+    fn serve(
+        self,
+        signals: Signals,
+        inherited: &mut Vec<TcpListener>,
+        log: Option<LogFile>,
+        detached: Option<Detached>,
+    ) -> Result<u8, Error> {
         // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
         let mut bound = Vec::new();
         for (place, service) in &self.services {
-            bound.push(self.bind(service.as_ref(), &mut inherited).map_err(|error| error.after(place))?);
+            bound.push(self.bind(service.as_ref(), inherited).map_err(|error| error.after(place))?);
         }
-        let metrics = self.options.metrics.as_ref().map(|listen| {
-            bind(listen, 1, &mut inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
-        });
+        let metrics =
+            self.options.metrics.as_ref().map(|listen| {
+                bind(listen, 1, inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
+            });
         let metrics = metrics.transpose()?;
         if let Some(address) = inherited.first().and_then(|listener| listener.local_addr().ok()) {
             return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
@@ -248,9 +264,7 @@ impl Plan {
         }
         // From here on there are threads.
         let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
-        let status = service.serve(signals, detached);
-        drop(pid_file);
-        status
+        service.serve(signals, detached)
     }
 
     fn open_log(&self) -> Result<Option<LogFile>, Error> {
