@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -871,6 +872,18 @@ fn whoever_asks_for_metrics_in_another_way_disturbs_nobody() {
 }
 
 #[test]
+fn the_page_of_metrics_has_its_time_to_stop_even_if_no_service_has() {
+    let service = Service::start_several(&mut poetryd(&["--metrics", "0", "transformedpoetry", "--grace", "0"]), 2);
+    let metrics = service.addresses[1];
+    let mut half = TcpStream::connect(metrics).expect("a server");
+    half.write_all(b"GET /metr").expect("sent");
+    // When the second one is answered, the first one has been accepted.
+    samples(metrics);
+    let finished = service.stop();
+    assert!(finished.stderr.contains(&format!("Stopped metrics on {metrics}: ")), "{finished:?}");
+}
+
+#[test]
 fn idle_it_is_small_and_asleep() {
     let place = Place::new();
     let text = format!(
@@ -918,6 +931,13 @@ impl Manager {
         let length = self.socket.recv(&mut message).expect("a message");
         String::from_utf8(message[..length].to_vec()).expect("text")
     }
+
+    /// That it has heard no more than it was asked for.
+    fn has_heard_all(&self) {
+        self.socket.set_nonblocking(true).expect("set");
+        assert_eq!(self.socket.recv(&mut [0]).expect_err("no more").kind(), io::ErrorKind::WouldBlock);
+        self.socket.set_nonblocking(false).expect("set");
+    }
 }
 
 #[test]
@@ -937,8 +957,59 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
     service.signal(Signal::SIGTERM);
     assert_eq!(manager.hear(), "STOPPING=1\n");
     assert_eq!(service.finish().code(), 0);
-    manager.socket.set_nonblocking(true).expect("set");
-    assert_eq!(manager.socket.recv(&mut [0]).expect_err("all was said").kind(), io::ErrorKind::WouldBlock);
+    manager.has_heard_all();
+}
+
+#[test]
+fn a_reload_during_the_start_is_nothing_to_the_service_manager() {
+    let manager = Manager::new();
+    // Where it cannot say that it listens, it does not get ready.
+    let (mut reader, mut full) = io::pipe().expect("a pipe");
+    let capacity = fcntl(&full, FcntlArg::F_GETPIPE_SZ).expect("a pipe");
+    let mut stuffing = vec![b'x'; usize::try_from(capacity).expect("a size")];
+    full.write_all(&stuffing).expect("written");
+    let mut command = poetryd(&["--pid-file", &manager.place.word("pid"), "transformedpoetry"]);
+    command.env("NOTIFY_SOCKET", manager.place.path("notify")).stdout(full).stderr(Stdio::piped());
+    let service = Running::start_as_is(&mut command);
+    eventually("the pid", || manager.place.read("pid").ends_with('\n'));
+    for _ in 0..2 {
+        service.signal(Signal::SIGHUP);
+        service.hear("Reloaded");
+    }
+    manager.has_heard_all();
+    reader.read_exact(&mut stuffing).expect("read");
+    assert_eq!(manager.hear(), "READY=1\n");
+    service.signal(Signal::SIGTERM);
+    assert_eq!(manager.hear(), "STOPPING=1\n");
+    assert_eq!(service.finish().code(), 0);
+    manager.has_heard_all();
+}
+
+#[test]
+fn a_reload_that_ends_after_the_stop_is_nothing_to_the_service_manager() {
+    let manager = Manager::new();
+    let poem = manager.place.write("poem", "a poem");
+    let mut command = poetryd(&["fastpoetry", "--num-bytes", "1", "--delay", "1h", "--grace", "1h", &poem]);
+    let service = Service::start(command.env("NOTIFY_SOCKET", manager.place.path("notify")));
+    assert_eq!(manager.hear(), "READY=1\n");
+    // It holds up the end.
+    let mut client = service.connect();
+    client.read_exact(&mut [0]).expect("a poem");
+    fs::remove_file(&poem).expect("removed");
+    nix::unistd::mkfifo(Path::new(&poem), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    service.signal(Signal::SIGHUP);
+    assert!(manager.hear().starts_with("RELOADING=1\n"));
+    service.signal(Signal::SIGTERM);
+    assert_eq!(manager.hear(), "STOPPING=1\n");
+    fs::write(&poem, "another poem").expect("written");
+    service.hear("Reloaded");
+    // When this one is heard of, all of the first one is over.
+    service.signal(Signal::SIGHUP);
+    fs::write(&poem, "another poem").expect("written");
+    service.hear("Reloaded");
+    manager.has_heard_all();
+    reset(client);
+    assert_eq!(service.finish().code(), 0);
 }
 
 #[test]
@@ -948,8 +1019,7 @@ fn what_cannot_say_where_it_listens_is_not_ready() {
     let mut command = poetryd(&["transformedpoetry"]);
     command.env("NOTIFY_SOCKET", manager.place.path("notify")).stdout(full).stderr(Stdio::piped());
     refused(&Running::start_as_is(&mut command).finish(), 1, "cannot write stdout: no space left on device");
-    manager.socket.set_nonblocking(true).expect("set");
-    assert_eq!(manager.socket.recv(&mut [0]).expect_err("not ready").kind(), io::ErrorKind::WouldBlock);
+    manager.has_heard_all();
 }
 
 #[test]
