@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -609,6 +609,17 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
             "5: port: 7 is that of the service in line 1, too",
         ),
         (
+            format!("{fast}port = 7\n[[transformedpoetry]]\niface = '127.0.0.1'\nport = 7\n"),
+            2,
+            "6: port: 7 is that of the service in line 1, too",
+        ),
+        (
+            format!("{fast}port = 7\niface = '::'\n[[poetry-proxy]]\nupstream = 1\nport = 7\niface = '[::1]'\n"),
+            2,
+            "7: port: 7 is that of the service in line 1, too",
+        ),
+        (format!("metrics = '0.0.0.0:7'\n{fast}port = 7\n"), 2, "1: metrics: 7 is that of the service in line 2, too"),
+        (
             "[[fastpoetry]]\nfile = \"none.txt\"\n".to_owned(),
             1,
             &format!("2: file: cannot serve {none}: no such file or directory"),
@@ -647,6 +658,15 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
             assert!(said.starts_with(&format!("poetryd: {file}:{complaint}")), "{text}: {said}");
             assert_eq!((finished.code(), finished.stdout.len()), (code, 0), "{text}: {said}");
         }
+    }
+    for text in [
+        format!("metrics = 8\n{fast}port = 7\n[[transformedpoetry]]\nport = 7\niface = '127.0.0.2'\n"),
+        format!("{fast}port = 7\niface = '0.0.0.0'\n[[transformedpoetry]]\nport = 7\niface = '::1'\n"),
+        format!("metrics = 0\n{fast}port = 0\n[[transformedpoetry]]\nport = 0\n"),
+    ] {
+        place.write("poetry.toml", &text);
+        let finished = run("poetryd", ["--check", "--config", &file]);
+        assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{text}");
     }
     let missing = run("poetryd", ["--config", &none]);
     refused(&missing, 1, &format!("cannot read {none}: no such file or directory"));
@@ -1272,8 +1292,20 @@ fn one_recording_is_for_one_server() {
     let finished = finish(&mut poetryd(&["--config", &config]));
     let why = format!("{config}:4: fastpoetry: cannot write {}: another server records into it", place.word("record"));
     refused_at_the_end(&finished, &why);
-    let both = ["--pid-file", "x", "--log-file", "x", "fastpoetry", &poem()];
-    refused(&finish(&mut poetryd(&both)), 2, "x cannot be pid file and log file");
+}
+
+#[test]
+fn the_pid_file_is_not_the_log_file_however_it_is_spelled() {
+    let place = Place::new();
+    place.write("there", "");
+    symlink("there", place.path("link")).expect("a link");
+    for (pid_file, log_file) in [("x", "x"), ("x", "./x"), ("x", &place.word("x")), ("there", "link")] {
+        let args = ["--pid-file", pid_file, "--log-file", log_file, "transformedpoetry"];
+        let finished = finish(poetryd(&args).current_dir(place.path("")));
+        refused(&finished, 2, &format!("{pid_file} cannot be pid file and log file"));
+    }
+    let args = ["--check", "--pid-file", "there", "--log-file", "x", "transformedpoetry"];
+    assert_eq!(finish(poetryd(&args).current_dir(place.path(""))).code(), 0);
 }
 
 /// As [`refused`], among what the log says.

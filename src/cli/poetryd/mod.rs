@@ -4,9 +4,11 @@ mod config;
 mod running;
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::panic;
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -203,7 +205,7 @@ impl Plan {
             (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
         };
         if let (Some(pid_file), Some(log_file)) = (&options.pid_file, &options.log_file)
-            && pid_file == log_file
+            && is_same_file(pid_file, log_file)
         {
             return Err(Error::usage(format!("{} cannot be pid file and log file", pid_file.display())));
         }
@@ -330,6 +332,13 @@ fn bind(
         Some(found) => ListenArgs::adopt(&inherited.remove(found), workers),
         None => new(),
     }
+}
+
+/// Whether these are one file, however its name is spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let absolute = |path| path::absolute(path).ok();
+    absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 fn privileges(error: &crate::daemon::privileges::Error) -> Error {
