@@ -47,6 +47,9 @@ check_syntax() { # check_syntax SHELL FILE: as far as that shell is here
 try 2 --prefx /nowhere
 try 2 --prefix
 try 2 --prefix --uninstall
+for odd in ' ' % \" \' \\; do
+    try 2 --prefix "$prefix/${odd}x"
+done
 try 1 --prefix "$prefix" --uninstall
 
 DESTDIR=$work/stage try 0 --prefix "$prefix"

@@ -59,6 +59,9 @@ if [ -n "$uninstall" ]; then
     exit
 fi
 
+# A unit names the program, and to systemd these are not letters of a name; see systemd.syntax(7), systemd.unit(5).
+[[ $prefix != *[[:space:][:cntrl:]%\"\'\\]* ]] || fail 2 "no unit can name a directory with a blank, %, quote or backslash"
+
 cd "$(dirname "$0")/.."
 if [ -n "$build" ]; then
     command -v cargo >/dev/null || fail 1 "there is no cargo on the PATH; build as somebody who has it, then --no-build"

@@ -7,11 +7,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{self, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
@@ -31,6 +32,9 @@ pub struct LogFile(Arc<Mutex<State>>);
 struct State {
     path: PathBuf,
     file: File,
+    links: Links,
+    /// Whether it was made when it was opened first.
+    is_new: bool,
     /// As far as we know: others may truncate it.
     size: u64,
     max_size: Option<u64>,
@@ -57,12 +61,38 @@ impl LogFile {
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path, max_size: Option<u64>, keep: usize) -> io::Result<Self> {
+        Self::open_with(path, max_size, keep, Links::Follow)
+    }
+
+    /// The same by root, for a process that will be another user's: the file is given to that user and group, who can
+    /// then open it again.
+    ///
+    /// Whoever may write to its directory may have put anything there, so that neither a symbolic link, now or later,
+    /// nor a file with a second name (a hard link) is taken. A character device, such as /dev/null, stays whose it is.
+    /// The directories above it are trusted.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is something else than these, or it is not allowed to give it away.
+    pub fn open_for(path: &Path, max_size: Option<u64>, keep: usize, uid: u32, gid: u32) -> io::Result<Self> {
+        let log = Self::open_with(path, max_size, keep, Links::Refuse)?;
+        let given = give_to(&lock(&log.0).file, uid, gid);
+        given.inspect_err(|_| log.take_back())?;
+        Ok(log)
+    }
+
+    fn open_with(path: &Path, max_size: Option<u64>, keep: usize, links: Links) -> io::Result<Self> {
         // The process may change its directory before it opens the file again.
         let path = path::absolute(path)?;
-        let file = open(&path)?;
+        // Without a file of its own the second try says why.
+        let (file, is_new) = match links.options().create_new(true).open(&path) {
+            Ok(file) => (file, true),
+            Err(_) => (open(&path, links)?, false),
+        };
         let mut state = State {
             path,
             file,
+            links,
+            is_new,
             size: 0,
             max_size,
             keep,
@@ -83,12 +113,14 @@ impl LogFile {
         lock(&self.0).is_json = is_json;
     }
 
-    /// Gives the file to a user and a group, who can then open it again. To be called while that is allowed.
-    ///
-    /// # Errors
-    /// It is not allowed.
-    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
-        fchown(&lock(&self.0).file, Some(uid), Some(gid))
+    /// Removes the file if [`open`](Self::open) has made it and nothing is in it, as far as that is allowed: for a start
+    /// that has failed.
+    pub fn take_back(&self) {
+        let state = lock(&self.0);
+        let is_empty = || state.file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+        if state.is_new && is_empty() && is_at(&state.file, &state.path) {
+            let _ = fs::remove_file(&state.path);
+        }
     }
 
     /// Goes on in the file that has the name now, after logrotate(8) has moved the old one, or in a new one.
@@ -97,7 +129,7 @@ impl LogFile {
     /// It cannot be opened: the old one is kept.
     pub fn reopen(&self) -> io::Result<()> {
         let mut state = lock(&self.0);
-        state.file = open(&state.path)?;
+        state.file = open(&state.path, state.links)?;
         state.begin()
     }
 }
@@ -128,7 +160,7 @@ impl State {
         let metadata = self.file.metadata()?;
         self.size = metadata.len();
         self.rotate_at = self.max_size.filter(|_| metadata.is_file());
-        self.torn = metadata.is_file() && ends_within_a_line(&self.path, self.size).unwrap_or(false);
+        self.torn = metadata.is_file() && ends_within_a_line(&self.path, self.links, self.size).unwrap_or(false);
         Ok(())
     }
 
@@ -199,14 +231,14 @@ impl State {
     fn rotate(&mut self) -> io::Result<()> {
         if !is_at(&self.file, &self.path) {
             // Others have moved it away.
-            self.file = open(&self.path)?;
+            self.file = open(&self.path, self.links)?;
         } else if self.keep == 0 {
             self.file.set_len(0)?;
         } else {
             let first = self.numbered(1);
             self.make_room()?;
             fs::rename(&self.path, &first)?;
-            self.file = open(&self.path).inspect_err(|_| {
+            self.file = open(&self.path, self.links).inspect_err(|_| {
                 let _ = fs::rename(&first, &self.path);
             })?;
         }
@@ -243,17 +275,60 @@ impl State {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    // A service has no terminal, not even if its log is one; and it waits for nobody who reads its log from a pipe.
-    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)
+/// What becomes of a symbolic link in the place of the file.
+#[derive(Debug, Clone, Copy)]
+enum Links {
+    Follow,
+    Refuse,
+}
+
+impl Links {
+    fn flags(self) -> i32 {
+        // A service has no terminal, not even if its log is one; and it waits for nobody who reads its log from a pipe.
+        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        match self {
+            Self::Follow => flags,
+            Self::Refuse => flags | OFlag::O_NOFOLLOW,
+        }
+        .bits()
+    }
+
+    /// For appending.
+    fn options(self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.append(true).mode(MODE).custom_flags(self.flags());
+        options
+    }
+}
+
+fn open(path: &Path, links: Links) -> io::Result<File> {
+    links.options().create(true).open(path).map_err(|error| match links {
+        Links::Refuse if error.raw_os_error() == Some(Errno::ELOOP as i32) => io::Error::other("it is a symbolic link"),
+        _ => error,
+    })
+}
+
+/// See [`LogFile::open_for`].
+fn give_to(file: &File, uid: u32, gid: u32) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let kind = metadata.file_type();
+    if kind.is_char_device() {
+        return Ok(());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other("it is neither a regular file nor a character device"));
+    }
+    if metadata.nlink() != 1 {
+        return Err(io::Error::other("it has another name, too (a hard link)"));
+    }
+    fchown(file, Some(uid), Some(gid))
 }
 
 /// Whether a file of this size ends in the middle of a line: after a full disk, or a sudden end.
-fn ends_within_a_line(path: &Path, size: u64) -> io::Result<bool> {
+fn ends_within_a_line(path: &Path, links: Links, size: u64) -> io::Result<bool> {
     let Some(last) = size.checked_sub(1) else { return Ok(false) };
     let mut byte = [0];
-    File::open(path)?.read_exact_at(&mut byte, last)?;
+    OpenOptions::new().read(true).custom_flags(links.flags()).open(path)?.read_exact_at(&mut byte, last)?;
     Ok(byte != *b"\n")
 }
 
@@ -541,8 +616,7 @@ mod tests {
         alone(TEST, || {
             let (directory, path) = place();
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("set");
-            let log = LogFile::open(&path, Some(4), 1).expect("opened");
-            log.give_to(65534, 65534).expect("given");
+            let log = LogFile::open_for(&path, Some(4), 1, 65534, 65534).expect("given");
             nix::unistd::seteuid(65534.into()).expect("another user");
             say(&log, "aaa\n");
             say(&log, "bbb\n");
@@ -554,6 +628,69 @@ mod tests {
             assert!(lines[1].contains("Cannot rotate this log: permission denied"), "{text}");
             assert_eq!([lines[0], lines[2], lines[3]], ["aaa", "bbb", "ccc"]);
         });
+    }
+
+    #[test]
+    fn only_a_file_that_is_nothing_else_is_given_away() {
+        const TEST: &str = "daemon::log_file::tests::only_a_file_that_is_nothing_else_is_given_away";
+        if !is_root(TEST) {
+            return;
+        }
+        let (directory, path) = place();
+        let owner = |path: &Path| fs::symlink_metadata(path).expect("there").uid();
+        let give = |path: &Path| LogFile::open_for(path, None, 0, 65534, 65534);
+        let refusal = |path: &Path| give(path).expect_err("not to be given").to_string();
+        let other = directory.path().join("other");
+        symlink(&other, &path).expect("a link");
+        assert_eq!(refusal(&path), "it is a symbolic link");
+        assert!(!exists(&other));
+        fs::write(&other, "root's\n").expect("written");
+        assert_eq!(refusal(&path), "it is a symbolic link");
+
+        fs::remove_file(&path).expect("removed");
+        fs::hard_link(&other, &path).expect("a second name");
+        assert_eq!(refusal(&path), "it has another name, too (a hard link)");
+        assert_eq!((owner(&other), read(&other).as_str()), (0, "root's\n"));
+
+        fs::remove_file(&path).expect("removed");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let _reader = OpenOptions::new().read(true).write(true).open(&path).expect("opened");
+        assert_eq!(refusal(&path), "it is neither a regular file nor a character device");
+        assert_eq!(owner(&path), 0);
+
+        let null = Path::new("/dev/null");
+        let before = owner(null);
+        give(null).expect("a device");
+        assert_eq!(owner(null), before);
+
+        fs::remove_file(&path).expect("removed");
+        let log = give(&path).expect("a new file");
+        assert_eq!(owner(&path), 65534);
+        fs::rename(&path, directory.path().join("moved")).expect("moved");
+        symlink(&other, &path).expect("a link");
+        assert_eq!(log.reopen().expect_err("a link").to_string(), "it is a symbolic link");
+    }
+
+    #[test]
+    fn a_log_of_a_start_that_failed_is_taken_back_if_it_is_new_and_empty() {
+        let (_directory, path) = place();
+        let open = || LogFile::open(&path, None, 0).expect("opened");
+        open().take_back();
+        assert!(!exists(&path));
+
+        let log = open();
+        open().take_back();
+        assert!(exists(&path), "it was there before");
+        say(&log, "why\n");
+        log.take_back();
+        assert_eq!(read(&path), "why\n");
+
+        fs::remove_file(&path).expect("removed");
+        let log = open();
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "").expect("another one");
+        log.take_back();
+        assert!(exists(&path), "it is somebody else's");
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //!
 //! 1. [`Detached::find`](detach::Detached::find): before anything is opened that a new session changes
 //! 2. [`inherited_listeners`](systemd::inherited_listeners): before other descriptors could be taken for theirs
-//! 3. [`LogFile::open`](log_file::LogFile::open), [`PidFile::create`](pid_file::PidFile::create), bind: as root, with
-//!    relative paths
+//! 3. [`PidFile::create`](pid_file::PidFile::create), [`LogFile::open`](log_file::LogFile::open), bind: as root, with
+//!    relative paths; the log only of a service that does not run already
 //! 4. [`Identity::assume`](privileges::Identity::assume): before threads are started
 //! 5. [`settle`](detach::Detached::settle): when all paths are absolute
 //! 6. [`ready`](detach::Detached::ready), [`State::Ready`](systemd::State::Ready): when every socket listens

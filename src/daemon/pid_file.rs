@@ -9,6 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{self, Path, PathBuf};
 use std::process;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
 use crate::reason::reason;
 
 /// A pid file that is ours until it is dropped.
@@ -42,13 +45,18 @@ impl PidFile {
     /// Takes the file, locks it (flock(2)) and writes the number of this process and a newline into it.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be opened, locked or written, or is no regular file.
+    /// Another process has it, or it cannot be opened, locked or written, or is no regular file. A symbolic link is none,
+    /// and neither is a file with a second name (a hard link): where others may write, it could be any file of root's.
     pub fn create(path: &Path) -> Result<Self, Error> {
         // The process may change its directory before it removes the file.
         let path = path::absolute(path)?;
         loop {
-            let file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o644);
+            let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path).map_err(|error| {
+                let is_link = error.raw_os_error() == Some(Errno::ELOOP as i32);
+                if is_link { irregular() } else { error }
+            })?;
             if let Some(mut locked) = Self::lock(&path, file)? {
                 locked.file.set_len(0)?;
                 locked.file.write_all(format!("{}\n", process::id()).as_bytes())?;
@@ -59,8 +67,10 @@ impl PidFile {
 
     /// None if the file was removed before it was locked: its last owner has just left.
     fn lock(path: &Path, file: File) -> Result<Option<Self>, Error> {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file").into());
+        let metadata = file.metadata()?;
+        // Without any name it was removed, and that is found out below.
+        if !metadata.is_file() || metadata.nlink() > 1 {
+            return Err(irregular().into());
         }
         match file.try_lock() {
             Ok(()) => Ok(names(path, &file).then(|| Self { path: path.to_owned(), file })),
@@ -86,6 +96,10 @@ impl Drop for PidFile {
     }
 }
 
+fn irregular() -> io::Error {
+    io::Error::other("not a regular file")
+}
+
 /// Whether `path` is a name of this very file.
 fn names(path: &Path, file: &File) -> bool {
     match (fs::metadata(path), file.metadata()) {
@@ -96,7 +110,7 @@ fn names(path: &Path, file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Stdio;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
@@ -229,6 +243,24 @@ mod tests {
         let error = PidFile::create(Path::new("/dev/null")).expect_err("a device");
         assert_eq!(error.to_string(), "not a regular file");
         assert!(Path::new("/dev/null").exists());
+    }
+
+    #[test]
+    fn a_name_that_leads_to_another_file_is_not_taken() {
+        let (directory, path) = place();
+        let other = directory.path().join("other");
+        fs::write(&other, "root's").expect("written");
+        let links: [fn(&Path, &Path) -> io::Result<()>; 2] = [|to, at| symlink(to, at), |to, at| fs::hard_link(to, at)];
+        for link in links {
+            link(&other, &path).expect("a link");
+            let error = PidFile::create(&path).expect_err("a link");
+            assert_eq!(error.to_string(), "not a regular file");
+            assert_eq!(fs::read_to_string(&other).expect("as it was"), "root's");
+            fs::remove_file(&path).expect("removed");
+        }
+        symlink(directory.path().join("none"), &path).expect("a link to nothing");
+        PidFile::create(&path).expect_err("a link");
+        assert!(!directory.path().join("none").exists());
     }
 
     #[test]

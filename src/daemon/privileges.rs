@@ -74,7 +74,7 @@ pub enum Error {
 
 impl Identity {
     /// Looks up a user and a group by their names or, if nobody has that name, numbers. Without a group it is the user's
-    /// own; the user's further groups come with it (initgroups(3)).
+    /// own; the user's further groups come with it (initgroups(3)), but root's, if that is one of them.
     ///
     /// # Errors
     /// They are not there, or are root's.
@@ -92,13 +92,14 @@ impl Identity {
         if gid.as_raw() == 0 {
             return Err(Error::RootGroup(group.unwrap_or("0").to_owned()));
         }
-        let groups = match user {
+        let mut groups = match user {
             Some(user) => {
                 let account = CString::new(user.name).map_err(|_| Error::NoSuchUser(name.to_owned()))?;
                 getgrouplist(&account, gid).map_err(|error| lookup(name, error))?
             }
             None => vec![gid],
         };
+        groups.retain(|group| group.as_raw() != 0);
         Ok(Self { uid, gid, groups })
     }
 
@@ -151,6 +152,9 @@ impl Identity {
         }
         if set(&call("getgroups(2)", getgroups())?) != set(&self.groups) {
             return left("the supplementary groups are others");
+        }
+        if self.groups.contains(&Gid::from_raw(0)) {
+            return left("root's group is among the supplementary groups");
         }
         let root = Uid::from_raw(0);
         if setresuid(root, root, root).is_ok() || setuid(root).is_ok() || unistd::seteuid(root).is_ok() {
@@ -374,6 +378,20 @@ mod tests {
             assert_eq!(why(), "privileges are not dropped: a group id is another one");
             setresgid(gid, gid, gid).expect("changed");
             assert_eq!(why(), "privileges are not dropped: the supplementary groups are others");
+        });
+    }
+
+    #[test]
+    fn roots_group_among_others_is_found_in_the_proof() {
+        const TEST: &str = "daemon::privileges::tests::roots_group_among_others_is_found_in_the_proof";
+        if !is_root(TEST) {
+            return;
+        }
+        alone(TEST, || {
+            let Identity { uid, gid, .. } = nobody();
+            let why = Identity { uid, gid, groups: vec![gid, Gid::from_raw(0)] }.assume().expect_err("root's");
+            let expected = "privileges are not dropped: root's group is among the supplementary groups";
+            assert_eq!(why.to_string(), expected);
         });
     }
 

@@ -63,21 +63,24 @@ pub struct Notifier {
     socket: Option<OsString>,
 }
 
+/// For a manager whose queue is full to make room: it does so within moments, unless it hangs, and then it must not hold
+/// up the service for long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 impl Notifier {
     /// The service manager that `NOTIFY_SOCKET` names.
     pub fn from_env() -> Self {
         Self { socket: env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) }
     }
 
-    /// Tells it.
+    /// Tells it, and waits up to 3 seconds for that if it is busy.
     ///
     /// # Errors
-    /// Nobody is at the socket, or its name is neither a path nor an abstract one. A service can do without.
+    /// Nobody is at the socket, or it does not read, or its name is neither a path nor an abstract one. A service can do without.
     pub fn notify(&self, state: State<'_>) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let ours = UnixDatagram::unbound()?;
-        // A manager that does not read must not hold up the service.
-        ours.set_nonblocking(true)?;
+        ours.set_write_timeout(Some(PATIENCE))?;
         ours.send_to_addr(state.message().as_bytes(), &address(socket)?).map(|_| ())
     }
 }
@@ -236,6 +239,7 @@ fn variable<T: FromStr>(name: &'static str) -> Result<Option<T>, Error> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::iter;
     use std::net::{Shutdown, TcpStream};
     use std::os::fd::AsFd;
     use std::process::{Command, Output, Stdio};
@@ -301,6 +305,31 @@ mod tests {
         let notifier = Notifier { socket: Some(format!("@{name}").into()) };
         notifier.notify(State::Ready).expect("told");
         assert_eq!(hear(&socket), "READY=1\n");
+    }
+
+    #[test]
+    fn a_manager_that_is_busy_hears_it_later() {
+        let (_directory, socket, notifier) = manager();
+        let filler = UnixDatagram::unbound().expect("a socket");
+        filler.set_nonblocking(true).expect("set");
+        let address = address(notifier.socket.as_deref().expect("a path")).expect("an address");
+        let queued = iter::repeat_with(|| filler.send_to_addr(b"x", &address)).take_while(Result::is_ok).count();
+        let (begin, begun) = mpsc::channel();
+        let telling = thread::spawn(move || {
+            begin.send(rustix::thread::gettid().as_raw_nonzero()).expect("told");
+            notifier.notify(State::Ready)
+        });
+        // Asleep, it waits for room.
+        let stat = format!("/proc/self/task/{}/stat", begun.recv().expect("begun"));
+        let sleeps = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "));
+        while !telling.is_finished() && !sleeps() {
+            thread::yield_now();
+        }
+        for _ in 0..queued {
+            assert_eq!(hear(&socket), "x");
+        }
+        assert_eq!(hear(&socket), "READY=1\n");
+        telling.join().expect("no panic").expect("told");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -240,7 +241,7 @@ fn what_cannot_start_in_the_background_says_why_and_leaves_nothing() {
         let finished = finish(poetryd(&["--daemon", "--pid-file", &pid]).args(args));
         refused(&finished, 1, &complaint);
         assert_eq!(place.processes(), [0; 0], "{complaint}");
-        assert!(!place.path("pid").exists(), "{complaint}");
+        assert!(!place.path("pid").exists() && !place.path("log").exists(), "{complaint}");
     }
 }
 
@@ -248,10 +249,20 @@ fn what_cannot_start_in_the_background_says_why_and_leaves_nothing() {
 fn a_second_service_in_the_background_is_told_who_has_the_pid_file() {
     let place = Place::new();
     let (started, service) = place.start(&["fastpoetry", &poem()]);
-    let finished = run("poetryd", ["--daemon", "--pid-file", &place.word("pid"), "fastpoetry", &poem()]);
+    let word = |name| place.word(name);
+    let log = fs::metadata(word("log")).expect("a log");
+    // Of root's, a second start could even change the owner.
+    let user = if is_root() { &["--user", "nobody"][..] } else { &[] };
+    let args = ["--daemon", "--pid-file", &word("pid"), "--log-file", &word("log")];
+    let finished = finish(poetryd(&args).args(user).args(["fastpoetry", &poem()]));
     refused(&finished, 1, &format!("pid file {}: locked by process {}", place.word("pid"), service.pid));
     assert_eq!(place.processes(), [service.pid]);
     assert_eq!(place.read("pid"), format!("{}\n", service.pid));
+    let now = fs::metadata(word("log")).expect("still there");
+    assert_eq!((now.ino(), now.len(), now.uid()), (log.ino(), log.len(), log.uid()));
+    let others = ["--daemon", "--pid-file", &word("pid"), "--log-file", &word("other"), "fastpoetry", &poem()];
+    assert_eq!(run("poetryd", others).code(), 1);
+    assert!(!place.path("other").exists());
     let address = address(&String::from_utf8_lossy(&started.stdout));
     assert_eq!(fetch(address).expect("the first one goes on"), text());
     service.stop();
@@ -603,6 +614,17 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
             "5: port: 7 is that of the service in line 1, too",
         ),
         (
+            format!("{fast}port = 7\n[[transformedpoetry]]\niface = '127.0.0.1'\nport = 7\n"),
+            2,
+            "6: port: 7 is that of the service in line 1, too",
+        ),
+        (
+            format!("{fast}port = 7\niface = '::'\n[[poetry-proxy]]\nupstream = 1\nport = 7\niface = '[::1]'\n"),
+            2,
+            "7: port: 7 is that of the service in line 1, too",
+        ),
+        (format!("metrics = '0.0.0.0:7'\n{fast}port = 7\n"), 2, "1: metrics: 7 is that of the service in line 2, too"),
+        (
             "[[fastpoetry]]\nfile = \"none.txt\"\n".to_owned(),
             1,
             &format!("2: file: cannot serve {none}: no such file or directory"),
@@ -641,6 +663,15 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
             assert!(said.starts_with(&format!("poetryd: {file}:{complaint}")), "{text}: {said}");
             assert_eq!((finished.code(), finished.stdout.len()), (code, 0), "{text}: {said}");
         }
+    }
+    for text in [
+        format!("metrics = 8\n{fast}port = 7\n[[transformedpoetry]]\nport = 7\niface = '127.0.0.2'\n"),
+        format!("{fast}port = 7\niface = '0.0.0.0'\n[[transformedpoetry]]\nport = 7\niface = '::1'\n"),
+        format!("metrics = 0\n{fast}port = 0\n[[transformedpoetry]]\nport = 0\n"),
+    ] {
+        place.write("poetry.toml", &text);
+        let finished = run("poetryd", ["--check", "--config", &file]);
+        assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{text}");
     }
     let missing = run("poetryd", ["--config", &none]);
     refused(&missing, 1, &format!("cannot read {none}: no such file or directory"));
@@ -868,6 +899,18 @@ fn whoever_asks_for_metrics_in_another_way_disturbs_nobody() {
 }
 
 #[test]
+fn the_page_of_metrics_has_its_time_to_stop_even_if_no_service_has() {
+    let service = Service::start_several(&mut poetryd(&["--metrics", "0", "transformedpoetry", "--grace", "0"]), 2);
+    let metrics = service.addresses[1];
+    let mut half = TcpStream::connect(metrics).expect("a server");
+    half.write_all(b"GET /metr").expect("sent");
+    // When the second one is answered, the first one has been accepted.
+    samples(metrics);
+    let finished = service.stop();
+    assert!(finished.stderr.contains(&format!("Stopped metrics on {metrics}: ")), "{finished:?}");
+}
+
+#[test]
 fn idle_it_is_small_and_asleep() {
     let place = Place::new();
     let text = format!(
@@ -915,6 +958,13 @@ impl Manager {
         let length = self.socket.recv(&mut message).expect("a message");
         String::from_utf8(message[..length].to_vec()).expect("text")
     }
+
+    /// That it has heard no more than it was asked for.
+    fn has_heard_all(&self) {
+        self.socket.set_nonblocking(true).expect("set");
+        assert_eq!(self.socket.recv(&mut [0]).expect_err("no more").kind(), io::ErrorKind::WouldBlock);
+        self.socket.set_nonblocking(false).expect("set");
+    }
 }
 
 #[test]
@@ -934,8 +984,59 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
     service.signal(Signal::SIGTERM);
     assert_eq!(manager.hear(), "STOPPING=1\n");
     assert_eq!(service.finish().code(), 0);
-    manager.socket.set_nonblocking(true).expect("set");
-    assert_eq!(manager.socket.recv(&mut [0]).expect_err("all was said").kind(), io::ErrorKind::WouldBlock);
+    manager.has_heard_all();
+}
+
+#[test]
+fn a_reload_during_the_start_is_nothing_to_the_service_manager() {
+    let manager = Manager::new();
+    // Where it cannot say that it listens, it does not get ready.
+    let (mut reader, mut full) = io::pipe().expect("a pipe");
+    let capacity = fcntl(&full, FcntlArg::F_GETPIPE_SZ).expect("a pipe");
+    let mut stuffing = vec![b'x'; usize::try_from(capacity).expect("a size")];
+    full.write_all(&stuffing).expect("written");
+    let mut command = poetryd(&["--pid-file", &manager.place.word("pid"), "transformedpoetry"]);
+    command.env("NOTIFY_SOCKET", manager.place.path("notify")).stdout(full).stderr(Stdio::piped());
+    let service = Running::start_as_is(&mut command);
+    eventually("the pid", || manager.place.read("pid").ends_with('\n'));
+    for _ in 0..2 {
+        service.signal(Signal::SIGHUP);
+        service.hear("Reloaded");
+    }
+    manager.has_heard_all();
+    reader.read_exact(&mut stuffing).expect("read");
+    assert_eq!(manager.hear(), "READY=1\n");
+    service.signal(Signal::SIGTERM);
+    assert_eq!(manager.hear(), "STOPPING=1\n");
+    assert_eq!(service.finish().code(), 0);
+    manager.has_heard_all();
+}
+
+#[test]
+fn a_reload_that_ends_after_the_stop_is_nothing_to_the_service_manager() {
+    let manager = Manager::new();
+    let poem = manager.place.write("poem", "a poem");
+    let mut command = poetryd(&["fastpoetry", "--num-bytes", "1", "--delay", "1h", "--grace", "1h", &poem]);
+    let service = Service::start(command.env("NOTIFY_SOCKET", manager.place.path("notify")));
+    assert_eq!(manager.hear(), "READY=1\n");
+    // It holds up the end.
+    let mut client = service.connect();
+    client.read_exact(&mut [0]).expect("a poem");
+    fs::remove_file(&poem).expect("removed");
+    nix::unistd::mkfifo(Path::new(&poem), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    service.signal(Signal::SIGHUP);
+    assert!(manager.hear().starts_with("RELOADING=1\n"));
+    service.signal(Signal::SIGTERM);
+    assert_eq!(manager.hear(), "STOPPING=1\n");
+    fs::write(&poem, "another poem").expect("written");
+    service.hear("Reloaded");
+    // When this one is heard of, all of the first one is over.
+    service.signal(Signal::SIGHUP);
+    fs::write(&poem, "another poem").expect("written");
+    service.hear("Reloaded");
+    manager.has_heard_all();
+    reset(client);
+    assert_eq!(service.finish().code(), 0);
 }
 
 #[test]
@@ -945,8 +1046,7 @@ fn what_cannot_say_where_it_listens_is_not_ready() {
     let mut command = poetryd(&["transformedpoetry"]);
     command.env("NOTIFY_SOCKET", manager.place.path("notify")).stdout(full).stderr(Stdio::piped());
     refused(&Running::start_as_is(&mut command).finish(), 1, "cannot write stdout: no space left on device");
-    manager.socket.set_nonblocking(true).expect("set");
-    assert_eq!(manager.socket.recv(&mut [0]).expect_err("not ready").kind(), io::ErrorKind::WouldBlock);
+    manager.has_heard_all();
 }
 
 #[test]
@@ -1217,8 +1317,20 @@ fn one_recording_is_for_one_server() {
     let finished = finish(&mut poetryd(&["--config", &config]));
     let why = format!("{config}:4: fastpoetry: cannot write {}: another server records into it", place.word("record"));
     refused_at_the_end(&finished, &why);
-    let both = ["--pid-file", "x", "--log-file", "x", "fastpoetry", &poem()];
-    refused(&finish(&mut poetryd(&both)), 2, "x cannot be pid file and log file");
+}
+
+#[test]
+fn the_pid_file_is_not_the_log_file_however_it_is_spelled() {
+    let place = Place::new();
+    place.write("there", "");
+    symlink("there", place.path("link")).expect("a link");
+    for (pid_file, log_file) in [("x", "x"), ("x", "./x"), ("x", &place.word("x")), ("there", "link")] {
+        let args = ["--pid-file", pid_file, "--log-file", log_file, "transformedpoetry"];
+        let finished = finish(poetryd(&args).current_dir(place.path("")));
+        refused(&finished, 2, &format!("{pid_file} cannot be pid file and log file"));
+    }
+    let args = ["--check", "--pid-file", "there", "--log-file", "x", "transformedpoetry"];
+    assert_eq!(finish(poetryd(&args).current_dir(place.path(""))).code(), 0);
 }
 
 /// As [`refused`], among what the log says.

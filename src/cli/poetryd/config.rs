@@ -3,11 +3,13 @@
 //! Its keys are flags: those of poetryd at the top, those of a program in the tables of its name. There is no list of
 //! them here, so that a flag that is added to a program is a key of the file, too.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::{NO_SERVICE, Options, Service};
 use crate::cli::Error;
 use crate::cli::fastpoetry::FastArgs;
+use crate::cli::listen::ListenArgs;
 use crate::cli::poetry_proxy::ProxyArgs;
 use crate::cli::tables::{File, Table};
 use crate::cli::transformedpoetry::TransformArgs;
@@ -49,21 +51,39 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
         );
     }
     tables.sort_by_key(|(table, _)| table.line());
-    let mut services: Vec<(Table<'_>, Box<dyn Service>)> = Vec::new();
+    let mut services = Vec::new();
+    let mut taken: Vec<(SocketAddr, usize)> = Vec::new();
     for (table, read) in tables {
         let service = read(&table)?;
         service.check().map_err(|(key, error)| error.after(&format!("{}: {key}: ", table.place(key))))?;
-        let port = service.service().listen.port;
-        let same = |(_, other): &&(Table<'_>, Box<dyn Service>)| {
-            port != 0
-                && port == other.service().listen.port
-                && service.service().listen.iface == other.service().listen.iface
-        };
-        if let Some((other, _)) = services.iter().find(same) {
-            let line = other.line();
-            return Err(table.wrong("port", &format!("port: {port} is that of the service in line {line}, too")));
+        if let Some(address) = address(&service.service().listen) {
+            free(address, &taken).map_err(|what| table.wrong("port", &format!("port: {what}")))?;
+            taken.push((address, table.line()));
         }
-        services.push((table, service));
+        services.push((table.place(""), service));
     }
-    Ok((options, services.into_iter().map(|(table, service)| (table.place(""), service)).collect()))
+    if let Some(address) = options.metrics.as_ref().and_then(address) {
+        free(address, &taken).map_err(|what| whole.wrong("metrics", &format!("metrics: {what}")))?;
+    }
+    Ok((options, services))
+}
+
+/// The address that a service will have, as far as that is known: port 0 is any free one, and a name that cannot be
+/// resolved here may be one where the service runs.
+fn address(listen: &ListenArgs) -> Option<SocketAddr> {
+    listen.address().ok().filter(|address| address.port() != 0)
+}
+
+/// Whether none of the services, which are named by their lines, has this address.
+fn free(address: SocketAddr, taken: &[(SocketAddr, usize)]) -> Result<(), String> {
+    let same = |(other, _): &&(SocketAddr, usize)| {
+        let (one, other) = (address.ip(), other.ip());
+        // The unspecified address is every one of its family.
+        one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
+    };
+    let port = address.port();
+    match taken.iter().filter(|(other, _)| other.port() == port).find(same) {
+        Some((_, line)) => Err(format!("{port} is that of the service in line {line}, too")),
+        None => Ok(()),
+    }
 }

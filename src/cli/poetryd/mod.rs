@@ -4,9 +4,11 @@ mod config;
 mod running;
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::panic;
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -203,7 +205,7 @@ impl Plan {
             (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
         };
         if let (Some(pid_file), Some(log_file)) = (&options.pid_file, &options.log_file)
-            && pid_file == log_file
+            && is_same_file(pid_file, log_file)
         {
             return Err(Error::usage(format!("{} cannot be pid file and log file", pid_file.display())));
         }
@@ -219,22 +221,38 @@ impl Plan {
             return Err(Error::failure("cannot become another user: only root can"));
         }
         open_files::raise_limit();
-        let log = self.open_log()?;
         // From now on signals are kept back until there is somebody to hear them. A limit of file sizes must cost lines of
         // the log, not the service.
         let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
-        let pid_file = pid_file.transpose()?;
+        let _pid_file = pid_file.transpose()?;
+        // Not before: as long as another process has the pid file, its log is not ours.
+        let log = self.open_log()?;
+        self.serve(signals, &mut inherited, log.clone(), detached).inspect_err(|_| {
+            if let Some(log) = log {
+                log.take_back();
+            }
+        })
+    }
+
+    fn serve(
+        self,
+        signals: Signals,
+        inherited: &mut Vec<TcpListener>,
+        log: Option<LogFile>,
+        detached: Option<Detached>,
+    ) -> Result<u8, Error> {
         // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
         let mut bound = Vec::new();
         for (place, service) in &self.services {
-            bound.push(self.bind(service.as_ref(), &mut inherited).map_err(|error| error.after(place))?);
+            bound.push(self.bind(service.as_ref(), inherited).map_err(|error| error.after(place))?);
         }
-        let metrics = self.options.metrics.as_ref().map(|listen| {
-            bind(listen, 1, &mut inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
-        });
+        let metrics =
+            self.options.metrics.as_ref().map(|listen| {
+                bind(listen, 1, inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
+            });
         let metrics = metrics.transpose()?;
         if let Some(address) = inherited.first().and_then(|listener| listener.local_addr().ok()) {
             return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
@@ -248,9 +266,7 @@ impl Plan {
         }
         // From here on there are threads.
         let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
-        let status = service.serve(signals, detached);
-        drop(pid_file);
-        status
+        service.serve(signals, detached)
     }
 
     fn open_log(&self) -> Result<Option<LogFile>, Error> {
@@ -263,11 +279,12 @@ impl Plan {
         };
         let open = || {
             let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
-            let log = LogFile::open(path, size, log_keep.unwrap_or(KEEP))?;
+            let keep = log_keep.unwrap_or(KEEP);
+            let log = match &self.identity {
+                Some(identity) => LogFile::open_for(path, size, keep, identity.uid(), identity.gid())?,
+                None => LogFile::open(path, size, keep)?,
+            };
             log.set_json(logs.format() == LogFormat::Json);
-            if let Some(identity) = &self.identity {
-                log.give_to(identity.uid(), identity.gid())?;
-            }
             Ok(log)
         };
         let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
@@ -315,6 +332,13 @@ fn bind(
         Some(found) => ListenArgs::adopt(&inherited.remove(found), workers),
         None => new(),
     }
+}
+
+/// Whether these are one file, however its name is spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let absolute = |path| path::absolute(path).ok();
+    absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 fn privileges(error: &crate::daemon::privileges::Error) -> Error {

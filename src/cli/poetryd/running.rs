@@ -1,8 +1,8 @@
 //! Services that are open, from there to their end.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::daemon::detach::Detached;
 use crate::daemon::log_file::LogFile;
 use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
-use crate::reason::reason;
+use crate::reason::{lock, reason};
 use crate::server::web::WebServer;
 use crate::server::{Limits, Stop};
 
@@ -54,8 +54,10 @@ impl Daemon {
         let Self { running, metrics, log, notifier } = self;
         let page = page(&running);
         let servers: Vec<Arc<dyn Server>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
-        let grace = running.iter().map(|service| service.limits.grace).max().unwrap_or_default();
-        let stop = stop_on(signals, grace, on_signal(servers, log, notifier.clone()))?;
+        let graces = running.iter().map(|service| service.limits.grace);
+        let grace = graces.chain(metrics.as_ref().map(|_| METRICS_LIMITS.grace)).max().unwrap_or_default();
+        let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
+        let stop = stop_on(signals, grace, on_signal(servers, log, Arc::clone(&manager)))?;
 
         // Everything that can fail, and then the word that it has not.
         let (mut lines, mut runs) = (Vec::new(), Vec::new());
@@ -77,7 +79,7 @@ impl Daemon {
             let told = detached.settle().and_then(|()| detached.ready());
             told.map_err(|error| Error::failure(error.to_string()))?;
         }
-        tell(&notifier, State::Ready);
+        manager.ready();
 
         let status = |thread: thread::JoinHandle<u8>| thread.join().unwrap_or(FAILURE);
         Ok(threads.into_iter().map(status).max().unwrap_or(SUCCESS))
@@ -142,36 +144,77 @@ fn watchdog(notifier: &Notifier, stop: &Stop) -> Result<Option<Watchdog>, Error>
 fn on_signal(
     servers: Vec<Arc<dyn Server>>,
     log: Option<LogFile>,
-    notifier: Notifier,
+    manager: Arc<Manager>,
 ) -> impl Fn(Signal) + Send + Sync + 'static {
     move |signal| match signal {
-        Signal::SIGINT | Signal::SIGTERM => tell(&notifier, State::Stopping),
+        Signal::SIGINT | Signal::SIGTERM => manager.stopping(),
         Signal::SIGHUP | Signal::SIGUSR1 => {
             let is_reload = signal == Signal::SIGHUP;
-            if is_reload {
-                tell(&notifier, State::Reloading);
-                if let Some(log) = &log
-                    && let Err(error) = log.reopen()
-                {
-                    error!("Cannot open the log file again: {}; going on in the old one", reason(&error));
-                }
+            let is_told = is_reload && manager.tell_in_between(State::Reloading);
+            if is_reload
+                && let Some(log) = &log
+                && let Err(error) = log.reopen()
+            {
+                error!("Cannot open the log file again: {}; going on in the old one", reason(&error));
             }
             for server in &servers {
                 server.on_signal(signal);
             }
             if is_reload {
                 info!("Reloaded");
-                tell(&notifier, State::Ready);
+            }
+            if is_told {
+                manager.tell_in_between(State::Ready);
             }
         }
         _ => {}
     }
 }
 
-/// A service can do without a manager that hears it.
-fn tell(notifier: &Notifier, state: State<'_>) {
-    if let Err(error) = notifier.notify(state) {
-        warn!("Cannot tell the service manager: {}", reason(&error));
+/// The service manager, which must hear of reloads only between the start and the stop.
+struct Manager {
+    notifier: Notifier,
+    /// Locked until it is told, so that it hears all in order.
+    phase: Mutex<Phase>,
+}
+
+#[derive(PartialEq)]
+enum Phase {
+    Starting,
+    Ready,
+    Stopping,
+}
+
+impl Manager {
+    /// The service is ready, unless it stops already.
+    fn ready(&self) {
+        let mut phase = lock(&self.phase);
+        if *phase == Phase::Starting {
+            *phase = Phase::Ready;
+            self.tell(State::Ready);
+        }
+    }
+
+    fn stopping(&self) {
+        *lock(&self.phase) = Phase::Stopping;
+        self.tell(State::Stopping);
+    }
+
+    /// Tells it after the start and before the stop, and says if that is so.
+    fn tell_in_between(&self, state: State<'_>) -> bool {
+        let phase = lock(&self.phase);
+        let is_ready = *phase == Phase::Ready;
+        if is_ready {
+            self.tell(state);
+        }
+        is_ready
+    }
+
+    /// A service can do without a manager that hears it.
+    fn tell(&self, state: State<'_>) {
+        if let Err(error) = self.notifier.notify(state) {
+            warn!("Cannot tell the service manager: {}", reason(&error));
+        }
     }
 }
 
