@@ -1,9 +1,7 @@
 //! Pace and faults: the flags of both poem servers, and the files that say the same of each connection.
 
-use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -11,7 +9,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::tables::{ERRAND, File, Table};
-use super::{Error, SUCCESS, read_text, values};
+use super::{Error, SUCCESS, is_same_file, read_text, values};
 use crate::pace::{Cut, CutAt, Ending, Pace, Plan, Tempo};
 use crate::poem::Poem;
 use crate::recording::{self, rehearse};
@@ -361,9 +359,4 @@ fn replay(path: &Path) -> Result<Plan, Error> {
         return Err(Error::usage(format!("{}: there is no connection to replay", path.display())));
     }
     Ok(Plan::replay(connections))
-}
-
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }

@@ -24,8 +24,9 @@ pub mod values;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::panic;
-use std::path::Path;
+use std::path::{self, Path};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -128,6 +129,13 @@ fn read_text(path: &Path) -> Result<String, Error> {
         let line = text.iter().filter(|&&byte| byte == b'\n').count() + 1;
         Error::usage(format!("{}:{line}: not UTF-8", path.display()))
     })
+}
+
+/// Whether these are one file, however its name is spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let absolute = |path| path::absolute(path).ok();
+    absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 /// clap explains itself in paragraphs: what is wrong, tips, usage, and where to find help.

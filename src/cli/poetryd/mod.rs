@@ -4,11 +4,9 @@ mod config;
 mod running;
 
 use std::ffi::OsString;
-use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
 use std::panic;
-use std::path::{self, Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,7 +23,7 @@ use super::poetry_proxy;
 use super::serving::Service;
 use super::signals::Signals;
 use super::transformedpoetry;
-use super::{Error, SUCCESS, internal_error, open_files, values};
+use super::{Error, SUCCESS, internal_error, is_same_file, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
 use crate::daemon::log_file::LogFile;
 use crate::daemon::pid_file::PidFile;
@@ -221,9 +219,8 @@ impl Plan {
             return Err(Error::failure("cannot become another user: only root can"));
         }
         open_files::raise_limit();
-        // From now on signals are kept back until there is somebody to hear them. A limit of file sizes must cost lines of
-        // the log, not the service.
-        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGXFSZ]);
+        // From now on signals are kept back until there is somebody to hear them.
+        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1]);
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
@@ -332,13 +329,6 @@ fn bind(
         Some(found) => ListenArgs::adopt(&inherited.remove(found), workers),
         None => new(),
     }
-}
-
-/// Whether these are one file, however its name is spelled.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let absolute = |path| path::absolute(path).ok();
-    absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 fn privileges(error: &crate::daemon::privileges::Error) -> Error {
