@@ -44,11 +44,11 @@ impl Recorder {
         Ok(Self { path: path.to_owned(), open: Mutex::new(Some(Open { file, size: 0 })) })
     }
 
-    /// Begins the recording: from now on the file is empty but for what is [written](Self::write).
+    /// Begins the recording: from now on the file is empty but for what is written from then on.
     ///
     /// # Errors
     /// The file cannot be emptied.
-    pub(super) fn start(&self) -> io::Result<()> {
+    pub fn start(&self) -> io::Result<()> {
         match lock(&self.open).as_ref() {
             Some(Open { file, .. }) if file.metadata()?.is_file() => file.set_len(0),
             _ => Ok(()),
