@@ -44,7 +44,7 @@ impl Recorder {
         Ok(Self { path: path.to_owned(), open: Mutex::new(Some(Open { file, size: 0 })) })
     }
 
-    /// Begins the recording: from now on the file is empty but for what is written from then on.
+    /// Begins the recording: what was in the file before is gone.
     ///
     /// # Errors
     /// The file cannot be emptied.
