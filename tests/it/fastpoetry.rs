@@ -16,7 +16,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
     CLIENTS, LIMIT, PATIENCE, Running, Service, contents, eventually, large_poem, path_of, poem_file, program,
-    read_out, read_steadily, replace, reset, run,
+    read_out, read_some, read_steadily, replace, reset, run,
 };
 
 const LARGE: usize = 64 << 20;
@@ -122,9 +122,9 @@ fn beyond_the_most_clients_others_wait_and_nobody_is_dropped() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = Service::fast(&large_poem(directory.path()), ["--max-clients", "2"]);
     let (first, second) = (stalled(&server), stalled(&server));
-    let mut third = server.connect();
+    let third = server.connect();
     third.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    assert_eq!(third.read(&mut [0]).expect_err("nothing yet").kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(read_some(&third, &mut [0]), Err(io::ErrorKind::WouldBlock), "nothing yet");
     third.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert_eq!(read_out(first).expect("the rest").len(), LARGE - 1);
     assert_eq!(read_out(third).expect("a poem").len(), LARGE);
@@ -237,10 +237,10 @@ fn however_small_the_reads_the_poem_is_whole() {
                 // The kernel makes 2,304 bytes of it: the server's writes are cut in many places.
                 socket.set_recv_buffer_size(1).expect("a small buffer");
                 socket.connect(&address.into()).expect("a server");
-                let mut client = TcpStream::from(socket);
+                let client = TcpStream::from(socket);
                 let (mut received, mut buffer) = (Vec::new(), vec![0; size]);
                 loop {
-                    match client.read(&mut buffer).expect("no reset") {
+                    match read_some(&client, &mut buffer).expect("no reset") {
                         0 => break,
                         n => received.extend_from_slice(&buffer[..n]),
                     }

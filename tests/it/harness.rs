@@ -422,6 +422,16 @@ pub(crate) fn refusing_port() -> (Socket, String) {
     (socket, port.to_string())
 }
 
+/// One read. A machine that stops for a while interrupts one with a time limit (EINTR, see signal(7)): that goes on.
+pub(crate) fn read_some(mut stream: &TcpStream, buffer: &mut [u8]) -> Result<usize, io::ErrorKind> {
+    loop {
+        match stream.read(buffer).map_err(|error| error.kind()) {
+            Err(io::ErrorKind::Interrupted) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Reads to the end, so many bytes at a time and with a pause after them; how much that was, and how it ended.
 ///
 /// A reader that was held up itself for longer than the `limit` shows nothing: it begins anew.
@@ -433,10 +443,10 @@ pub(crate) fn read_steadily(
 ) -> (usize, Result<usize, io::ErrorKind>) {
     let mut buffer = vec![0; bytes];
     for _ in 0..20 {
-        let mut stream = connect();
+        let stream = connect();
         let (mut received, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
         let end = loop {
-            let read = stream.read(&mut buffer).map_err(|error| error.kind());
+            let read = read_some(&stream, &mut buffer);
             longest = longest.max(last.elapsed());
             last = Instant::now();
             match read {

@@ -955,7 +955,12 @@ impl Manager {
 
     fn hear(&self) -> String {
         let mut message = [0; 1000];
-        let length = self.socket.recv(&mut message).expect("a message");
+        let length = loop {
+            match self.socket.recv(&mut message) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.expect("a message"),
+            }
+        };
         String::from_utf8(message[..length].to_vec()).expect("text")
     }
 
