@@ -17,6 +17,7 @@ use nix::fcntl::OFlag;
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::names;
 use crate::reason::{lock, reason};
 
 /// Who may read it: its owner and the owner's group.
@@ -118,7 +119,7 @@ impl LogFile {
     pub fn take_back(&self) {
         let state = lock(&self.0);
         let is_empty = || state.file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
-        if state.is_new && is_empty() && is_at(&state.file, &state.path) {
+        if state.is_new && is_empty() && names(&state.path, &state.file) {
             let _ = fs::remove_file(&state.path);
         }
     }
@@ -229,7 +230,7 @@ impl State {
 
     /// Begins a new file. If that fails, everything stays as it is.
     fn rotate(&mut self) -> io::Result<()> {
-        if !is_at(&self.file, &self.path) {
+        if !names(&self.path, &self.file) {
             // Others have moved it away.
             self.file = open(&self.path, self.links)?;
         } else if self.keep == 0 {
@@ -330,13 +331,6 @@ fn ends_within_a_line(path: &Path, links: Links, size: u64) -> io::Result<bool> 
     let mut byte = [0];
     OpenOptions::new().read(true).custom_flags(links.flags()).open(path)?.read_exact_at(&mut byte, last)?;
     Ok(byte != *b"\n")
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
 }
 
 /// Whether there is something of this name, and be it a link to nothing.

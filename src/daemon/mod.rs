@@ -16,6 +16,10 @@
 //! 5. [`settle`](detach::Detached::settle): when all paths are absolute
 //! 6. [`ready`](detach::Detached::ready), [`State::Ready`](systemd::State::Ready): when every socket listens
 
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 pub mod detach;
 pub mod log_file;
 pub mod pid_file;
@@ -24,3 +28,11 @@ pub mod systemd;
 
 #[cfg(test)]
 mod again;
+
+/// Whether `path` is a name of this very file.
+fn names(path: &Path, file: &File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+        _ => false,
+    }
+}

@@ -12,6 +12,7 @@ use std::process;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::names;
 use crate::reason::reason;
 
 /// A pid file that is ours until it is dropped.
@@ -98,14 +99,6 @@ impl Drop for PidFile {
 
 fn irregular() -> io::Error {
     io::Error::other("not a regular file")
-}
-
-/// Whether `path` is a name of this very file.
-fn names(path: &Path, file: &File) -> bool {
-    match (fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
