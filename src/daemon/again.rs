@@ -1,7 +1,9 @@
 //! Tests that need a process of their own: this test program, run once more for one test.
 
 use std::env;
+use std::fs;
 use std::process::{self, Command, Stdio};
+use std::thread;
 
 /// In the environment of such a process: the test and the part that it plays in it.
 const PART: &str = "POETRY_SUITE_PART";
@@ -25,12 +27,16 @@ pub(super) fn part(test: &str) -> Option<String> {
 /// Runs the body of `test` in a process of its own.
 pub(super) fn alone(test: &str, body: impl FnOnce()) {
     if part(test).is_some() {
+        // The main thread has to be at rest: one that still begins something can die of a change of ids or of the exit.
+        while !fs::read_to_string("/proc/self/stat").expect("a process").contains(") S ") {
+            thread::yield_now();
+        }
         body();
         process::exit(DONE);
     }
     let ended = again(test, "alone").output().expect("run again");
     let said = [ended.stdout, ended.stderr].concat();
-    assert_eq!(ended.status.code(), Some(DONE), "{}", String::from_utf8_lossy(&said));
+    assert_eq!(ended.status.code(), Some(DONE), "{}: {}", ended.status, String::from_utf8_lossy(&said));
 }
 
 /// Whether the test may be root for its purpose. Says so if not.
