@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use poetry_suite::netstring::{Codec, Decoder, Outgoing, encode};
+use poetry_suite::proto::netstring::{Codec, Decoder, Outgoing, encode};
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::Decoder as _;
 

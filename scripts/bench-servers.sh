@@ -37,7 +37,7 @@ done
 [ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy)
 
 cd "$(dirname "$0")/.."
-cargo build --release --quiet --bins --examples
+cargo build --release --quiet --workspace --bins
 target=${CARGO_TARGET_DIR:-target}/release
 ulimit -n "$(ulimit -Hn)"
 
@@ -129,7 +129,7 @@ measure() {
         for name in "$@"; do
             [ -n "${pid[$name]:-}" ] || continue
             # shellcheck disable=SC2086 # the options are words
-            "$target/examples/load" "127.0.0.1:${port[$name]}" --poem "$poem" --time "$time" --pid "${pid[$name]}" $options \
+            "$target/load" "127.0.0.1:${port[$name]}" --poem "$poem" --time "$time" --pid "${pid[$name]}" $options \
                 >>"$work/$title.$name"
         done
     done
@@ -152,8 +152,8 @@ row() { # row TITLE NAME FIELD...
 small() {
     local poem=poetry/science.txt clients name
     ours fastpoetry fastpoetry -q "$poem"
-    ours bare_epoll examples/bare_epoll "$poem"
-    ours thread_per_client examples/thread_per_client "$poem"
+    ours bare_epoll bare_epoll "$poem"
+    ours thread_per_client thread_per_client "$poem"
     start_nginx "$poem"
     start_socat "$poem"
     printf '\n### Small poem: %s bytes\n' "$(wc -c <"$poem")"
@@ -177,8 +177,8 @@ large() {
         local poem=$work/large.txt names=(bare_epoll fastpoetry thread_per_client socat)
         head -c ${megabytes}000000 /dev/urandom >"$poem"
         ours fastpoetry fastpoetry -q "$poem"
-        ours bare_epoll examples/bare_epoll "$poem"
-        ours thread_per_client examples/thread_per_client "$poem"
+        ours bare_epoll bare_epoll "$poem"
+        ours thread_per_client thread_per_client "$poem"
         start_socat "$poem"
         for clients in 1 8; do
             measure "large-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
@@ -197,11 +197,11 @@ stalled() {
     local poem=$work/stalled.txt name
     head -c 8000000 /dev/urandom >"$poem"
     ours fastpoetry fastpoetry -q --max-clients 20000 "$poem"
-    ours bare_epoll examples/bare_epoll "$poem"
+    ours bare_epoll bare_epoll "$poem"
     for name in fastpoetry bare_epoll; do
         rounds=1 measure alone "$poem" "--clients 8" "$name"
         # They always stall at fastpoetry: what bare_epoll then loses is the kernel's doing.
-        "$target/examples/load" "127.0.0.1:${port[fastpoetry]}" --poem "$poem" --time "$time" --pid "${pid[fastpoetry]}" \
+        "$target/load" "127.0.0.1:${port[fastpoetry]}" --poem "$poem" --time "$time" --pid "${pid[fastpoetry]}" \
             --mode stall --clients 10000 --others "127.0.0.1:${port[$name]}" >"$work/beside.$name"
     done
     printf '\n### Clients that never read (a poem of 8 MB), and 8 that do\n\n'
@@ -242,7 +242,7 @@ transform() {
     local bytes clients name
     ours transformedpoetry transformedpoetry -q --max-length 2MiB
     ours kept_alive transformedpoetry -q --max-length 2MiB --keep-alive
-    ours bare_transform examples/bare_transform
+    ours bare_transform bare_transform
     for bytes in 15 99000 1048576; do
         local request=$work/request reply=$work/reply names=(bare_transform transformedpoetry)
         yes 'HERE IS MY POEM' | tr '\n' ' ' | head -c "$bytes" >"$work/poem" || true

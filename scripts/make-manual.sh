@@ -24,7 +24,7 @@ done
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cargo run --quiet --locked --example manual -- "$work"
+cargo run --quiet --locked -p poetry-tools --bin manual -- "$work"
 
 for directory in man completions; do
     if [ -z "$check" ]; then

@@ -5,51 +5,42 @@
 //!
 //! # The map
 //!
-//! Values in, values out, no I/O:
+//! Each room may use those below it, and no other; a test holds that law (`tests/it/rooms.rs`).
 //!
-//! - [`address`]: `10001`, `host:10001`, `[::1]:10001`
-//! - [`pace`]: when to send how much, and how it ends: the schedule of a connection
-//! - [`recording`]: what was really sent, line by line, to be replayed
-//! - [`netstring`]: frames that say how long they are
-//! - [`transform`]: ways to change a poem
-//! - [`cache`]: what a caching proxy decides
-//! - [`flight`]: many askers, one fetch
-//! - [`waterfall`]: what was measured, as a picture
-//! - [`timing`]: what was measured, its text and its JSON
-//! - [`metrics`]: what a service has done, for monitoring systems
+//! - [`programs`]: arguments, help, what is opened, how it runs; a file or folder for each program
+//! - [`cli`]: what programs share with the person in front of them: errors, exit statuses, logs, the terminal, signals
+//! - [`server`]: what is served: a poem, slowly or fast, changed, or another server's
+//! - [`race`]: the four clients against each other, as child processes, and what each cost
+//! - [`client`]: one contract, and the four models of waiting that fulfil it
+//! - [`daemon`]: what makes a program a service: detaching, pid file, log file, privileges, systemd
+//! - [`net`]: the craft of sockets: accepting, limits, stopping, the polite close
 //!
-//! The two sides of a connection:
+//! Values in, values out, no sockets:
 //!
-//! - [`poem`]: the bytes that are given out
-//! - [`server`]: who gives them out, and how a connection is closed properly
-//! - [`client`]: the contract, and the four models that fulfil it
-//! - [`race`]: the four models against each other, as child processes, and what each cost
+//! - [`pace`]: when to send how much, and how it ends: the schedule of a connection, and its recording
+//! - [`proto`]: the framing of messages
+//! - [`cache`]: freshness, and one fetch for many
+//! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! What every program shares with the person in front of it:
-//!
-//! - [`cli`]: arguments, logs, progress bars, signals, exit statuses
-//! - [`reason`]: errors in words
-//!
-//! What makes a program a service:
-//!
-//! - [`daemon`]: detaching, pid file, log file, privileges, systemd
-//!
-//! The programs in `src/bin` only introduce these to each other.
+//! The ground, one noun each: [`address`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`], `sync`.
 
 pub mod address;
 pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod daemon;
-pub mod flight;
+pub mod errors;
 pub mod metrics;
-pub mod netstring;
+pub mod net;
 pub mod pace;
 pub mod poem;
+pub mod programs;
+pub mod proto;
 pub mod race;
-pub mod reason;
-pub mod recording;
+pub mod report;
 pub mod server;
-pub mod timing;
-pub mod transform;
-pub mod waterfall;
+mod sync;
+#[cfg(test)]
+mod test_process;
+pub mod transforms;
+pub mod units;

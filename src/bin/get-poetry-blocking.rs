@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use poetry_suite::cli::get_poetry;
 use poetry_suite::client::Model;
+use poetry_suite::programs::get_poetry;
 
 fn main() -> ExitCode {
     get_poetry::main(Model::Blocking)

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    poetry_suite::cli::poetry_race::main()
+    poetry_suite::programs::poetry_race::main()
 }

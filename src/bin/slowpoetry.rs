@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    poetry_suite::cli::slowpoetry::main()
+    poetry_suite::programs::slowpoetry::main()
 }

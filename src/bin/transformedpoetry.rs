@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    poetry_suite::cli::transformedpoetry::main()
+    poetry_suite::programs::transformedpoetry::main()
 }

@@ -1,10 +1,9 @@
 //! Logs: how much of them, in which form, and around the progress bars.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::SystemTime;
 
-use console::Term;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -15,10 +14,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Error;
-use super::bars::Screen;
 use super::stdout::write_patiently;
+use super::terminal::{Screen, colour};
 use crate::daemon::log_file::LogFile;
-use crate::waterfall::text::Canvas;
 
 /// The flags about logs.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -122,26 +120,6 @@ impl LogArgs {
 
 fn rust_log() -> Option<String> {
     std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
-}
-
-fn colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !refused
-}
-
-/// What can be drawn on stderr.
-pub fn canvas() -> Canvas {
-    let (rows, columns) = Term::stderr().size_checked().unwrap_or((60, 80));
-    let locale =
-        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty());
-    let locale = locale.unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    Canvas {
-        width: columns.into(),
-        // All of it, with its axis and what was said before, on one screen.
-        lanes: usize::from(rows).saturating_sub(6).max(3),
-        unicode: locale.contains("utf-8") || locale.contains("utf8"),
-        colour: colour(),
-    }
 }
 
 /// stderr, one whole event a write.

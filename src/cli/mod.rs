@@ -3,22 +3,13 @@
 //! A program is a [`run`] of a function that takes parsed arguments. stdout is for poems, address lines and reports;
 //! stderr is for everything that is said about them.
 
-pub mod bars;
-pub mod fastpoetry;
-pub mod faults;
-pub mod get_poetry;
 pub mod listen;
 pub mod logs;
 pub mod open_files;
-pub mod poetry_proxy;
-pub mod poetry_race;
-pub mod poetryd;
-pub mod serving;
 pub mod signals;
-pub mod slowpoetry;
 pub mod stdout;
-pub mod tables;
-pub mod transformedpoetry;
+pub mod terminal;
+pub mod toml_args;
 pub mod values;
 
 use std::fmt::Display;
@@ -32,8 +23,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, Parser};
 
-use crate::client::Model;
-use crate::reason::reason;
+use crate::errors::reason;
 
 /// All well.
 pub const SUCCESS: u8 = 0;
@@ -46,7 +36,7 @@ pub const USAGE: u8 = 2;
 #[derive(Debug)]
 pub struct Error {
     status: u8,
-    message: String,
+    pub(crate) message: String,
 }
 
 impl Error {
@@ -96,25 +86,7 @@ fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
     })
 }
 
-/// The command line of every program: what `--help` says, and manuals and completions are made from.
-///
-/// The text after the options has a line for each paragraph. One at the margin that ends with a colon begins a
-/// section, in which every line is indented by two spaces; what explains such a line follows it after two spaces or
-/// more, or stands below, indented by six. Paragraphs in no section belong to the description.
-pub fn commands() -> Vec<Command> {
-    let mut commands = vec![
-        command::<slowpoetry::Args>("slowpoetry"),
-        command::<fastpoetry::Args>("fastpoetry"),
-        command::<poetry_proxy::Args>("poetry-proxy"),
-        command::<transformedpoetry::Args>("transformedpoetry"),
-        command::<poetry_race::Args>("poetry-race"),
-        command::<poetryd::Args>("poetryd"),
-    ];
-    commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
-    commands
-}
-
-fn command<A: CommandFactory>(program: &'static str) -> Command {
+pub(crate) fn command<A: CommandFactory>(program: &'static str) -> Command {
     A::command().name(program).bin_name(program)
 }
 
@@ -122,7 +94,7 @@ fn command<A: CommandFactory>(program: &'static str) -> Command {
 ///
 /// # Errors
 /// It cannot be read, or is not UTF-8, which is told with its line.
-fn read_text(path: &Path) -> Result<String, Error> {
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
     String::from_utf8(bytes).map_err(|error| {
         let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -132,7 +104,7 @@ fn read_text(path: &Path) -> Result<String, Error> {
 }
 
 /// Whether these are one file, however its name is spelled.
-fn is_same_file(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let absolute = |path| path::absolute(path).ok();
     absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
@@ -149,7 +121,7 @@ fn one_line(error: &str) -> String {
     line
 }
 
-fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
+pub(crate) fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
     let what = panic.payload_as_str().unwrap_or("unknown").replace('\n', " ");
     match panic.location() {
         Some(place) => format!("internal error: {what} ({}:{})", place.file(), place.line()),

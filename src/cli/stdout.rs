@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::bars::Screen;
+use super::terminal::Screen;
 
 /// stdout without a line buffer: poems come in large pieces already.
 pub struct Stdout {

@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use crate::netstring;
-use crate::reason::reason;
-use crate::timing::Status;
+use crate::errors::reason;
+use crate::proto::netstring;
+use crate::report::Status;
 
 /// Why the fetch of one poem failed. Its text is the end of the line
 /// `Task 2: failed: 127.0.0.1:10001: ...`.

@@ -11,7 +11,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::change::Change;
+use super::transform::Change;
 use super::{Errand, Event, Failure, Undelivered};
 use crate::address::Address;
 

@@ -11,7 +11,6 @@
 //! | [`Model::Async`] | `tasks.rs` | nobody: a runtime wakes one task a poem |
 
 mod blocking;
-mod change;
 mod failure;
 mod fetch;
 mod observer;
@@ -21,6 +20,7 @@ mod select;
 mod shelf;
 mod tasks;
 mod threads;
+mod transform;
 
 use std::fmt;
 use std::io;
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
-use crate::timing::Calls;
+use crate::report::Calls;
 pub use failure::Failure;
 pub use observer::{Event, Observer, Recorder, Task};
 pub use outlet::{Outlet, Undelivered};

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Failure, Model, Via};
 use crate::address::Address;
-use crate::reason::lock;
-use crate::timing::{Calls, Events, Report, Status, TaskReport, TransformReport, micros};
+use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
+use crate::sync::lock;
+use crate::units::micros;
 
 /// Which poem an event is about.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::Failure;
 use super::shelf::{Order, Shelf, State};
 use crate::address::Address;
-use crate::reason::lock;
+use crate::sync::lock;
 
 /// Takes the bytes of all poems of a run as they arrive, from any thread.
 ///

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use crate::address::Address;
-use crate::reason::lock;
+use crate::sync::lock;
 
 /// More names than this wait for one another.
 const THREADS: usize = 16;

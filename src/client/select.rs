@@ -33,7 +33,7 @@ use socket2::{Domain, Socket, Type};
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
 use super::{Errand, Failure, READ_SIZE};
-use crate::reason::is_for_later;
+use crate::errors::is_for_later;
 
 pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
     let mut resolver = Resolver::new()?;

@@ -35,7 +35,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::reason::reason;
+use crate::errors::reason;
 
 /// In the environment of the service: which pipe its stdout is, as `JOURNAL_STREAM` has it. What inherits the variable
 /// has another stdout.
@@ -190,7 +190,7 @@ fn available(pipe: &mut Option<PipeReader>) -> Vec<u8> {
     let capacity = fcntl(&*open, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
     let mut bytes = vec![0; capacity.unwrap_or(64 * 1024)];
     let length = match open.read(&mut bytes) {
-        Err(error) if crate::reason::is_for_later(&error) => 0,
+        Err(error) if crate::errors::is_for_later(&error) => 0,
         Ok(0) | Err(_) => {
             *pipe = None;
             0
@@ -294,8 +294,8 @@ mod tests {
     use nix::unistd::{getpid, getsid};
     use tempfile::TempDir;
 
-    use super::super::again::{DONE, again, alone, part};
     use super::*;
+    use crate::test_process::{DONE, again, alone, part};
 
     /// Nothing here takes so long.
     const PATIENCE: Duration = Duration::from_secs(30);

@@ -18,7 +18,8 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::names;
-use crate::reason::{lock, reason};
+use crate::errors::reason;
+use crate::sync::lock;
 
 /// Who may read it: its owner and the owner's group.
 const MODE: u32 = 0o640;
@@ -348,8 +349,8 @@ mod tests {
     use tempfile::TempDir;
     use tracing::{info, subscriber};
 
-    use super::super::again::{alone, is_root};
     use super::*;
+    use crate::test_process::{alone, is_root};
 
     fn place() -> (TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a directory");

@@ -26,9 +26,6 @@ pub mod pid_file;
 pub mod privileges;
 pub mod systemd;
 
-#[cfg(test)]
-mod again;
-
 /// Whether `path` is a name of this very file.
 fn names(path: &Path, file: &File) -> bool {
     match (fs::metadata(path), file.metadata()) {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::names;
-use crate::reason::reason;
+use crate::errors::reason;
 
 /// A pid file that is ours until it is dropped.
 ///
@@ -108,8 +108,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
-    use super::super::again::{again, is_root, part};
     use super::*;
+    use crate::test_process::{again, is_root, part};
 
     fn place() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -269,7 +269,7 @@ mod tests {
         if !is_root(TEST) {
             return;
         }
-        super::super::again::alone(TEST, || {
+        crate::test_process::alone(TEST, || {
             let (_directory, path) = place();
             fs::set_permissions(path.parent().expect("a directory"), fs::Permissions::from_mode(0o755)).expect("set");
             let file = PidFile::create(&path).expect("created");

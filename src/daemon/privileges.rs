@@ -16,7 +16,7 @@ use nix::unistd::{
 };
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use crate::reason::reason;
+use crate::errors::reason;
 
 /// A user that is not root, with the groups of its processes.
 #[derive(Debug, Clone)]
@@ -237,8 +237,8 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use super::super::again::{alone, is_root};
     use super::*;
+    use crate::test_process::{alone, is_root};
 
     /// On every system.
     const NOBODY: u32 = 65534;

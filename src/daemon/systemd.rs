@@ -24,7 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, SockRef, Type};
 use tracing::warn;
 
-use crate::reason::reason;
+use crate::errors::reason;
 
 /// How a service is.
 #[derive(Debug, Clone, Copy)]
@@ -247,8 +247,8 @@ mod tests {
     use rustix::io::fcntl_getfd;
     use tempfile::TempDir;
 
-    use super::super::again::{DONE, again, part};
     use super::*;
+    use crate::test_process::{DONE, again, part};
 
     /// Nothing here takes so long.
     const PATIENCE: Duration = Duration::from_secs(30);

@@ -19,10 +19,11 @@
 //! Chance (jitter) is drawn from the plan's seed and the connection's number, so that the same plan gives every
 //! connection the same schedule, in every server and on every machine.
 
-mod draws;
+mod cursor;
 mod plan;
+mod prng;
+pub mod recording;
 mod schedule;
-mod walk;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::Range;
@@ -30,9 +31,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use cursor::{Next, Walk};
 pub use plan::Plan;
 pub use schedule::Schedule;
-pub use walk::{Next, Walk};
 
 /// How fast a poem is given out, and how it ends.
 ///

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::draws::Draws;
+use super::prng::Draws;
 use super::{Action, Ending, Pace, Replay, Step, Tempo, Treatment, to_nanos};
 
 /// The steps of one connection in order of time; the last one, and no other, is an [`Action::End`].

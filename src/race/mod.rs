@@ -4,7 +4,6 @@
 //! [`Standing`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
-pub mod table;
 
 use std::fs;
 use std::io;
@@ -19,7 +18,8 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::client::Model;
-use crate::timing::{Micros, Report, micros};
+use crate::report::Report;
+use crate::units::{Micros, micros};
 
 /// One run of one client.
 #[derive(Debug, Clone)]
@@ -232,7 +232,7 @@ fn median(mut values: Vec<u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::waterfall::tests::{report, task};
+    use crate::report::waterfall::tests::{report, task};
 
     fn run(model: Model, ends: &[(Micros, Micros)]) -> (Model, Run) {
         let tasks = ends.iter().enumerate().map(|(index, (start, end))| task(index + 1, *start, *end)).collect();

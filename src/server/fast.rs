@@ -12,13 +12,13 @@ use socket2::SockRef;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 
-use super::conduct::{Conduct, Turn};
-use super::counts::Counts;
-use super::wait::{gone, send_some};
-use super::{Greeting, Handler, Peer, close, later, send_now};
+use super::fault_plan::{Conduct, Turn};
+use crate::net::counts::Counts;
+use crate::net::wait::{gone, send_some};
+use crate::net::{Greeting, Handler, Peer, close, send_now, timer};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
-use crate::reason::lock;
+use crate::sync::lock;
 
 /// Pieces sent before a client is made to wait for its turn like others.
 const PIECES: usize = 16;
@@ -148,7 +148,7 @@ impl FastServer {
                     turn.end(how);
                     return Ok(Progress::End(how));
                 }
-                Next::Wait(time) if time <= later::LONGEST => return Ok(Progress::Later(now + time)),
+                Next::Wait(time) if time <= timer::LONGEST => return Ok(Progress::Later(now + time)),
                 Next::Wait(_) => break,
                 Next::Send(piece) => match send_now(socket, &turn.poem()[piece.clone()], turn.closes_at(piece.end)) {
                     Ok(n) => {

@@ -6,7 +6,7 @@
 //!   client ── join ────╯
 //! ```
 //!
-//! What a client is to get is decided in [`crate::cache`]; the fetch is shared in [`crate::flight`]. The fetches live
+//! What a client is to get is decided in [`crate::cache`]; the fetch is shared in [`crate::cache::flight`]. The fetches live
 //! on a thread of their own, so that they outlast the worker of the client who began them.
 
 use std::fmt;
@@ -27,16 +27,17 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::counts::Counts;
-use super::wait::{gone, send_some};
-use super::{Greeting, Handler, Peer, close, send_now};
 use crate::address::Address;
-use crate::cache::{Answer, Cache, Policy};
-use crate::flight::{Flight, Next, Reader, Writer};
+use crate::cache::flight::{Flight, Next, Reader, Writer};
+use crate::cache::freshness::{Answer, Cache, Policy};
+use crate::errors::{is_for_later, reason};
+use crate::net::counts::Counts;
+use crate::net::wait::{gone, send_some};
+use crate::net::{Greeting, Handler, Peer, close, send_now};
 use crate::pace::Ending;
 use crate::poem::Poem;
-use crate::reason::{is_for_later, lock, reason};
-use crate::timing::{human, micros};
+use crate::sync::lock;
+use crate::units::{human, micros};
 
 /// What one read from upstream asks for.
 const READ: usize = 64 * 1024;

@@ -8,10 +8,11 @@ use std::time::{Instant, SystemTime};
 
 use tracing::error;
 
-use crate::reason::{lock, reason};
-use crate::recording::Entry;
+use crate::errors::reason;
+use crate::pace::recording::Entry;
+use crate::sync::lock;
 
-/// A [recording](crate::recording) in the making, a line for each event as it happens.
+/// A [recording](crate::pace::recording) in the making, a line for each event as it happens.
 #[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,

@@ -14,12 +14,13 @@ use nix::sys::time::TimeSpec;
 use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
-use super::close;
-use super::conduct::{Conduct, Turn};
+use super::fault_plan::{Conduct, Turn};
+use crate::errors::reason;
+use crate::net::close;
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
-use crate::reason::{lock, reason};
-use crate::timing::{human, micros};
+use crate::sync::lock;
+use crate::units::{human, micros};
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -250,7 +251,7 @@ impl SlowServer {
                     let taken = match stream.write(&turn.poem()[piece.clone()]) {
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            super::send_now(stream, &turn.poem()[piece][..1], false).map_err(|_| error)
+                            crate::net::send_now(stream, &turn.poem()[piece][..1], false).map_err(|_| error)
                         }
                         taken => taken,
                     };

@@ -18,13 +18,13 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::Decoder;
 use tracing::warn;
 
-use super::counts::Counts;
-use super::wait::{read_some, send_some};
-use super::{Greeting, Handler, Peer};
-use crate::netstring::{self, Codec, Outgoing};
+use crate::errors::is_for_later;
+use crate::net::counts::Counts;
+use crate::net::wait::{read_some, send_some};
+use crate::net::{Greeting, Handler, Peer};
 use crate::pace::Ending;
-use crate::reason::is_for_later;
-use crate::transform::{self, Refusal};
+use crate::proto::netstring::{self, Codec, Outgoing};
+use crate::transforms::{self, Refusal};
 
 /// What a read asks for.
 const READ: usize = 64 * 1024;
@@ -114,7 +114,7 @@ impl Refused {
 }
 
 impl TransformServer {
-    /// A server for everything in [`transform::ALL`].
+    /// A server for everything in [`transforms::ALL`].
     pub fn new(limits: Limits) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Self { counts: Counts::default(), outcomes: Outcomes::default(), limits, long_ones: Semaphore::new(processors) }
@@ -256,7 +256,7 @@ fn malformed(error: io::Error) -> io::Result<Refused> {
 fn answer(request: &[u8]) -> Reply {
     let dot = request.iter().position(|&byte| byte == b'.').ok_or(Refused::NoName)?;
     let (name, poem) = (&request[..dot], &request[dot + 1..]);
-    let transform = transform::find(name).ok_or_else(|| Refused::Unknown(printable(name)))?;
+    let transform = transforms::find(name).ok_or_else(|| Refused::Unknown(printable(name)))?;
     transform.apply(poem).map_err(|why| Refused::Transform { transform: transform.name, why })
 }
 

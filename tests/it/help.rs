@@ -7,13 +7,13 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use poetry_suite::cli;
+use poetry_suite::programs;
 
 use crate::harness::{CLIENTS, finish, program};
 
 /// Every program that there is.
 fn programs() -> Vec<String> {
-    cli::commands().iter().map(|command| command.get_name().to_owned()).collect()
+    programs::commands().iter().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// What a program says of itself, 100 columns wide, without the spaces that nobody sees.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use poetry_suite::client::{Errand, Event, Limits, Model, Observer, Outlet, Recorder, Task};
-use poetry_suite::timing::Status;
+use poetry_suite::report::Status;
 
 use crate::harness::Server;
 

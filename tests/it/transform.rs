@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::thread;
 
 use poetry_suite::cli::open_files;
-use poetry_suite::netstring::encode;
-use poetry_suite::transform;
+use poetry_suite::proto::netstring::encode;
+use poetry_suite::transforms;
 use serde_json::Value;
 
 use crate::harness::{
@@ -51,9 +51,9 @@ fn the_request_of_the_tutorial_has_the_reply_of_the_tutorial() {
 #[test]
 fn every_transform_is_listed_and_served() {
     let listed = String::from_utf8(run("transformedpoetry", ["--list"]).stdout).expect("UTF-8");
-    assert_eq!(listed.lines().count(), transform::ALL.len());
+    assert_eq!(listed.lines().count(), transforms::ALL.len());
     let server = Service::transform(NO_ARGS);
-    for (line, transform) in listed.lines().zip(transform::ALL) {
+    for (line, transform) in listed.lines().zip(transforms::ALL) {
         assert!(line.starts_with(transform.name) && line.ends_with(transform.about), "{line}");
         let expected = transform.apply(b"A poem\n").map(netstring).unwrap_or_default();
         assert_eq!(ask(&server, &request(transform.name, "A poem\n")).expect("a reply, or none"), expected);
@@ -67,7 +67,7 @@ fn poems_of_any_bytes_are_changed() {
     let long = "É, Д и ещё. ".repeat(1 << 16);
     let poems: [&[u8]; 6] = [b"", b".", b"a.b..c,:5:", &every, long.as_bytes(), &vec![b'A'; 1 << 20]];
     for name in ["cummingsify", "rot13", "reverse-lines"] {
-        let transform = transform::find(name.as_bytes()).expect(name);
+        let transform = transforms::find(name.as_bytes()).expect(name);
         for poem in poems {
             let reply = ask(&server, &request(name, poem)).expect("a reply");
             assert!(reply == netstring(transform.apply(poem).expect("not refused")), "{name} of {} bytes", poem.len());
@@ -234,7 +234,7 @@ fn every_client_sends_poems_through_a_transform() {
     let long = "LONG\r\n".repeat(1_000_000);
     for poem in [&b""[..], b"A POEM.\n", &every, long.as_bytes()] {
         let server = Server::poem(poem);
-        let expected = transform::find(b"cummingsify").expect("found").apply(poem).expect("not refused");
+        let expected = transforms::find(b"cummingsify").expect("found").apply(poem).expect("not refused");
         for client in CLIENTS {
             for options in [&[][..], &["--ordered"]] {
                 let finished = through(client, options, "cummingsify", &via.port(), &server.port());

@@ -1,0 +1,295 @@
+//! What a server really did: one JSON object a line, for programs, and to be replayed.
+//!
+//! ```text
+//! {"connection":1,"at_us":0,"event":"accept","peer":"127.0.0.1:40000","time":"2026-11-21T09:00:00.000000Z"}
+//! {"connection":1,"at_us":12,"event":"send","bytes":10}
+//! {"connection":1,"at_us":100031,"event":"send","bytes":10}
+//! {"connection":1,"at_us":100040,"event":"rst"}
+//! ```
+//!
+//! `docs/recording.schema.json` describes a line.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::pace::{Action, Ending, Replay, Schedule};
+use crate::units::micros;
+
+/// A line of a recording: what happened on a connection, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Connections are numbered from 1 in the order in which they were accepted.
+    pub connection: u64,
+    /// Microseconds since this connection was accepted.
+    pub at_us: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What can happen on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// It was accepted.
+    Accept {
+        /// Who came.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// The time of day (RFC 3339).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        time: Option<String>,
+    },
+    /// The kernel took so many bytes for the client.
+    Send {
+        /// How many.
+        bytes: usize,
+    },
+    /// The server ended the stream.
+    Fin,
+    /// The server reset the connection.
+    Rst,
+    /// The server fell silent for ever.
+    Hang,
+    /// The client went away.
+    Gone,
+}
+
+impl From<Ending> for Event {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Fin => Self::Fin,
+            Ending::Rst => Self::Rst,
+            Ending::Hang => Self::Hang,
+        }
+    }
+}
+
+impl Entry {
+    /// The entry as a line, its end included.
+    pub fn line(&self) -> String {
+        // Numbers and strings only: nothing that could fail.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// What would be recorded of this connection if the machine lost no time.
+pub fn rehearse(connection: u64, schedule: Schedule) -> impl Iterator<Item = Entry> {
+    let accept = Entry { connection, at_us: 0, event: Event::Accept { peer: None, time: None } };
+    let steps = schedule.map(move |step| {
+        let event = match step.action {
+            Action::Send(piece) => Event::Send { bytes: piece.len() },
+            Action::End(how) => how.into(),
+        };
+        Entry { connection, at_us: micros(step.at), event }
+    });
+    std::iter::once(accept).chain(steps)
+}
+
+/// An [`Entry`] as it is read: with nothing in it that has no meaning, because that would be a mistake.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    connection: NonZeroU64,
+    at_us: u64,
+    event: Name,
+    peer: Option<IgnoredAny>,
+    time: Option<IgnoredAny>,
+    bytes: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Accept,
+    Send,
+    Fin,
+    Rst,
+    Hang,
+    Gone,
+}
+
+/// Why a recording cannot be replayed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Error {
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The connections of a recording, in order of their numbers, to be replayed.
+///
+/// After a client went away there was nothing to record: a replay hangs then. A connection without an end was under
+/// way when its server was killed, which is a reset.
+///
+/// # Errors
+/// A line is no entry, or cannot be true after those before it.
+pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
+    let mut connections: BTreeMap<NonZeroU64, Unfinished> = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |why: String| Error { line: number, why };
+        if !line.trim_start().starts_with('{') {
+            return Err(wrong("not an object".to_owned()));
+        }
+        let line: Line = serde_json::from_str(line).map_err(|error| wrong(in_words(&error)))?;
+        let connection = line.connection;
+        let known = connections.get_mut(&connection);
+        let added = match (line.event, known) {
+            (Name::Accept, Some(_)) => Err("is accepted a second time"),
+            (Name::Accept, None) if line.at_us > 0 => Err("is accepted later than at 0"),
+            (Name::Accept, None) if line.bytes.is_some() => Err("has bytes that are not sent"),
+            (Name::Accept, None) => {
+                connections.insert(connection, Unfinished::default());
+                Ok(())
+            }
+            (_, None) => Err("is not accepted yet"),
+            (_, Some(known)) => known.add(&line),
+        };
+        added.map_err(|why| wrong(format!("connection {connection} {why}")))?;
+    }
+    Ok(connections.into_values().map(Unfinished::finish).collect())
+}
+
+#[derive(Default)]
+struct Unfinished {
+    pieces: Vec<(Duration, usize)>,
+    end: Option<(Duration, Ending)>,
+    last: Duration,
+}
+
+impl Unfinished {
+    fn add(&mut self, line: &Line) -> Result<(), &'static str> {
+        let at = Duration::from_micros(line.at_us);
+        if self.end.is_some() {
+            return Err("has ended already");
+        }
+        if at < self.last {
+            return Err("goes back in time");
+        }
+        if line.peer.is_some() || line.time.is_some() {
+            return Err("has a peer or a time that is not its accept's");
+        }
+        self.last = at;
+        self.end = match (line.event, line.bytes) {
+            (Name::Send, Some(bytes)) => {
+                self.pieces.push((at, bytes.get()));
+                None
+            }
+            (Name::Send, None) => return Err("sends no number of bytes"),
+            (_, Some(_)) => return Err("has bytes that are not sent"),
+            (Name::Rst, None) => Some((at, Ending::Rst)),
+            (Name::Hang | Name::Gone, None) => Some((at, Ending::Hang)),
+            (Name::Fin | Name::Accept, None) => Some((at, Ending::Fin)),
+        };
+        Ok(())
+    }
+
+    fn finish(self) -> Replay {
+        Replay { pieces: self.pieces, end: self.end.unwrap_or((self.last, Ending::Rst)) }
+    }
+}
+
+/// What is wrong, without the place in a line that is named already.
+fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pace::{Pace, Plan};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn an_entry_is_a_line_of_json() {
+        let send = Entry { connection: 7, at_us: 100_031, event: Event::Send { bytes: 10 } };
+        assert_eq!(send.line(), "{\"connection\":7,\"at_us\":100031,\"event\":\"send\",\"bytes\":10}\n");
+        let end = Entry { connection: 7, at_us: 100_040, event: Ending::Hang.into() };
+        assert_eq!(end.line(), "{\"connection\":7,\"at_us\":100040,\"event\":\"hang\"}\n");
+    }
+
+    #[test]
+    fn connections_are_told_apart_however_their_lines_mix() {
+        let text = r#"
+            {"connection":2,"at_us":0,"event":"accept","peer":"[::1]:1","time":"2026-11-21T09:00:00Z"}
+            {"connection":1,"at_us":0,"event":"accept"}
+            {"connection":1,"at_us":5000,"event":"send","bytes":10}
+            {"connection":2,"at_us":1000,"event":"send","bytes":3}
+            {"connection":1,"at_us":9000,"event":"gone"}
+            {"connection":2,"at_us":2000,"event":"fin"}
+            {"connection":5,"at_us":0,"event":"accept"}
+            {"connection":5,"at_us":7000,"event":"send","bytes":1}
+        "#;
+        let expected = [
+            Replay { pieces: vec![(5 * MS, 10)], end: (9 * MS, Ending::Hang) },
+            Replay { pieces: vec![(MS, 3)], end: (2 * MS, Ending::Fin) },
+            Replay { pieces: vec![(7 * MS, 1)], end: (7 * MS, Ending::Rst) },
+        ];
+        assert_eq!(parse(text), Ok(expected.to_vec()));
+        assert_eq!(parse(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_cannot_have_been_is_refused_by_its_line() {
+        let accept = r#"{"connection":1,"at_us":0,"event":"accept"}"#;
+        let send = r#"{"connection":1,"at_us":5,"event":"send","bytes":1}"#;
+        let fin = r#"{"connection":1,"at_us":5,"event":"fin"}"#;
+        for (lines, line, why) in [
+            (vec!["poetry"], 1, "not an object"),
+            (vec![accept, r#"{"connection":1,"at_us":0,"event":"sing"}"#], 2, "unknown variant `sing`"),
+            (vec![accept, r#"{"connection":1,"at_us":-1,"event":"fin"}"#], 2, "invalid value"),
+            (vec![accept, r#"{"connection":1,"event":"fin"}"#], 2, "missing field `at_us`"),
+            (vec![accept, accept], 2, "connection 1 is accepted a second time"),
+            (vec![send], 1, "connection 1 is not accepted yet"),
+            (vec![accept, fin, send], 3, "connection 1 has ended already"),
+            (vec![accept, send, r#"{"connection":1,"at_us":4,"event":"fin"}"#], 3, "connection 1 goes back in time"),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"send","bytes":0}"#], 2, "invalid value: integer `0`"),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"send"}"#], 2, "connection 1 sends no number of bytes"),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","bytes":1}"#],
+                2,
+                "connection 1 has bytes that are",
+            ),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","peer":""}"#],
+                2,
+                "connection 1 has a peer or a time",
+            ),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","foo":1}"#], 2, "unknown field `foo`"),
+            (vec![r#"{"connection":1,"at_us":0,"event":"accept","bytes":1}"#], 1, "connection 1 has bytes that are"),
+            (vec![r#"[1,0,"accept",null,null,null]"#], 1, "not an object"),
+            (vec![r#"{"connection":1,"at_us":9,"event":"accept"}"#], 1, "connection 1 is accepted later than at 0"),
+            (vec![r#"{"connection":0,"at_us":0,"event":"accept"}"#], 1, "invalid value: integer `0`"),
+        ] {
+            let error = parse(&lines.join("\n")).expect_err(why);
+            assert_eq!(error.line, line, "{lines:?}");
+            assert!(error.why.starts_with(why) && !error.why.contains(" line "), "{why}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_rehearsal_replays_as_it_was(seed: u64, len in 0_usize..500, jitter in 0_u64..50) {
+            let pace = Pace { jitter: Duration::from_millis(jitter), first_byte_delay: 90 * MS, ..Pace::default() };
+            let plan = Plan::uniform(seed, pace);
+            let text: String =
+                (1..=3).flat_map(|n| rehearse(n, plan.schedule(n, len))).map(|entry| entry.line()).collect();
+            let replay = Plan::replay(parse(&text).expect("a recording"));
+            for connection in 1..=3 {
+                let again: Vec<Entry> = rehearse(connection, replay.schedule(connection, len)).collect();
+                let first: Vec<Entry> = rehearse(connection, plan.schedule(connection, len)).collect();
+                prop_assert_eq!(first, again);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Progress on a terminal: one line per poem, folded to the height of the screen.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use console::{Term, truncate_str};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::address::Address;
+use crate::cli::terminal::{MARGIN, Screen};
+use crate::client::{Event, Observer, Task};
+use crate::sync::lock;
+
+/// Between two looks at the board. People see no faster change.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The observer that draws. What happens changes a board; a thread draws the board ten times a second.
+#[derive(Debug)]
+pub(super) struct Bars {
+    board: Arc<Mutex<Board>>,
+    canvas: Arc<Mutex<Canvas>>,
+    /// Dropped to end the thread.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Bars {
+    /// Bars for these poems on `screen`, if it has any; times count from `clock`.
+    pub(super) fn new(screen: &Screen, addresses: &[Address], clock: Instant) -> Option<Self> {
+        let bars = screen.bars()?;
+        let board = Arc::new(Mutex::new(Board::new(addresses)));
+        let canvas = Arc::new(Mutex::new(Canvas { bars, lines: Vec::new(), closed: false }));
+        let (alive, ticks) = mpsc::channel();
+        let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&canvas));
+        let draw = move || {
+            while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let (rows, columns) = Term::stderr().size();
+                let lines = lock(&shared_board).render(rows.into(), clock.elapsed());
+                let width = columns.saturating_sub(MARGIN).into();
+                let lines: Vec<_> = lines.iter().map(|line| truncate_str(line, width, "").into_owned()).collect();
+                lock(&shared_canvas).draw(&lines);
+            }
+        };
+        // Without a thread there are no bars; the poems matter more.
+        thread::Builder::new().name("bars".to_owned()).spawn(draw).ok()?;
+        Some(Self { board, canvas, _alive: alive })
+    }
+
+    /// Takes the bars off the screen for good.
+    pub(super) fn clear(&self) {
+        let mut canvas = lock(&self.canvas);
+        canvas.closed = true;
+        // Nothing can be done about a terminal that does not take it.
+        let _ = canvas.bars.clear();
+        // Else the next message would put them back below itself.
+        canvas.bars.set_draw_target(ProgressDrawTarget::hidden());
+    }
+}
+
+impl Observer for Bars {
+    fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
+        lock(&self.board).note(task.number - 1, at, event);
+    }
+}
+
+#[derive(Debug)]
+struct Canvas {
+    bars: MultiProgress,
+    lines: Vec<ProgressBar>,
+    closed: bool,
+}
+
+impl Canvas {
+    fn draw(&mut self, lines: &[String]) {
+        if self.closed {
+            return;
+        }
+        while self.lines.len() > lines.len()
+            && let Some(bar) = self.lines.pop()
+        {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        while self.lines.len() < lines.len() {
+            let style = ProgressStyle::with_template("{msg}").expect("a valid template");
+            let bar = self.bars.add(ProgressBar::no_length().with_style(style));
+            self.lines.push(bar);
+        }
+        for (bar, line) in self.lines.iter().zip(lines) {
+            bar.set_message(line.clone());
+        }
+    }
+}
+
+/// Where every poem stands.
+#[derive(Debug)]
+struct Board {
+    poems: Vec<Poem>,
+    done: usize,
+    failed: usize,
+}
+
+#[derive(Debug)]
+struct Poem {
+    title: String,
+    state: State,
+    bytes: u64,
+    connected: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Queued,
+    Connecting,
+    Waiting,
+    Receiving,
+    Transforming,
+    Pausing,
+    Over,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
+            Self::Receiving => "receiving",
+            Self::Transforming => "transforming",
+            Self::Pausing => "to be retried",
+            Self::Over => "over",
+        }
+    }
+}
+
+impl Board {
+    fn new(addresses: &[Address]) -> Self {
+        let digits = addresses.len().to_string().len();
+        let width = addresses.iter().map(|address| address.to_string().len()).max().unwrap_or(0);
+        let poem = |(index, address): (usize, &Address)| Poem {
+            title: format!("Task {:digits$}  {:width$}", index + 1, address.to_string()),
+            state: State::Queued,
+            bytes: 0,
+            connected: Duration::ZERO,
+        };
+        Self { poems: addresses.iter().enumerate().map(poem).collect(), done: 0, failed: 0 }
+    }
+
+    fn note(&mut self, index: usize, at: Duration, event: &Event<'_>) {
+        let poem = &mut self.poems[index];
+        poem.state = match event {
+            Event::Started | Event::ConnectedVia | Event::Changed(_) | Event::Unchanged { .. } => return,
+            Event::Attempt(_) => {
+                poem.bytes = 0;
+                State::Connecting
+            }
+            Event::Connected => {
+                poem.connected = at;
+                State::Waiting
+            }
+            Event::Received(bytes) => {
+                poem.bytes += *bytes as u64;
+                State::Receiving
+            }
+            Event::Asking(_) => State::Transforming,
+            Event::Retry { .. } => State::Pausing,
+            Event::Done { .. } => {
+                self.done += 1;
+                State::Over
+            }
+            Event::Failed(_) => {
+                if poem.state == State::Over {
+                    self.done -= 1;
+                }
+                self.failed += 1;
+                State::Over
+            }
+        };
+    }
+
+    /// The lines to show on a screen with so many rows: poems that are not over, and if they are too many
+    /// the last line for all the others together.
+    fn render(&self, rows: usize, now: Duration) -> Vec<String> {
+        let room = rows.saturating_sub(1).max(1);
+        let open: Vec<&Poem> = self.poems.iter().filter(|poem| poem.state != State::Over).collect();
+        if open.len() <= room {
+            return open.iter().map(|poem| poem.line(now)).collect();
+        }
+        let (shown, folded) = open.split_at(room - 1);
+        let mut lines: Vec<String> = shown.iter().map(|poem| poem.line(now)).collect();
+        lines.push(self.fold(folded));
+        lines
+    }
+
+    fn fold(&self, poems: &[&Poem]) -> String {
+        let states =
+            [State::Receiving, State::Transforming, State::Waiting, State::Connecting, State::Pausing, State::Queued];
+        let count = |state| poems.iter().filter(|poem| poem.state == state).count();
+        let mut parts: Vec<String> = states
+            .iter()
+            .filter(|&&state| count(state) > 0)
+            .map(|&state| format!("{} {}", count(state), state.word()))
+            .collect();
+        parts.push(HumanBytes(poems.iter().map(|poem| poem.bytes).sum()).to_string());
+        let over = match (self.done, self.failed) {
+            (0, 0) => String::new(),
+            (done, 0) => format!("; {done} done"),
+            (done, failed) => format!("; {done} done, {failed} failed"),
+        };
+        format!("and {} more: {}{over}", poems.len(), parts.join(", "))
+    }
+}
+
+impl Poem {
+    fn line(&self, now: Duration) -> String {
+        let start = format!("{}  {:10}", self.title, self.state.word());
+        if self.state != State::Receiving {
+            return start.trim_end().to_owned();
+        }
+        let millis = now.saturating_sub(self.connected).as_millis().max(1);
+        let rate = u64::try_from(u128::from(self.bytes) * 1_000 / millis).unwrap_or(u64::MAX);
+        format!("{start}  {:>12}  {:>12}/s", HumanBytes(self.bytes).to_string(), HumanBytes(rate).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Failure;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn board(poems: u16) -> Board {
+        let addresses: Vec<Address> = (0..poems).map(|n| (10_000 + n).to_string().parse().expect("a port")).collect();
+        Board::new(&addresses)
+    }
+
+    #[test]
+    fn each_poem_has_its_line_until_it_is_over() {
+        let mut board = board(3);
+        board.note(0, SECOND, &Event::Attempt(1));
+        board.note(0, SECOND, &Event::Connected);
+        board.note(0, 2 * SECOND, &Event::Received(600));
+        board.note(1, SECOND, &Event::Attempt(1));
+        assert_eq!(
+            board.render(24, 3 * SECOND),
+            [
+                "Task 1  127.0.0.1:10000  receiving          600 B         300 B/s",
+                "Task 2  127.0.0.1:10001  connecting",
+                "Task 3  127.0.0.1:10002  queued",
+            ]
+        );
+        board.note(0, 3 * SECOND, &Event::Done { bytes: 600, elapsed: SECOND });
+        board.note(1, 3 * SECOND, &Event::Failed(&Failure::Bug));
+        assert_eq!(board.render(24, 3 * SECOND), ["Task 3  127.0.0.1:10002  queued"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_folded_into_the_last_line() {
+        let mut board = board(40);
+        for poem in 0..30 {
+            board.note(poem, SECOND, &Event::Attempt(1));
+            board.note(poem, SECOND, &Event::Connected);
+            board.note(poem, SECOND, &Event::Received(10));
+        }
+        board.note(0, SECOND, &Event::Done { bytes: 10, elapsed: SECOND });
+        board.note(1, SECOND, &Event::Failed(&Failure::Bug));
+        let lines = board.render(10, SECOND);
+        assert_eq!(lines.len(), 9);
+        assert_eq!(lines[8], "and 30 more: 20 receiving, 10 queued, 200 B; 1 done, 1 failed");
+        assert_eq!(board.render(1, SECOND).len(), 1);
+    }
+
+    #[test]
+    fn a_poem_that_fails_after_all_counts_once() {
+        let mut board = board(3);
+        board.note(0, SECOND, &Event::Done { bytes: 0, elapsed: SECOND });
+        board.note(0, SECOND, &Event::Failed(&Failure::Bug));
+        assert_eq!((board.done, board.failed), (0, 1));
+    }
+}

@@ -1,0 +1,177 @@
+//! poetry-proxy as a program.
+
+use std::net::TcpListener;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use nix::sys::signal::Signal;
+use tracing::info;
+
+use super::service::{self, Run, Server, Service, ServiceArgs, counter, gauge};
+use crate::address::Address;
+use crate::cache::freshness::Policy;
+use crate::cli::logs::LogArgs;
+use crate::cli::values::Limit;
+use crate::cli::{Error, values};
+use crate::metrics::{Metric, Page};
+use crate::net::{Handler, Limits};
+use crate::server::proxy::{Config, ProxyServer};
+
+/// Serve another server's poem from memory: an async caching proxy
+///
+/// The first client starts one fetch; everyone who comes while it runs shares it, and gets each byte as it arrives.
+/// Later clients are served from memory. When the last client leaves before the end, the fetch is canceled. Only a
+/// whole poem is ever cached; if upstream fails, the clients who wait are reset.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = AFTER_HELP)]
+pub struct Args {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub service: ProxyArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// The service alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProxyArgs {
+    #[arg(
+        value_name = "UPSTREAM",
+        help = "Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT"
+    )]
+    upstream: Address,
+
+    /// Fetch the poem again when it is so old [default: never]
+    #[arg(long, help_heading = "Cache", value_name = "DURATION")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    ttl: Option<Duration>,
+
+    /// Serve an aged poem for so long while it is fetched again in the background
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "0", requires = "ttl")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    stale_while_revalidate: Duration,
+
+    /// Serve an aged poem, however old, if it cannot be fetched again
+    #[arg(long, help_heading = "Cache", requires = "ttl")]
+    stale_if_error: bool,
+
+    /// Keep no poem that is longer; it passes through
+    #[arg(long, help_heading = "Cache", value_name = "SIZE", default_value = "64MiB")]
+    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
+    max_size: NonZeroUsize,
+
+    /// Go on with a fetch when its last client has left
+    #[arg(long, help_heading = "Cache")]
+    keep_filling: bool,
+
+    /// Give up an upstream that does not accept the connection, or sends nothing, for so long; 0: never
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
+    upstream_timeout: Limit,
+
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+const AFTER_HELP: &str = "\
+Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
+
+Examples:
+  poetry-proxy --port 10100 10000
+      One fetch from port 10000 for everybody
+  poetry-proxy --port 10100 --ttl 1m --stale-if-error poems.example:10000
+      A fresh poem every minute, or an old one if there is none
+  poetry-proxy --ttl 10s --stale-while-revalidate 1m 10000
+      Nobody waits but the first
+
+Log:
+  A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
+(left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
+
+Signals:
+  SIGHUP forgets the poem. SIGUSR1 logs the totals.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
+
+Exit status:
+  0    stopped
+  1    the port is taken
+  2    the command line makes no sense";
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.logs))
+}
+
+impl Service for ProxyArgs {
+    fn program(&self) -> &'static str {
+        "poetry-proxy"
+    }
+
+    fn signals(&self) -> &'static [Signal] {
+        &[Signal::SIGHUP, Signal::SIGUSR1]
+    }
+
+    fn service(&self) -> &ServiceArgs {
+        &self.service
+    }
+
+    fn what(&self) -> String {
+        format!("Proxying {}", self.upstream)
+    }
+
+    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+        let server = ProxyServer::new(Config {
+            upstream: self.upstream.clone(),
+            policy: Policy {
+                ttl: self.ttl,
+                stale_while_revalidate: self.stale_while_revalidate,
+                stale_if_error: self.stale_if_error,
+            },
+            max_size: self.max_size.get(),
+            upstream_timeout: self.upstream_timeout.0,
+            write_timeout: self.service.write_timeout(),
+            keep_filling: self.keep_filling,
+        });
+        Ok(Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?))
+    }
+}
+
+impl Server for ProxyServer {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+        service::prepare(listeners, self, limits)
+    }
+
+    fn on_signal(&self, signal: Signal) {
+        match signal {
+            Signal::SIGHUP => {
+                self.forget();
+                info!("Forgot the poem");
+            }
+            Signal::SIGUSR1 => info!("Totals: {}", self.totals()),
+            _ => {}
+        }
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        const ANSWERS: Metric = counter("poetry_proxy_answers_total", "Clients by how they were answered.");
+        const FETCHES: Metric = counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
+        const ENDED: Metric = counter("poetry_proxy_fetches_ended_total", "Fetches from upstream by outcome.");
+        const CACHED: Metric = gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
+        service::add_counts(page, labels, self.counts());
+        for (answer, count) in self.answers() {
+            page.add(ANSWERS, &[labels, &[("answer", answer)]].concat(), count);
+        }
+        page.add(FETCHES, labels, self.fetches());
+        for (outcome, count) in self.ended_fetches() {
+            page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
+        }
+        page.add(CACHED, labels, self.cached_bytes() as u64);
+    }
+}

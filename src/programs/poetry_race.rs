@@ -1,0 +1,368 @@
+//! poetry-race as a program.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, ExitCode};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::address::Address;
+use crate::cli::signals::{self, Signals};
+use crate::cli::{Error, FAILURE, SUCCESS, terminal, values};
+use crate::client::Model;
+use crate::race::assertion::Assertion;
+use crate::race::{self, Run, Standing};
+use crate::report::Report;
+use crate::report::table::Table;
+use crate::report::waterfall::{Chart, svg, text};
+use crate::sync::lock;
+use crate::units::human;
+
+/// Race the four clients against each other, and see what each model of waiting costs
+///
+/// get-poetry-blocking, -threads, -select and get-poetry fetch the same poems in turns, as child processes. Each
+/// measures its own time; what else it costs is read from the system.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[arg(required = true, value_name = "ADDR", help = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
+    addresses: Vec<Address>,
+
+    /// Rounds, in each of which every client runs once
+    #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3")]
+    runs: NonZeroUsize,
+
+    /// Runs of get-poetry before, which do not count
+    #[arg(long, help_heading = "Runs", value_name = "N", default_value_t = 1)]
+    warm_up: usize,
+
+    /// Only these models: blocking, threads, select, async
+    #[arg(long, help_heading = "Runs", value_name = "MODEL", value_delimiter = ',', value_parser = model)]
+    models: Vec<Model>,
+
+    /// Let each client fetch at most N poems at once [default: all]
+    #[arg(short = 'j', long, help_heading = "Runs", value_name = "N")]
+    max_concurrency: Option<NonZeroUsize>,
+
+    /// Give up a poem that is not complete after so long; 0: never
+    #[arg(long, help_heading = "Runs", value_name = "DURATION", default_value = "0")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    timeout: Duration,
+
+    /// Print the result as JSON
+    #[arg(long, help_heading = "Result", group = "form")]
+    json: bool,
+
+    /// Print the result as CSV
+    #[arg(long, help_heading = "Result", group = "form")]
+    csv: bool,
+
+    /// Print the result as a Markdown table
+    #[arg(long, help_heading = "Result", group = "form")]
+    markdown: bool,
+
+    /// Draw what each poem was doing when, of the median run of each model, as a picture in FILE (SVG)
+    #[arg(long, help_heading = "Result", value_name = "FILE")]
+    timeline: Option<PathBuf>,
+
+    /// Draw the same on stderr, in characters
+    #[arg(long, help_heading = "Result")]
+    waterfall: bool,
+
+    /// Exit with 1 unless this holds, as in 'async <= 1.1 * bound'; may be given more than once
+    #[arg(long = "assert", help_heading = "Result", value_name = "EXPR", value_parser = assertion)]
+    assertions: Vec<Assertion>,
+}
+
+const AFTER_HELP: &str = "\
+The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one, \
+the slowest poem for the others. A server counts with the time that it took in the model that got it soonest.
+
+An assertion compares two sums of products with <, <=, > or >=. Their values are numbers (of seconds, or with us, ms, \
+s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
+.waits), and bound, that of the model named first.
+
+Examples:
+  poetry-race 10000 10001 10002
+      Three rounds, and two tables
+  poetry-race --runs 5 --timeline race.svg --waterfall 10000 10001 10002
+      With two pictures
+  poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' 10000 10001 10002
+      For a test
+
+Exit status:
+  0    all poems arrived in all runs, and every assertion holds
+  1    some did not, or something failed
+  2    the command line makes no sense
+  130  interrupted by Ctrl-C";
+
+fn model(text: &str) -> Result<Model, String> {
+    let known = Model::ALL.into_iter().find(|model| model.name() == text);
+    known.ok_or_else(|| "a model is blocking, threads, select or async".to_owned())
+}
+
+fn assertion(text: &str) -> Result<Assertion, String> {
+    Assertion::parse(text).map_err(|error| error.to_string())
+}
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    crate::cli::run("poetry-race", |args| run(&args))
+}
+
+fn run(args: &Args) -> Result<u8, Error> {
+    let models = if args.models.is_empty() { Model::ALL.to_vec() } else { args.models.clone() };
+    for assertion in &args.assertions {
+        if let Some(absent) = assertion.models().into_iter().find(|model| !models.contains(model)) {
+            return Err(Error::usage(format!("the assertion speaks of {absent}, which does not take part")));
+        }
+    }
+    let signals = Signals::block_with_hangup();
+    let directory =
+        tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))?;
+    let stage =
+        Arc::new(Stage { progress: progress(), child: Mutex::new(None), directory: directory.path().to_owned() });
+    let at_signal = Arc::clone(&stage);
+    let on_signal = move |signal| at_signal.leave(signal);
+    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    let runs = all_runs(args, &models, &stage)?;
+    stage.progress.finish_and_clear();
+    let standings = race::standings(&models, &runs);
+
+    let tables = tables(&standings);
+    let result = match (args.json, args.csv, args.markdown) {
+        (true, _, _) => json(args, &standings),
+        (_, true, _) => csv(&standings).to_csv(),
+        (_, _, true) => tables.map(|table| table.to_markdown()).join("\n"),
+        _ => tables.map(|table| table.to_text()).join("\n"),
+    };
+    write_stdout(&result)?;
+    if args.timeline.is_some() || args.waterfall {
+        let chart = Chart::of(&median_runs(&standings, &runs));
+        if let Some(path) = &args.timeline {
+            fs::write(path, svg::draw(&chart)).map_err(|error| Error::cannot("write", path.display(), &error))?;
+        }
+        if args.waterfall {
+            say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
+        }
+    }
+
+    let mut status = SUCCESS;
+    let failed: usize = runs.iter().map(|(_, run)| run.report.failed).sum();
+    if failed > 0 {
+        say(&format!("poetry-race: {failed} poems did not arrive\n"));
+        status = FAILURE;
+    }
+    for assertion in &args.assertions {
+        let verdict = assertion.judge(&standings);
+        if !verdict.holds {
+            say(&format!("poetry-race: {}\n", verdict.text));
+            status = FAILURE;
+        }
+    }
+    Ok(status)
+}
+
+/// For a client that was told to stop.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// What has to be cleared away when a signal ends the race.
+struct Stage {
+    progress: ProgressBar,
+    child: Mutex<Option<u32>>,
+    directory: PathBuf,
+}
+
+impl Stage {
+    fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let mut running = lock(&self.child);
+        let child = command.spawn()?;
+        *running = Some(child.id());
+        Ok(child)
+    }
+
+    /// Holds the lock to the end, so that no other child is started.
+    fn leave(&self, signal: Signal) -> ! {
+        let child = lock(&self.child);
+        // Ctrl-C on a terminal has reached it already.
+        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
+            let _ = kill(pid, signal);
+            // Its report is to be cleared away, too, if it still writes one.
+            let until = Instant::now() + LAST_WORDS;
+            while kill(pid, None).is_ok() && Instant::now() < until {
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        self.progress.finish_and_clear();
+        let _ = fs::remove_dir_all(&self.directory);
+        process::exit(signals::exit_status(signal).into());
+    }
+}
+
+/// Every run of every model, in turns.
+fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
+    let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
+    let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
+    let mut words: Vec<String> = Vec::new();
+    if let Some(most) = args.max_concurrency {
+        words.push(format!("--max-concurrency={most}"));
+    }
+    words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
+    words.extend(args.addresses.iter().map(ToString::to_string));
+
+    let warm_ups = vec![Model::Async; args.warm_up];
+    let rounds = models.repeat(args.runs.get());
+    stage.progress.set_length((warm_ups.len() + rounds.len()) as u64);
+    let mut runs = Vec::with_capacity(rounds.len());
+    for (index, &model) in warm_ups.iter().chain(&rounds).enumerate() {
+        stage.progress.set_message(model.program());
+        let run = race::run(model, &programs, &words, &stage.directory, |command| stage.start(command));
+        *lock(&stage.child) = None;
+        let run = run.map_err(|error| Error::cannot("run", programs.join(model.program()).display(), &error))?;
+        stage.progress.inc(1);
+        if index >= warm_ups.len() {
+            runs.push((model, run));
+        }
+    }
+    Ok(runs)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress() -> ProgressBar {
+    let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
+    let bar = ProgressBar::with_draw_target(None, target).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// For people: how long it took, and what it cost.
+fn tables(standings: &[Standing]) -> [Table; 2] {
+    let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up"]);
+    let mut costs = Table::new([
+        "cost",
+        "start-up",
+        "user",
+        "system",
+        "waited",
+        "preempted",
+        "threads",
+        "memory",
+        "reads",
+        "waits",
+    ]);
+    let time = |us| human(Duration::from_micros(us));
+    let blocking = standings.iter().find(|standing| standing.model == Model::Blocking.name());
+    for standing in standings {
+        times.push(vec![
+            standing.model.to_owned(),
+            time(standing.time_us),
+            time(standing.spread_us.0),
+            time(standing.spread_us.1),
+            time(standing.bound_us),
+            format!("{:.3}", standing.ratio()),
+            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking))),
+        ]);
+        let cost = &standing.cost;
+        costs.push(vec![
+            standing.model.to_owned(),
+            time(cost.start_up_us),
+            time(cost.user_us),
+            time(cost.system_us),
+            cost.voluntary_switches.to_string(),
+            cost.involuntary_switches.to_string(),
+            cost.peak_threads.to_string(),
+            format!("{} kB", cost.peak_rss_kb),
+            cost.reads.to_string(),
+            cost.waits.to_string(),
+        ]);
+    }
+    [times, costs]
+}
+
+/// For programs: the same, in plain units.
+fn csv(standings: &[Standing]) -> Table {
+    let mut table = Table::new([
+        "model",
+        "runs",
+        "time_us",
+        "fastest_us",
+        "slowest_us",
+        "bound_us",
+        "ratio",
+        "start_up_us",
+        "user_us",
+        "system_us",
+        "voluntary_switches",
+        "involuntary_switches",
+        "peak_threads",
+        "peak_rss_kb",
+        "reads",
+        "waits",
+    ]);
+    for standing in standings {
+        let Standing { model, runs, time_us, spread_us: (fastest, slowest), bound_us, cost } = standing;
+        let mut row = vec![(*model).to_owned(), runs.to_string()];
+        row.extend([time_us, fastest, slowest, bound_us].map(ToString::to_string));
+        row.push(format!("{:.4}", standing.ratio()));
+        row.extend(
+            [
+                cost.start_up_us,
+                cost.user_us,
+                cost.system_us,
+                cost.voluntary_switches,
+                cost.involuntary_switches,
+                cost.peak_threads,
+                cost.peak_rss_kb,
+                cost.reads,
+                cost.waits,
+            ]
+            .map(|value| value.to_string()),
+        );
+        table.push(row);
+    }
+    table
+}
+
+fn json(args: &Args, standings: &[Standing]) -> String {
+    #[derive(Serialize)]
+    struct Result<'a> {
+        schema: u32,
+        addresses: Vec<String>,
+        models: &'a [Standing],
+    }
+    let addresses = args.addresses.iter().map(ToString::to_string).collect();
+    let result = Result { schema: 1, addresses, models: standings };
+    serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
+}
+
+/// Of each model the run that took its median time.
+fn median_runs(standings: &[Standing], runs: &[(Model, Run)]) -> Vec<Report> {
+    let median = |standing: &Standing| {
+        let is_it =
+            |(model, run): &&(Model, Run)| model.name() == standing.model && run.report.elapsed_us == standing.time_us;
+        runs.iter().find(is_it).map(|(_, run)| run.report.clone())
+    };
+    standings.iter().filter_map(median).collect()
+}
+
+fn write_stdout(text: &str) -> Result<(), Error> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
+        _ => Ok(()),
+    }
+}
+
+/// If nobody hears it there is nobody left to tell.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}

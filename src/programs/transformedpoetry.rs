@@ -1,0 +1,140 @@
+//! transformedpoetry as a program.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+
+use super::service::{self, Run, Server, Service, ServiceArgs};
+use crate::cli::logs::LogArgs;
+use crate::cli::toml_args::ERRAND;
+use crate::cli::values::Limit;
+use crate::cli::{Error, SUCCESS, values};
+use crate::metrics::{Metric, Page};
+use crate::net::{Handler, Limits};
+use crate::server::transform::{self, TransformServer};
+use crate::transforms::ALL;
+
+/// Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered
+///
+/// A request is one netstring, NAME.POEM, the reply another: 27:cummingsify.HERE IS MY POEM, is answered with
+/// 15:here is my poem, and the connection is closed. A request that cannot be answered gets no reply.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = AFTER_HELP)]
+pub struct Args {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub service: TransformArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// The service alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TransformArgs {
+    /// List the transforms, and exit
+    #[arg(long, group = ERRAND)]
+    list: bool,
+
+    /// Refuse requests of more than so many bytes, name and poem together
+    #[arg(long, help_heading = "Requests", value_name = "SIZE", default_value = "1MiB")]
+    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
+    max_length: NonZeroUsize,
+
+    /// Answer any number of requests on a connection, in order, instead of one
+    #[arg(long, help_heading = "Requests")]
+    keep_alive: bool,
+
+    /// Let go of a client that says nothing for so long; 0: never
+    #[arg(long, help_heading = "Requests", value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
+    idle_timeout: Limit,
+
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+const AFTER_HELP: &str = "\
+Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
+
+Examples:
+  transformedpoetry --list
+      What it can do to poems
+  transformedpoetry --port 11000
+      One request a connection
+  transformedpoetry --port 11000 --keep-alive --idle-timeout 5m --max-length 16MiB
+      Any number of requests, and long poems
+  get-poetry --transform shout --via 11000 10000
+      A poem through it
+
+Signals:
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
+
+Exit status:
+  0    stopped, or listed
+  1    the port is taken
+  2    the command line makes no sense";
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    crate::cli::run("transformedpoetry", |args: Args| service::run(&args.service, &args.logs))
+}
+
+impl Service for TransformArgs {
+    fn program(&self) -> &'static str {
+        "transformedpoetry"
+    }
+
+    fn service(&self) -> &ServiceArgs {
+        &self.service
+    }
+
+    fn what(&self) -> String {
+        "Serving transforms".to_owned()
+    }
+
+    fn errand(&self) -> Result<Option<u8>, Error> {
+        self.list.then(list).transpose()
+    }
+
+    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+        Ok(Arc::new(TransformServer::new(transform::Limits {
+            max_length: self.max_length.get(),
+            idle_timeout: self.idle_timeout.0,
+            write_timeout: self.service.write_timeout(),
+            keep_alive: self.keep_alive,
+        })))
+    }
+}
+
+impl Server for TransformServer {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+        service::prepare(listeners, self, limits)
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        const REQUESTS: Metric =
+            service::counter("poetry_transform_requests_total", "Requests by what became of them.");
+        service::add_counts(page, labels, self.counts());
+        for (outcome, count) in self.outcomes() {
+            page.add(REQUESTS, &[labels, &[("outcome", outcome)]].concat(), count);
+        }
+    }
+}
+
+/// Every transform with what it does, a line each.
+fn list() -> Result<u8, Error> {
+    let width = ALL.iter().map(|transform| transform.name.len()).max().unwrap_or(0);
+    let lines: String =
+        ALL.iter().map(|transform| format!("{:width$}  {}\n", transform.name, transform.about)).collect();
+    match io::stdout().write_all(lines.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
+        _ => Ok(SUCCESS),
+    }
+}

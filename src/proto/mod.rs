@@ -1,0 +1,3 @@
+//! Protocols without sockets: bytes in, frames out, and the other way round.
+
+pub mod netstring;

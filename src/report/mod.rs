@@ -1,0 +1,337 @@
+//! What was measured: plain data, its text and its JSON; as a picture ([`waterfall`]) and in tables ([`table`]).
+//!
+//! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made
+//! from it and from nothing else. `docs/report.schema.json` describes its JSON form.
+
+pub mod table;
+pub mod waterfall;
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::units::{Micros, human};
+
+/// One run of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of this format: [`Report::SCHEMA`].
+    pub schema: u32,
+    /// The model of waiting: `async`, `blocking`, `threads` or `select`.
+    pub model: Cow<'static, str>,
+    /// When the run began; RFC 3339 in JSON.
+    #[serde(serialize_with = "to_rfc3339", deserialize_with = "from_rfc3339")]
+    pub started: SystemTime,
+    /// From the start to the end of the last poem.
+    pub elapsed_us: Micros,
+    /// Poems that arrived whole and were delivered.
+    pub ok: usize,
+    /// Poems that were not.
+    pub failed: usize,
+    /// System calls and wake-ups of the whole run.
+    pub calls: Calls,
+    /// One entry a poem, in the order of the command line.
+    pub tasks: Vec<TaskReport>,
+}
+
+/// What it took to wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calls {
+    /// Calls of recv(2) for poems, the ones that found nothing and the ends of stream included.
+    pub reads: u64,
+    /// Calls that wait for many sockets at once: poll(2), or the runtime's epoll_wait(2).
+    /// None where the read itself waits.
+    pub waits: u64,
+    /// How often control came back to a poem that may have slept: a blocking connect or read that
+    /// returned, a socket that poll(2) called ready, a task that the runtime polled.
+    pub wakeups: u64,
+}
+
+/// One poem of a run. Times that were never reached are `None`.
+///
+/// After a retry, everything but `start_us` and `attempts` speaks of the last attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// Counts from 1.
+    pub task: usize,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// How it ended.
+    pub status: Status,
+    /// Why it failed, in words.
+    pub error: Option<String>,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Connections tried: 1 without a retry, 0 if it was never begun.
+    pub attempts: u32,
+    /// When its turn came.
+    pub start_us: Option<Micros>,
+    /// When the connection stood.
+    pub connected_us: Option<Micros>,
+    /// When its first byte was here.
+    pub first_byte_us: Option<Micros>,
+    /// When it was complete, or had failed for good.
+    pub end_us: Option<Micros>,
+    /// What arrived when; empty if it was not recorded.
+    pub events: Events,
+    /// What became of it at a transform server, if it was sent to one.
+    pub transform: Option<TransformReport>,
+}
+
+/// One poem at a transform server. Whatever becomes of it there, the poem is delivered, changed or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformReport {
+    /// The transform.
+    pub name: String,
+    /// The transform server, `HOST:PORT`.
+    pub address: String,
+    /// How it ended.
+    pub status: Status,
+    /// Why it failed, in words.
+    pub error: Option<String>,
+    /// Bytes of the changed poem.
+    pub bytes: u64,
+    /// When the poem was whole, and its transform began.
+    pub start_us: Micros,
+    /// When the connection stood.
+    pub connected_us: Option<Micros>,
+    /// When the reply was complete, or the transform had failed.
+    pub end_us: Option<Micros>,
+}
+
+/// How the fetch of a poem ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The poem is whole.
+    Ok,
+    /// Nobody listens there.
+    Refused,
+    /// The connection was reset: what arrived is not a poem.
+    Reset,
+    /// One of the client's own limits ran out, or the kernel's.
+    Timeout,
+    /// No route to the host, or its name has no address.
+    Unreachable,
+    /// The client was stopped first.
+    Interrupted,
+    /// Anything else: a file that cannot be written, for instance.
+    Error,
+}
+
+impl Status {
+    /// The word for it, in JSON and in pictures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Interrupted => "interrupted",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Report {
+    /// The version of the format that this type serializes to.
+    pub const SCHEMA: u32 = 1;
+
+    /// The tally: `Got 3 poems in 23s 65ms`, or `Got 2 of 3 poems in ...`.
+    pub fn tally(&self) -> String {
+        let all = self.tasks.len();
+        let plural = if all == 1 { "" } else { "s" };
+        let elapsed = human(Duration::from_micros(self.elapsed_us));
+        if self.ok == all {
+            format!("Got {all} poem{plural} in {elapsed}")
+        } else {
+            format!("Got {} of {all} poem{plural} in {elapsed}", self.ok)
+        }
+    }
+
+    /// The report as one line of JSON, with its newline.
+    pub fn to_json(&self) -> String {
+        let mut json = serde_json::to_string(self).expect("plain data has a JSON form");
+        json.push('\n');
+        json
+    }
+}
+
+fn from_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_rfc3339(&text).map_err(D::Error::custom)
+}
+
+fn to_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_micros(*time))
+}
+
+/// The reads of a poem: `[microseconds, bytes]` each.
+///
+/// Never more than [`Events::LIMIT`] are kept: beyond that, neighbours are merged evenly, each
+/// entry then standing for 2, 4, 8, ... reads that ended at its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Events {
+    entries: Vec<(Micros, u64)>,
+    /// Reads in a full entry.
+    #[serde(skip, default = "one")]
+    per_entry: u32,
+    /// Reads in the last entry.
+    #[serde(skip)]
+    in_last: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Events {
+    /// The most entries that are kept.
+    pub const LIMIT: usize = 1_000;
+
+    /// The entries in order of time.
+    pub fn entries(&self) -> &[(Micros, u64)] {
+        &self.entries
+    }
+
+    /// Adds a read of `bytes` at the time `at`, not before those already there.
+    pub fn push(&mut self, at: Micros, bytes: u64) {
+        if self.in_last < self.per_entry
+            && let Some(last) = self.entries.last_mut()
+        {
+            *last = (at, last.1 + bytes);
+            self.in_last += 1;
+            return;
+        }
+        if self.entries.len() == Self::LIMIT {
+            self.halve();
+        }
+        self.entries.push((at, bytes));
+        self.in_last = 1;
+    }
+
+    /// Merges every two neighbours. The limit is even, and so is what is merged.
+    fn halve(&mut self) {
+        let merge = |pair: &[(Micros, u64)]| (pair[1].0, pair[0].1 + pair[1].1);
+        self.entries = self.entries.chunks_exact(2).map(merge).collect();
+        self.per_entry *= 2;
+        self.in_last = self.per_entry;
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { entries: Vec::new(), per_entry: 1, in_last: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn task(task: usize, status: Status) -> TaskReport {
+        TaskReport {
+            task,
+            address: format!("127.0.0.1:{}", 9_999 + task),
+            status,
+            error: None,
+            bytes: 30,
+            attempts: 1,
+            start_us: Some(0),
+            connected_us: Some(100),
+            first_byte_us: None,
+            end_us: Some(300),
+            events: Events::default(),
+            transform: None,
+        }
+    }
+
+    fn report(tasks: Vec<TaskReport>) -> Report {
+        let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
+        Report {
+            schema: Report::SCHEMA,
+            model: "async".into(),
+            started: SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000),
+            elapsed_us: 23_065_999,
+            ok,
+            failed: tasks.len() - ok,
+            calls: Calls::default(),
+            tasks,
+        }
+    }
+
+    #[test]
+    fn the_tally_says_how_many_of_how_many() {
+        let (good, bad) = (task(1, Status::Ok), task(2, Status::Reset));
+        assert_eq!(report(vec![good.clone()]).tally(), "Got 1 poem in 23s 65ms");
+        assert_eq!(report(vec![good.clone(), good.clone()]).tally(), "Got 2 poems in 23s 65ms");
+        assert_eq!(report(vec![good, bad.clone()]).tally(), "Got 1 of 2 poems in 23s 65ms");
+        assert_eq!(report(vec![bad]).tally(), "Got 0 of 1 poem in 23s 65ms");
+    }
+
+    #[test]
+    fn json_is_one_line_with_stable_names() {
+        let mut poem = task(1, Status::Ok);
+        poem.events.push(250, 30);
+        assert_eq!(
+            report(vec![poem]).to_json(),
+            concat!(
+                r#"{"schema":1,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"#,
+                r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"tasks":[{"task":1,"#,
+                r#""address":"127.0.0.1:10000","status":"ok","error":null,"bytes":30,"attempts":1,"start_us":0,"#,
+                r#""connected_us":100,"first_byte_us":null,"end_us":300,"events":[[250,30]],"transform":null}]}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_again() {
+        let mut poem = task(1, Status::Timeout);
+        poem.events.push(250, 30);
+        let report = report(vec![task(1, Status::Ok), poem]);
+        let read: Report = serde_json::from_str(&report.to_json()).expect("a report");
+        assert_eq!((read.to_json(), read.started, read.tasks.len()), (report.to_json(), report.started, 2));
+        let json = serde_json::to_string(&Status::Unreachable).expect("JSON");
+        assert_eq!(json, format!("\"{}\"", Status::Unreachable.word()));
+    }
+
+    #[test]
+    fn up_to_the_limit_every_read_is_kept() {
+        let mut events = Events::default();
+        for at in 0..1_000 {
+            events.push(at, 1);
+        }
+        assert_eq!(events.entries().len(), 1_000);
+        events.push(1_000, 1);
+        assert_eq!(events.entries().len(), 501);
+        assert_eq!(events.entries()[..2], [(1, 2), (3, 2)]);
+        assert_eq!(events.entries()[499..], [(999, 2), (1_000, 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn merging_loses_no_byte_and_no_order(sizes in proptest::collection::vec(1u64..70_000, 0..9_000)) {
+            let mut events = Events::default();
+            for (at, &bytes) in sizes.iter().enumerate() {
+                events.push(at as Micros, bytes);
+            }
+            let entries = events.entries();
+            prop_assert!(entries.len() <= Events::LIMIT);
+            prop_assert!(entries.len() >= sizes.len().min(Events::LIMIT / 2));
+            prop_assert_eq!(entries.iter().map(|e| e.1).sum::<u64>(), sizes.iter().sum::<u64>());
+            prop_assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
+            prop_assert_eq!(entries.last().map(|e| e.0), sizes.len().checked_sub(1).map(|at| at as Micros));
+            let per = events.per_entry as usize;
+            for (n, entry) in entries.iter().enumerate() {
+                let reads = &sizes[n * per..sizes.len().min((n + 1) * per)];
+                prop_assert_eq!(entry.1, reads.iter().sum::<u64>());
+            }
+        }
+    }
+}

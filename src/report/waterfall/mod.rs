@@ -1,0 +1,362 @@
+//! Reports as pictures: one lane a poem, time to the right, models below each other on one time axis.
+//!
+//! ```text
+//!  1  ├ connecting ┼ waiting ┼──── receiving ────┤ done
+//!  2  (not started)          ├ connecting ┼ waiting ┼ receiving ┤ failed
+//!     0 s               2 s               4 s               6 s
+//! ```
+//!
+//! This file turns [`Report`]s into a [`Chart`], which is plain data: lanes made of phases. [`svg`] and [`text`] draw
+//! it, and know nothing of reports.
+
+pub mod svg;
+pub mod text;
+
+use std::time::Duration;
+
+use crate::report::{Micros, Report, Status, TaskReport, human};
+
+/// Everything that is drawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chart {
+    /// One a report.
+    pub panels: Vec<Panel>,
+    /// The length of the time axis that all panels share; at least 1.
+    pub span_us: Micros,
+}
+
+/// One run of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panel {
+    /// The model of waiting.
+    pub title: String,
+    /// What the run came to.
+    pub tally: String,
+    /// The poems, in order.
+    pub lanes: Vec<Lane>,
+}
+
+/// One poem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// Its number and server.
+    pub label: String,
+    /// In order of time, without gaps, from 0 to its end; those of no length are left out.
+    pub phases: Vec<Phase>,
+    /// When bytes arrived.
+    pub reads: Vec<Micros>,
+    /// How it ended, and when; `None` if it was never begun.
+    pub end: Option<(Outcome, Micros)>,
+    /// What there is to say about its end.
+    pub note: String,
+}
+
+/// A stretch of time in which a poem was in one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase {
+    /// What it was doing.
+    pub state: State,
+    /// From the start of the run.
+    pub start: Micros,
+    /// Not before `start`.
+    pub end: Micros,
+}
+
+/// What a poem is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Its turn has not come.
+    NotStarted,
+    /// From its turn to the connection of the last attempt: names, earlier attempts and pauses included.
+    Connecting,
+    /// Connected, and nothing has come.
+    Waiting,
+    /// From its first byte on.
+    Receiving,
+    /// It is whole, and at the transform server.
+    Transforming,
+}
+
+/// How a poem ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is whole.
+    Done,
+    /// The connection broke.
+    Cut,
+    /// Some limit ran out.
+    TimedOut,
+    /// The client was stopped.
+    Interrupted,
+    /// Anything else: refused, unreachable, not to be written.
+    Failed,
+}
+
+impl State {
+    /// All of them, in the order in which a poem goes through them.
+    pub const ALL: [Self; 5] = [Self::NotStarted, Self::Connecting, Self::Waiting, Self::Receiving, Self::Transforming];
+
+    /// The word for it in legends.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotStarted => "not started",
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
+            Self::Receiving => "receiving",
+            Self::Transforming => "transforming",
+        }
+    }
+}
+
+impl Chart {
+    /// A chart of these runs, in this order.
+    pub fn of(reports: &[Report]) -> Self {
+        let span = reports.iter().map(|report| report.elapsed_us).max().unwrap_or(0).max(1);
+        Self { panels: reports.iter().map(Panel::of).collect(), span_us: span }
+    }
+
+    /// The states that occur in it.
+    fn states(&self) -> Vec<State> {
+        let mut states: Vec<State> = self.lanes().flat_map(|lane| &lane.phases).map(|phase| phase.state).collect();
+        states.sort_unstable();
+        states.dedup();
+        states
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.panels.iter().flat_map(|panel| &panel.lanes)
+    }
+}
+
+impl Panel {
+    fn of(report: &Report) -> Self {
+        let digits = report.tasks.len().to_string().len();
+        Self {
+            title: report.model.to_string(),
+            tally: report.tally(),
+            lanes: report.tasks.iter().map(|task| Lane::of(task, digits)).collect(),
+        }
+    }
+
+    /// The lanes that are shown if there is room for `most`, and what to say of the others.
+    fn folded(&self, most: usize) -> (&[Lane], Option<String>) {
+        if self.lanes.len() <= most {
+            return (&self.lanes, None);
+        }
+        let (shown, folded) = self.lanes.split_at(most.saturating_sub(1));
+        let done = folded.iter().filter(|lane| matches!(lane.end, Some((Outcome::Done, _)))).count();
+        let failed = match folded.len() - done {
+            0 => String::new(),
+            failed => format!(", {failed} not"),
+        };
+        (shown, Some(format!("and {} more: {done} done{failed}", folded.len())))
+    }
+}
+
+impl Lane {
+    fn of(task: &TaskReport, digits: usize) -> Self {
+        let label = format!("{:digits$}  {}", task.task, task.address);
+        let (Some(start), Some(end)) = (task.start_us, task.end_us) else {
+            return Self { label, phases: Vec::new(), reads: Vec::new(), end: None, note: "not started".to_owned() };
+        };
+        // Each state lasts until the next one begins that was reached.
+        let transform = task.transform.as_ref().map(|transform| transform.start_us);
+        let begins = [
+            (State::NotStarted, Some(0)),
+            (State::Connecting, Some(start)),
+            (State::Waiting, task.connected_us),
+            (State::Receiving, task.first_byte_us),
+            (State::Transforming, transform),
+        ];
+        let mut phases: Vec<Phase> = Vec::new();
+        for (state, begin) in begins.into_iter().filter_map(|(state, begin)| Some((state, begin?.min(end)))) {
+            if let Some(last) = phases.last_mut() {
+                last.end = begin.max(last.start);
+            }
+            phases.push(Phase { state, start: begin, end });
+        }
+        phases.retain(|phase| phase.end > phase.start);
+        Self {
+            label,
+            phases,
+            reads: task.events.entries().iter().map(|(at, _)| *at).collect(),
+            end: Some((Outcome::of(task.status), end)),
+            note: note(task, end - start.min(end)),
+        }
+    }
+
+    /// What it was doing for most of the time between these moments.
+    fn state_in(&self, start: Micros, end: Micros) -> Option<State> {
+        let overlap = |phase: &Phase| phase.end.min(end).saturating_sub(phase.start.max(start));
+        let longest = self.phases.iter().max_by_key(|phase| overlap(phase))?;
+        (overlap(longest) > 0).then_some(longest.state)
+    }
+}
+
+fn note(task: &TaskReport, took: Micros) -> String {
+    let time = human(Duration::from_micros(took));
+    let attempts = if task.attempts > 1 { format!(", {} attempts", task.attempts) } else { String::new() };
+    let kept = match &task.transform {
+        Some(transform) if transform.status != Status::Ok => ", not transformed",
+        _ => "",
+    };
+    match task.status {
+        Status::Ok => format!("{time}{attempts}{kept}"),
+        status => format!("{}{attempts}", status.word()),
+    }
+}
+
+impl Outcome {
+    fn of(status: Status) -> Self {
+        match status {
+            Status::Ok => Self::Done,
+            Status::Reset => Self::Cut,
+            Status::Timeout => Self::TimedOut,
+            Status::Interrupted => Self::Interrupted,
+            Status::Refused | Status::Unreachable | Status::Error => Self::Failed,
+        }
+    }
+}
+
+/// The distance between two ticks of a time axis: 1, 2 or 5 times a power of ten, so that there are at most so many.
+fn tick(span: Micros, most: u64) -> Micros {
+    let mut decade: Micros = 1;
+    loop {
+        for step in [decade, decade.saturating_mul(2), decade.saturating_mul(5)] {
+            if span / step < most.max(1) {
+                return step;
+            }
+        }
+        decade = decade.saturating_mul(10);
+    }
+}
+
+/// A moment on the axis, in the unit in which ticks are whole numbers.
+fn tick_label(at: Micros, tick: Micros) -> String {
+    let (unit, micros) = match tick {
+        1_000_000.. => ("s", 1_000_000),
+        1_000.. => ("ms", 1_000),
+        _ => ("us", 1),
+    };
+    format!("{} {unit}", at / micros)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::report::{Calls, Events, TransformReport};
+    use std::time::SystemTime;
+
+    /// A poem that was done in equal thirds of connecting, waiting and receiving.
+    pub(crate) fn task(number: usize, start: Micros, end: Micros) -> TaskReport {
+        let mut events = Events::default();
+        let third = (end - start) / 3;
+        events.push(start + 2 * third, 10);
+        events.push(end, 20);
+        TaskReport {
+            task: number,
+            address: format!("127.0.0.1:{}", 9_999 + number),
+            status: Status::Ok,
+            error: None,
+            bytes: 30,
+            attempts: 1,
+            start_us: Some(start),
+            connected_us: Some(start + third),
+            first_byte_us: Some(start + 2 * third),
+            end_us: Some(end),
+            events,
+            transform: None,
+        }
+    }
+
+    pub(crate) fn report(model: &'static str, tasks: Vec<TaskReport>) -> Report {
+        let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
+        Report {
+            schema: Report::SCHEMA,
+            model: model.into(),
+            started: SystemTime::UNIX_EPOCH,
+            elapsed_us: tasks.iter().filter_map(|task| task.end_us).max().unwrap_or(0),
+            ok,
+            failed: tasks.len() - ok,
+            calls: Calls::default(),
+            tasks,
+        }
+    }
+
+    fn lane(task: TaskReport) -> Lane {
+        Chart::of(&[report("async", vec![task])]).panels.remove(0).lanes.remove(0)
+    }
+
+    fn phases(lane: &Lane) -> Vec<(State, Micros, Micros)> {
+        lane.phases.iter().map(|phase| (phase.state, phase.start, phase.end)).collect()
+    }
+
+    #[test]
+    fn a_lane_has_a_phase_for_each_state_and_no_gap() {
+        use State::{Connecting, NotStarted, Receiving, Transforming, Waiting};
+        let mut poem = task(1, 300, 900);
+        assert_eq!(
+            phases(&lane(poem.clone())),
+            [(NotStarted, 0, 300), (Connecting, 300, 500), (Waiting, 500, 700), (Receiving, 700, 900)]
+        );
+        poem.transform = Some(TransformReport {
+            name: "shout".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            status: Status::Refused,
+            error: None,
+            bytes: 0,
+            start_us: 800,
+            connected_us: None,
+            end_us: Some(900),
+        });
+        let lane = lane(poem);
+        assert_eq!(phases(&lane)[3..], [(Receiving, 700, 800), (Transforming, 800, 900)]);
+        assert_eq!(lane.note, "600us, not transformed");
+    }
+
+    #[test]
+    fn a_poem_that_fails_ends_in_the_state_in_which_it_failed() {
+        for (status, outcome) in [
+            (Status::Refused, Outcome::Failed),
+            (Status::Reset, Outcome::Cut),
+            (Status::Timeout, Outcome::TimedOut),
+            (Status::Interrupted, Outcome::Interrupted),
+        ] {
+            let poem = TaskReport { status, first_byte_us: None, attempts: 3, ..task(1, 0, 900) };
+            let lane = lane(poem);
+            assert_eq!(phases(&lane), [(State::Connecting, 0, 300), (State::Waiting, 300, 900)]);
+            assert_eq!(lane.end, Some((outcome, 900)));
+            assert_eq!(lane.note, format!("{}, 3 attempts", status.word()));
+        }
+    }
+
+    #[test]
+    fn what_was_never_begun_is_an_empty_lane() {
+        let poem = TaskReport { status: Status::Interrupted, start_us: None, end_us: None, ..task(1, 0, 900) };
+        let lane = lane(poem);
+        assert_eq!((lane.phases.len(), lane.end, lane.note.as_str()), (0, None, "not started"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_folded_with_a_note() {
+        let mut tasks: Vec<TaskReport> = (1..=10).map(|number| task(number, 0, 900)).collect();
+        tasks[8].status = Status::Reset;
+        let chart = Chart::of(&[report("select", tasks)]);
+        assert_eq!(chart.panels[0].folded(10).1, None);
+        let (shown, note) = chart.panels[0].folded(5);
+        assert_eq!((shown.len(), note.as_deref()), (4, Some("and 6 more: 5 done, 1 not")));
+    }
+
+    #[test]
+    fn ticks_are_round_and_few() {
+        for (span, step) in
+            [(1, 1), (9, 1), (10, 2), (22_504_000, 5_000_000), (9_900_000, 1_000_000), (120_000, 20_000)]
+        {
+            assert_eq!(tick(span, 10), step, "{span}");
+            assert!(span / tick(span, 10) < 10);
+        }
+        assert_eq!(tick_label(5_000_000, 5_000_000), "5 s");
+        assert_eq!(tick_label(60_000, 20_000), "60 ms");
+        assert_eq!(tick_label(6, 2), "6 us");
+    }
+}

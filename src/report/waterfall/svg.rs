@@ -1,0 +1,338 @@
+//! The chart as a picture for browsers and documents: one self-contained SVG, the same bytes for the same chart.
+//!
+//! States differ in pattern and height as well as in colour; light and dark follow the reader's preference.
+
+use svg::Document;
+use svg::node::element::{Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
+
+use super::{Chart, Lane, Outcome, Panel, Phase, State, tick, tick_label};
+use crate::report::Micros;
+
+const WIDTH: f64 = 960.0;
+const MARGIN: f64 = 16.0;
+/// Room for the notes behind the lanes.
+const NOTES: f64 = 150.0;
+/// The most lanes of a panel, and its greatest height; between them lanes get thinner.
+const MOST_LANES: usize = 300;
+const MOST_HEIGHT: f64 = 600.0;
+const LANE: f64 = 20.0;
+/// Lanes thinner than this have no text.
+const READABLE: f64 = 11.0;
+const THINNEST_LINE: f64 = 4.0;
+const HEADER: f64 = 26.0;
+/// Of a character of the labels.
+const ADVANCE: f64 = 7.3;
+const LONGEST_LABEL: usize = 30;
+const MOST_TICKS: u64 = 12;
+
+const STYLE: &str = "
+:root { color-scheme: light dark }
+svg { --ink: #1f2328; --faint: #8b949e; --rule: #d8dee4; --page: #ffffff;
+  --connecting: #bf8700; --waiting: #afb8c1; --receiving: #0969da; --transforming: #8250df; --bad: #cf222e }
+@media (prefers-color-scheme: dark) {
+  svg { --ink: #e6edf3; --faint: #7d8590; --rule: #30363d; --page: #0d1117;
+    --connecting: #d29922; --waiting: #6e7681; --receiving: #4493f8; --transforming: #a371f7; --bad: #f85149 } }
+text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: var(--ink) }
+.title { font-weight: bold; font-size: 13px }
+.faint { fill: var(--faint) }
+.bad { fill: var(--bad) }
+.page { fill: var(--page) }
+.rule { stroke: var(--rule) }
+.not-started { stroke: var(--faint); stroke-dasharray: 1 4; fill: none }
+.connecting { fill: url(#connecting); stroke: var(--connecting) }
+.waiting { fill: none; stroke: var(--waiting) }
+.receiving { fill: var(--receiving); fill-opacity: .35 }
+.read { stroke: var(--receiving); fill: none }
+.transforming { fill: url(#transforming); stroke: var(--transforming) }
+.hatch { stroke: var(--connecting); stroke-width: 1.5 }
+.cross { stroke: var(--transforming); stroke-width: 1; fill: none }
+.done { fill: var(--receiving) }
+.end { stroke: var(--bad); stroke-width: 2; fill: none }
+";
+
+/// Draws a chart.
+pub fn draw(chart: &Chart) -> String {
+    let longest = chart.lanes().map(|lane| lane.label.chars().count()).max().unwrap_or(0).min(LONGEST_LABEL);
+    #[expect(clippy::cast_precision_loss, reason = "few characters")]
+    let left = MARGIN + longest as f64 * ADVANCE + 10.0;
+    let axis = Axis { left, width: WIDTH - left - NOTES - MARGIN, span: chart.span_us };
+
+    let mut y = MARGIN;
+    let mut body = Group::new();
+    for panel in &chart.panels {
+        body = body.add(draw_panel(panel, &axis, &mut y));
+    }
+    body = body.add(draw_legend(chart, y + 4.0));
+    y += 30.0;
+    Document::new()
+        .set("viewBox", format!("0 0 {WIDTH} {}", number(y)))
+        .set("width", WIDTH)
+        .set("height", number(y))
+        .set("role", "img")
+        .add(Title::new("A waterfall of poems: one lane each, time to the right"))
+        .add(Style::new(STYLE))
+        .add(definitions())
+        .add(Rectangle::new().set("class", "page").set("width", "100%").set("height", "100%"))
+        .add(body)
+        .to_string()
+        + "\n"
+}
+
+/// Where a moment lies.
+struct Axis {
+    left: f64,
+    width: f64,
+    span: Micros,
+}
+
+impl Axis {
+    #[expect(clippy::cast_precision_loss, reason = "a picture has fewer points than a second has microseconds")]
+    fn x(&self, at: Micros) -> f64 {
+        self.left + self.width * (at.min(self.span) as f64 / self.span as f64)
+    }
+}
+
+/// A coordinate in as few digits as anybody can see.
+fn number(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn definitions() -> Definitions {
+    let pattern = |id: &str, size: u32| {
+        Pattern::new().set("id", id).set("width", size).set("height", size).set("patternUnits", "userSpaceOnUse")
+    };
+    Definitions::new()
+        .add(pattern("connecting", 5).add(Path::new().set("class", "hatch").set("d", "M-1 6L6 -1M4 6L6 4M-1 1L1 -1")))
+        .add(pattern("transforming", 6).add(Path::new().set("class", "cross").set("d", "M0 0L6 6M6 0L0 6")))
+}
+
+fn write(x: f64, y: f64, class: &str, content: &str) -> Text {
+    Text::new(content).set("class", class).set("x", number(x)).set("y", number(y))
+}
+
+/// Draws one run from `y` on, and moves `y` below it.
+fn draw_panel(panel: &Panel, axis: &Axis, y: &mut f64) -> Group {
+    let (lanes, folded) = panel.folded(MOST_LANES);
+    #[expect(clippy::cast_precision_loss, reason = "few lanes")]
+    let count = lanes.len() as f64;
+    let pitch = (MOST_HEIGHT / count.max(1.0)).min(LANE);
+    let (top, bottom) = (*y + HEADER, *y + HEADER + pitch * count);
+
+    let mut group = Group::new().add(write(MARGIN, *y + 13.0, "title", &panel.title)).add(write(
+        axis.left,
+        *y + 13.0,
+        "faint",
+        &panel.tally,
+    ));
+    let step = tick(axis.span, MOST_TICKS);
+    for at in (0..=axis.span / step).map(|n| n * step) {
+        let x = number(axis.x(at));
+        let rule = Line::new().set("class", "rule").set("x1", x.clone()).set("x2", x.clone());
+        group = group
+            .add(rule.set("y1", number(top)).set("y2", number(bottom + 4.0)))
+            .add(write(axis.x(at), bottom + 16.0, "faint", &tick_label(at, step)).set("text-anchor", "middle"));
+    }
+    let mut lane_top = top;
+    for lane in lanes {
+        group = group.add(draw_lane(lane, axis, lane_top, pitch));
+        lane_top += pitch;
+    }
+    *y = bottom + 16.0;
+    if let Some(note) = folded {
+        *y += 16.0;
+        group = group.add(write(axis.left, *y, "faint", &note));
+    }
+    *y += 18.0;
+    group
+}
+
+fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
+    // Thin lanes have no gap between them.
+    let height = if pitch > 4.0 { pitch * 0.7 } else { pitch };
+    let mut group = Group::new().add(Title::new(format!("{}: {}", lane.label, lane.note)));
+    for phase in &lane.phases {
+        group = draw_phase(group, phase, axis, top, height);
+    }
+    group = draw_reads(group, lane, axis, top, height);
+    if let Some((outcome, at)) = lane.end {
+        group = draw_end(group, outcome, axis.x(at), top + height / 2.0, (height / 2.0).min(5.0));
+    }
+    if pitch >= READABLE {
+        let class = if matches!(lane.end, Some((Outcome::Done, _))) { "faint" } else { "bad" };
+        let baseline = top + height / 2.0 + 4.0;
+        let end = lane.end.map_or(0, |(_, at)| at);
+        group = group.add(write(MARGIN, baseline, "label", &shortened(&lane.label))).add(write(
+            axis.x(end) + 10.0,
+            baseline,
+            class,
+            &lane.note,
+        ));
+    }
+    group
+}
+
+fn shortened(label: &str) -> String {
+    if label.chars().count() <= LONGEST_LABEL {
+        return label.to_owned();
+    }
+    label.chars().take(LONGEST_LABEL - 1).chain(['…']).collect()
+}
+
+fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -> Group {
+    let (start, end) = (axis.x(phase.start), axis.x(phase.end));
+    let block = |class: &str, share: f64| {
+        Rectangle::new()
+            .set("class", class)
+            .set("x", number(start))
+            .set("y", number(top + height * (1.0 - share) / 2.0))
+            .set("width", number((end - start).max(0.5)))
+            .set("height", number(height * share))
+    };
+    match phase.state {
+        // In thin lanes the dots of a thousand lines would make a pattern of their own.
+        State::NotStarted if height < THINNEST_LINE => group,
+        State::NotStarted => {
+            let y = number(top + height / 2.0);
+            let line = Line::new().set("class", "not-started").set("x1", number(start)).set("x2", number(end));
+            group.add(line.set("y1", y.clone()).set("y2", y))
+        }
+        State::Connecting => group.add(block("connecting", 0.6)),
+        State::Waiting => group.add(block("waiting", 0.4)),
+        State::Receiving => group.add(block("receiving", 1.0)),
+        State::Transforming => group.add(block("transforming", 0.8)),
+    }
+}
+
+/// A stroke for each read, or for all that fall on one point.
+fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> Group {
+    let mut strokes = String::new();
+    let mut last = f64::NEG_INFINITY;
+    for &at in &lane.reads {
+        let x = axis.x(at);
+        if x - last >= 1.0 {
+            last = x;
+            strokes += &format!("M{} {}v{}", number(x), number(top), number(height));
+        }
+    }
+    if strokes.is_empty() { group } else { group.add(Path::new().set("class", "read").set("d", strokes)) }
+}
+
+/// A dot; a cross; an hourglass; a bar; a square.
+fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group {
+    let (l, r, t, b) = (number(x - size), number(x + size), number(y - size), number(y + size));
+    let shape = match outcome {
+        Outcome::Done => {
+            let dot = Circle::new().set("class", "done").set("cx", number(x)).set("cy", number(y));
+            return group.add(dot.set("r", number((size * 0.7).max(0.5))));
+        }
+        Outcome::Cut => format!("M{l} {t}L{r} {b}M{r} {t}L{l} {b}"),
+        Outcome::TimedOut => format!("M{l} {t}H{r}L{l} {b}H{r}Z"),
+        Outcome::Interrupted => format!("M{} {t}V{b}", number(x)),
+        Outcome::Failed => format!("M{l} {t}H{r}V{b}H{l}Z"),
+    };
+    group.add(Path::new().set("class", "end").set("d", shape))
+}
+
+fn draw_legend(chart: &Chart, top: f64) -> Group {
+    let mut group = Group::new();
+    let mut x = MARGIN;
+    let mut entry = |group: Group, sample: &dyn Fn(Group, f64) -> Group, word: &str| {
+        let group = sample(group, x).add(write(x + 30.0, top + 11.0, "faint", word));
+        #[expect(clippy::cast_precision_loss, reason = "few characters")]
+        let length = word.chars().count() as f64;
+        x += 30.0 + length * ADVANCE + 18.0;
+        group
+    };
+    for state in chart.states() {
+        let sample = |group: Group, x: f64| {
+            let axis = Axis { left: x, width: 24.0, span: 1 };
+            draw_phase(group, &Phase { state, start: 0, end: 1 }, &axis, top, 14.0)
+        };
+        group = entry(group, &sample, state.word());
+    }
+    for (outcome, word) in [
+        (Outcome::Done, "done"),
+        (Outcome::Cut, "reset"),
+        (Outcome::TimedOut, "timed out"),
+        (Outcome::Interrupted, "interrupted"),
+        (Outcome::Failed, "failed"),
+    ] {
+        if chart.lanes().any(|lane| lane.end.is_some_and(|(end, _)| end == outcome)) {
+            group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), word);
+        }
+    }
+    group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{report, task};
+    use super::*;
+    use crate::report::{Status, TaskReport};
+
+    fn picture(tasks: Vec<TaskReport>) -> String {
+        draw(&Chart::of(&[report("async", tasks)]))
+    }
+
+    fn count(picture: &str, part: &str) -> usize {
+        picture.matches(part).count()
+    }
+
+    #[test]
+    fn the_same_chart_is_the_same_bytes() {
+        let tasks: Vec<TaskReport> = (1..=20).map(|number| task(number, 0, 900 * number as u64)).collect();
+        assert_eq!(picture(tasks.clone()), picture(tasks));
+    }
+
+    #[test]
+    fn lanes_lie_on_one_axis_and_models_below_each_other() {
+        let chart = Chart::of(&[
+            report("blocking", vec![task(1, 0, 3_000_000), task(2, 3_000_000, 6_000_000)]),
+            report("async", vec![task(1, 0, 3_000_000), task(2, 0, 3_000_000)]),
+        ]);
+        let picture = draw(&chart);
+        assert_eq!(count(&picture, r#"class="receiving""#), 4 + 1, "four lanes and the legend");
+        assert_eq!(count(&picture, r#"class="not-started""#), 1 + 1);
+        assert_eq!(count(&picture, "\n6 s\n"), 2, "both panels are six seconds wide");
+        let (blocking, asynchronous) = (picture.find("\nblocking\n"), picture.find("\nasync\n"));
+        assert!(blocking < asynchronous && blocking.is_some());
+    }
+
+    #[test]
+    fn every_way_to_end_has_its_own_shape() {
+        let statuses = [Status::Ok, Status::Reset, Status::Timeout, Status::Interrupted, Status::Refused];
+        let tasks = statuses.iter().map(|&status| TaskReport { status, ..task(1, 0, 900) }).collect();
+        let picture = picture(tasks);
+        for word in ["done", "reset", "timed out", "interrupted", "failed"] {
+            assert!(picture.contains(&format!("\n{word}\n")), "{word} is in the legend");
+        }
+        assert_eq!(count(&picture, r#"class="end""#), 2 * 4);
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let mut poem = task(1, 0, 900);
+        poem.address = "<b>&\"'.example:1".to_owned();
+        let picture = picture(vec![poem]);
+        assert!(picture.contains("&lt;b&gt;&amp;") && !picture.contains("<b>"));
+        let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+        assert!(parsed.descendants().any(|node| node.text().is_some_and(|text| text.contains("<b>&\"'.example:1"))));
+    }
+
+    #[test]
+    fn a_thousand_lanes_are_thin_and_folded() {
+        let picture = picture((1..=1_000).map(|number| task(number, 0, 900)).collect());
+        assert!(picture.contains("\nand 701 more: 701 done\n"));
+        assert_eq!(count(&picture, r#"class="label""#), 0);
+        assert!(picture.len() < 1_000_000, "{} bytes", picture.len());
+    }
+
+    #[test]
+    fn coordinates_are_short() {
+        assert_eq!(
+            (number(1.0), number(0.5), number(10.0), number(1.239)),
+            ("1".into(), "0.5".into(), "10".into(), "1.24".into())
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! Units of time in reports, recordings, logs and messages.
+
+use std::time::Duration;
+
+/// A time in whole microseconds, within a report or a recording from its start.
+pub type Micros = u64;
+
+/// Converts a duration to [`Micros`], rounding down.
+pub fn micros(duration: Duration) -> Micros {
+    duration.as_micros().try_into().unwrap_or(Micros::MAX)
+}
+
+/// A measured duration for people: milliseconds, or microseconds below ten of them.
+///
+/// ```
+/// use poetry_suite::units::human;
+/// use std::time::Duration;
+///
+/// assert_eq!(human(Duration::from_micros(10_126_817)), "10s 126ms");
+/// assert_eq!(human(Duration::from_micros(1_817)), "1ms 817us");
+/// ```
+pub fn human(duration: Duration) -> String {
+    let unit = if duration < Duration::from_millis(10) { 1_000 } else { 1_000_000 };
+    let rest = duration.subsec_nanos() % unit;
+    humantime::format_duration(duration - Duration::from_nanos(rest.into())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_times_keep_their_microseconds() {
+        assert_eq!(human(Duration::ZERO), "0s");
+        assert_eq!(human(Duration::from_nanos(812_345)), "812us");
+        assert_eq!(human(Duration::from_micros(9_999)), "9ms 999us");
+        assert_eq!(human(Duration::from_micros(10_999)), "10ms");
+        assert_eq!(human(Duration::from_millis(61_000)), "1m 1s");
+    }
+}
