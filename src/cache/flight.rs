@@ -45,7 +45,7 @@ pub struct Reader<E> {
 
 /// What a reader can go on with.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next<E> {
+pub enum Readable<E> {
     /// There are bytes to [`take`](Reader::take).
     Bytes,
     /// The poem is whole, and all of it taken.
@@ -252,7 +252,7 @@ impl<E> Drop for Writer<E> {
 
 impl<E: Clone> Reader<E> {
     /// Waits until there is something to go on with.
-    pub async fn next(&self) -> Next<E> {
+    pub async fn next(&self) -> Readable<E> {
         loop {
             // Made before the look: what changes after the look is not missed.
             let progress = self.shared.progress.notified();
@@ -260,10 +260,10 @@ impl<E: Clone> Reader<E> {
                 let state = self.shared.read();
                 let unseen = state.dropped + state.buffer.len() as u64 > self.taken();
                 match &state.end {
-                    Some(End::Failed(why)) => return Next::Failed(why.clone()),
-                    Some(End::Abandoned) => return Next::Failed(None),
-                    _ if unseen => return Next::Bytes,
-                    Some(End::Landed) => return Next::End,
+                    Some(End::Failed(why)) => return Readable::Failed(why.clone()),
+                    Some(End::Abandoned) => return Readable::Failed(None),
+                    _ if unseen => return Readable::Bytes,
+                    Some(End::Landed) => return Readable::End,
                     None => {}
                 }
             }
@@ -352,9 +352,9 @@ mod tests {
         let mut bytes = Vec::new();
         loop {
             match reader.next().await {
-                Next::Bytes => bytes.extend(take(&reader, most)),
-                Next::End => return Ok(bytes),
-                Next::Failed(why) => return Err(why),
+                Readable::Bytes => bytes.extend(take(&reader, most)),
+                Readable::End => return Ok(bytes),
+                Readable::Failed(why) => return Err(why),
             }
             sleep(pause).await;
         }
@@ -447,7 +447,7 @@ mod tests {
             let behind = flight.join().expect("joined");
             assert!(writer.append(b"half").await);
             writer.fail("reset");
-            assert_eq!(behind.next().await, Next::Failed(Some("reset")), "whatever is left to take");
+            assert_eq!(behind.next().await, Readable::Failed(Some("reset")), "whatever is left to take");
             assert_eq!(waiting.await.expect("done"), Err(Some("reset")));
             assert!(flight.join().is_none());
         });
@@ -459,7 +459,7 @@ mod tests {
             let (flight, writer) = flight(10);
             let reader = flight.join().expect("joined");
             drop(writer);
-            assert_eq!(reader.next().await, Next::Failed(None));
+            assert_eq!(reader.next().await, Readable::Failed(None));
         });
     }
 
@@ -470,7 +470,7 @@ mod tests {
             let reader = flight.join().expect("joined");
             assert!(writer.land().is_some());
             drop(writer);
-            assert_eq!(reader.next().await, Next::End);
+            assert_eq!(reader.next().await, Readable::End);
         });
     }
 

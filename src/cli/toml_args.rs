@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::{Error, one_line, read_text};
 
 /// The group of flags that ask for something else than to serve: they are no keys.
-pub const ERRAND: &str = "errand";
+pub const ONE_SHOT: &str = "one-shot";
 
 /// From here on a name may have been meant, of at most 1.
 const SIMILAR: f64 = 0.8;
@@ -30,7 +30,7 @@ pub struct File {
 
 /// A table, and where in its file it begins.
 #[derive(Debug, Clone, Copy)]
-pub struct Table<'a> {
+pub struct TomlTable<'a> {
     file: &'a File,
     at: usize,
     entries: &'a DeTable<'a>,
@@ -61,8 +61,8 @@ impl File {
     }
 
     /// The whole of what [`parse`](Self::parse) found.
-    pub fn table<'a>(&'a self, parsed: &'a Spanned<DeTable<'a>>) -> Table<'a> {
-        Table { file: self, at: 0, entries: parsed.get_ref() }
+    pub fn table<'a>(&'a self, parsed: &'a Spanned<DeTable<'a>>) -> TomlTable<'a> {
+        TomlTable { file: self, at: 0, entries: parsed.get_ref() }
     }
 
     fn line(&self, at: usize) -> usize {
@@ -81,7 +81,7 @@ impl File {
     }
 }
 
-impl<'a> Table<'a> {
+impl<'a> TomlTable<'a> {
     /// The line on which it begins.
     pub fn line(&self) -> usize {
         self.file.line(self.at)
@@ -130,7 +130,7 @@ impl<'a> Table<'a> {
     ///
     /// # Errors
     /// There is something else of this name.
-    pub fn table(&self, key: &str) -> Result<Option<Table<'a>>, Error> {
+    pub fn table(&self, key: &str) -> Result<Option<TomlTable<'a>>, Error> {
         self.entries.get(key).map(|value| self.inner(key, value)).transpose()
     }
 
@@ -138,7 +138,7 @@ impl<'a> Table<'a> {
     ///
     /// # Errors
     /// There is something else of this name.
-    pub fn tables(&self, key: &str) -> Result<Vec<Table<'a>>, Error> {
+    pub fn tables(&self, key: &str) -> Result<Vec<TomlTable<'a>>, Error> {
         match self.entries.get(key).map(Spanned::get_ref) {
             None => Ok(Vec::new()),
             Some(DeValue::Array(values)) => values.iter().map(|value| self.inner(key, value)).collect(),
@@ -146,9 +146,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn inner(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Result<Table<'a>, Error> {
+    fn inner(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Result<TomlTable<'a>, Error> {
         match value.get_ref() {
-            DeValue::Table(entries) => Ok(Table { file: self.file, at: value.span().start, entries }),
+            DeValue::Table(entries) => Ok(TomlTable { file: self.file, at: value.span().start, entries }),
             _ => Err(self.wrong(key, &format!("'{key}' is not a table"))),
         }
     }
@@ -160,11 +160,11 @@ impl<'a> Table<'a> {
     pub fn args<A: clap::Args>(&self, without: &[&str]) -> Result<A, Error> {
         let mut command = A::augment_args(Command::new("table").no_binary_name(true).disable_help_flag(true));
         command.build();
-        let is_errand = |arg: &Arg| {
-            let groups = command.get_groups().filter(|group| group.get_id() == ERRAND);
+        let is_one_shot = |arg: &Arg| {
+            let groups = command.get_groups().filter(|group| group.get_id() == ONE_SHOT);
             groups.flat_map(ArgGroup::get_args).any(|id| id == arg.get_id())
         };
-        let keys = || command.get_arguments().filter(|arg| !is_errand(arg));
+        let keys = || command.get_arguments().filter(|arg| !is_one_shot(arg));
         let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);
         for (key, value) in self.entries.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref())) {
             let key = key.get_ref().as_ref();
@@ -255,7 +255,7 @@ mod tests {
         path: Option<PathBuf>,
         #[arg(long, action = ArgAction::Count)]
         loud: u8,
-        #[arg(long, group = ERRAND)]
+        #[arg(long, group = ONE_SHOT)]
         list: bool,
     }
 

@@ -13,18 +13,18 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, Flow, For, Patience};
-use super::{Errand, Failure, READ_SIZE};
+use super::{Failure, Job, READ_SIZE};
 
-pub(super) fn run(errand: &Arc<Errand>) {
-    for index in 0..errand.addresses.len() {
-        fetch(errand, index);
+pub(super) fn run(job: &Arc<Job>) {
+    for index in 0..job.addresses.len() {
+        fetch(job, index);
     }
 }
 
 /// Fetches one poem, from its first attempt to its end.
-pub(super) fn fetch(errand: &Arc<Errand>, index: usize) {
+pub(super) fn fetch(job: &Arc<Job>, index: usize) {
     // A panic is one poem's bug: the poem has failed by the time the panic gets here, and others go on.
-    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(errand, index))));
+    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(job, index))));
 }
 
 fn attempts(mut fetch: Fetch) {
@@ -58,9 +58,9 @@ fn leg(fetch: &mut Fetch) -> Result<(), Failure> {
 fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     let mut patience = fetch.patience(For::Bytes);
     while let Some(parts) = fetch.unsent() {
-        stream.set_write_timeout(patience.left()?).map_err(Failure::Read)?;
+        stream.set_write_timeout(patience.left()?).map_err(Failure::Broken)?;
         let result = stream.write_vectored(&parts);
-        fetch.errand().counts.add_wakeup();
+        fetch.job().counts.add_wakeup();
         match result {
             Ok(n) => {
                 fetch.sent(n);
@@ -68,7 +68,7 @@ fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
-            Err(error) => return Err(Failure::Read(error)),
+            Err(error) => return Err(Failure::Broken(error)),
         }
     }
     Ok(())
@@ -82,12 +82,12 @@ fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
         let left = patience.left()?;
         // The same before every read, unless the time for the whole poem is the shorter.
         if left != timeout {
-            stream.set_read_timeout(left).map_err(Failure::Read)?;
+            stream.set_read_timeout(left).map_err(Failure::Broken)?;
             timeout = left;
         }
         let result = stream.read(&mut buffer);
-        fetch.errand().counts.add_read();
-        fetch.errand().counts.add_wakeup();
+        fetch.job().counts.add_read();
+        fetch.job().counts.add_wakeup();
         match result {
             Ok(0) => return Ok(()),
             Ok(n) => {
@@ -98,7 +98,7 @@ fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
-            Err(error) => return Err(Failure::Read(error)),
+            Err(error) => return Err(Failure::Broken(error)),
         }
     }
 }
@@ -109,7 +109,7 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for address in addresses {
         let connected = connect_to(address, fetch.patience(For::Connection));
-        fetch.errand().counts.add_wakeup();
+        fetch.job().counts.add_wakeup();
         match connected {
             Ok(socket) => return Ok(socket.into()),
             Err(error) => failure = Some(error),

@@ -19,7 +19,7 @@ pub enum Failure {
     Connect(io::Error),
     /// The connection broke: what arrived is not a poem.
     #[error("{}", reason(.0))]
-    Read(io::Error),
+    Broken(io::Error),
     /// No connection within the limit.
     #[error("no connection for {}", humantime::format_duration(*.0))]
     ConnectTimeout(Duration),
@@ -69,7 +69,7 @@ impl Failure {
     pub fn status(&self) -> Status {
         match self {
             Self::Resolve(_) => Status::Unreachable,
-            Self::Connect(error) | Self::Read(error) => network_status(error),
+            Self::Connect(error) | Self::Broken(error) => network_status(error),
             Self::ConnectTimeout(_) | Self::IdleTimeout(_) | Self::Timeout(_) => Status::Timeout,
             Self::Deliver { .. }
             | Self::Local { .. }
@@ -83,7 +83,7 @@ impl Failure {
     /// Whether trying again could help: what failed was the other side, or the way there.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Resolve(_) | Self::Connect(_) | Self::Read(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {
+            Self::Resolve(_) | Self::Connect(_) | Self::Broken(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {
                 true
             }
             Self::Timeout(_)
@@ -126,7 +126,7 @@ mod tests {
             (13, Status::Error),
         ] {
             assert_eq!(Failure::Connect(io::Error::from_raw_os_error(code)).status(), status);
-            assert_eq!(Failure::Read(io::Error::from_raw_os_error(code)).status(), status);
+            assert_eq!(Failure::Broken(io::Error::from_raw_os_error(code)).status(), status);
         }
     }
 

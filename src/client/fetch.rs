@@ -11,8 +11,8 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::transform::Change;
-use super::{Errand, Event, Failure, Undelivered};
+use super::transform::Exchange;
+use super::{Event, Failure, Job, Undelivered};
 use crate::address::Address;
 
 /// The first pause before a retry; each further one is twice as long.
@@ -23,14 +23,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One poem on its way.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    errand: Arc<Errand>,
+    job: Arc<Job>,
     index: usize,
     started: Instant,
     attempts: u32,
     bytes: u64,
     settled: bool,
     /// If it is to be transformed.
-    change: Option<Box<Change>>,
+    exchange: Option<Box<Exchange>>,
 }
 
 /// Whether to read on.
@@ -99,47 +99,47 @@ impl Patience {
 
 impl Fetch {
     /// The poem's turn has come.
-    pub(super) fn begin(errand: &Arc<Errand>, index: usize) -> Self {
-        errand.observe(index, &Event::Started);
+    pub(super) fn begin(job: &Arc<Job>, index: usize) -> Self {
+        job.observe(index, &Event::Started);
         Self {
-            errand: Arc::clone(errand),
+            job: Arc::clone(job),
             index,
             started: Instant::now(),
             attempts: 0,
             bytes: 0,
             settled: false,
-            change: None,
+            exchange: None,
         }
     }
 
     /// The server of this leg.
     pub(super) fn address(&self) -> &Address {
-        match &self.errand.via {
+        match &self.job.via {
             Some(via) if self.is_asking() => &via.address,
-            _ => &self.errand.addresses[self.index],
+            _ => &self.job.addresses[self.index],
         }
     }
 
     fn is_asking(&self) -> bool {
-        self.change.as_ref().is_some_and(|change| change.is_asking())
+        self.exchange.as_ref().is_some_and(|exchange| exchange.is_asking())
     }
 
-    pub(super) fn errand(&self) -> &Arc<Errand> {
-        &self.errand
+    pub(super) fn job(&self) -> &Arc<Job> {
+        &self.job
     }
 
     /// An attempt begins: a connection has to be made.
     pub(super) fn attempt(&mut self) -> Result<(), Failure> {
         self.attempts += 1;
         self.bytes = 0;
-        self.change = self.errand.via.as_ref().map(|via| Box::new(Change::new(&via.transform)));
-        self.errand.observe(self.index, &Event::Attempt(self.attempts));
-        self.errand.outlet.open(self.index)
+        self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
+        self.job.observe(self.index, &Event::Attempt(self.attempts));
+        self.job.sink.open(self.index)
     }
 
     /// How long to wait from now.
     pub(super) fn patience(&self, what: For) -> Patience {
-        let limits = &self.errand.limits;
+        let limits = &self.job.limits;
         let whole = Patience::new(limits.timeout, self.started.elapsed(), Failure::Timeout);
         let phase = match what {
             For::Connection => Patience::new(limits.connect_timeout, Duration::ZERO, Failure::ConnectTimeout),
@@ -151,18 +151,18 @@ impl Fetch {
     /// The connection stands.
     pub(super) fn connected(&self) {
         let event = if self.is_asking() { Event::ConnectedVia } else { Event::Connected };
-        self.errand.observe(self.index, &event);
+        self.job.observe(self.index, &event);
     }
 
     /// What is to be sent before anything can be read; `None`: nothing any more.
     pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
-        self.change.as_ref()?.unsent()
+        self.exchange.as_ref()?.unsent()
     }
 
     /// The first `bytes` of that were taken.
     pub(super) fn sent(&mut self, bytes: usize) {
-        if let Some(change) = &mut self.change {
-            change.sent(bytes);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent(bytes);
         }
     }
 
@@ -171,55 +171,55 @@ impl Fetch {
         let asking = self.is_asking();
         if !asking {
             self.bytes += bytes.len() as u64;
-            self.errand.observe(self.index, &Event::Received(bytes.len()));
+            self.job.observe(self.index, &Event::Received(bytes.len()));
         }
-        if let Some(limit) = self.errand.limits.timeout
+        if let Some(limit) = self.job.limits.timeout
             && self.started.elapsed() >= limit
         {
             // A poem that flows without end never has to be waited for.
             return Err(Failure::Timeout(limit));
         }
-        match &mut self.change {
-            None => self.errand.outlet.write(self.index, bytes)?,
-            Some(change) if asking => {
-                if change.hear(bytes).map_err(Failure::Reply)? {
+        match &mut self.exchange {
+            None => self.job.sink.write(self.index, bytes)?,
+            Some(exchange) if asking => {
+                if exchange.hear(bytes).map_err(Failure::Reply)? {
                     return Ok(Flow::Enough);
                 }
             }
-            Some(change) => change.grow(bytes),
+            Some(exchange) => exchange.grow(bytes),
         }
         Ok(Flow::More)
     }
 
     /// A leg came to an end. Returns whether there is another one.
     pub(super) fn leg_ended(&mut self, result: Result<(), Failure>) -> Result<bool, Failure> {
-        let Some((change, via)) = self.change.as_mut().zip(self.errand.via.as_ref()) else {
+        let Some((exchange, via)) = self.exchange.as_mut().zip(self.job.via.as_ref()) else {
             return result.map(|()| false);
         };
-        if !change.is_asking() {
+        if !exchange.is_asking() {
             result?;
-            change.ask();
-            self.errand.observe(self.index, &Event::Asking(via));
+            exchange.ask();
+            self.job.observe(self.index, &Event::Asking(via));
             return Ok(true);
         }
         // Whatever has become of the transform, the poem is here.
-        let reply = match (result, change.reply()) {
+        let reply = match (result, exchange.reply()) {
             (Ok(()), Some(reply)) => Ok(reply),
-            (Ok(()), None) if change.has_no_reply() => Err(Failure::NoReply),
+            (Ok(()), None) if exchange.has_no_reply() => Err(Failure::NoReply),
             (Ok(()), None) => Err(Failure::HalfReply),
             (Err(failure), _) => Err(failure),
         };
         let poem = match &reply {
             Ok(reply) => {
-                self.errand.observe(self.index, &Event::Changed(reply.len()));
+                self.job.observe(self.index, &Event::Changed(reply.len()));
                 reply
             }
             Err(failure) => {
-                self.errand.observe(self.index, &Event::Unchanged { via, failure });
-                change.poem()
+                self.job.observe(self.index, &Event::Unchanged { via, failure });
+                exchange.poem()
             }
         };
-        self.errand.outlet.write(self.index, poem).map(|()| false)
+        self.job.sink.write(self.index, poem).map(|()| false)
     }
 
     /// The attempt came to an end. Returns the pause before the next one, if there is to be one.
@@ -231,10 +231,10 @@ impl Fetch {
             }
             Err(failure) => failure,
         };
-        self.errand.outlet.void(self.index);
+        self.job.sink.void(self.index);
         match self.pause_after(&failure) {
             Some(pause) => {
-                self.errand.observe(self.index, &Event::Retry { failure: &failure, pause });
+                self.job.observe(self.index, &Event::Retry { failure: &failure, pause });
                 Some(pause)
             }
             None => {
@@ -245,7 +245,7 @@ impl Fetch {
     }
 
     fn pause_after(&self, failure: &Failure) -> Option<Duration> {
-        let limits = &self.errand.limits;
+        let limits = &self.job.limits;
         if self.attempts > limits.retries || !failure.is_retryable() {
             return None;
         }
@@ -257,19 +257,19 @@ impl Fetch {
 
     fn finish(&mut self) {
         self.settled = true;
-        self.change = None;
-        let lost = self.errand.outlet.finish(self.index);
+        self.exchange = None;
+        let lost = self.job.sink.finish(self.index);
         if !lost.iter().any(|(index, _)| *index == self.index) {
             let done = Event::Done { bytes: self.bytes, elapsed: self.started.elapsed() };
-            self.errand.observe(self.index, &done);
+            self.job.observe(self.index, &done);
         }
         self.tell_lost(lost);
     }
 
     fn fail(&mut self, failure: &Failure) {
         self.settled = true;
-        self.errand.observe(self.index, &Event::Failed(failure));
-        self.tell_lost(self.errand.outlet.abandon(self.index));
+        self.job.observe(self.index, &Event::Failed(failure));
+        self.tell_lost(self.job.sink.abandon(self.index));
     }
 
     /// Something went wrong in the program: the poem fails, if it has not ended; the others go on.
@@ -281,7 +281,7 @@ impl Fetch {
 
     fn tell_lost(&self, lost: Vec<Undelivered>) {
         for (index, failure) in lost {
-            self.errand.observe(index, &Event::Failed(&failure));
+            self.job.observe(index, &Event::Failed(&failure));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The contract of the clients: fetch these poems, tell the observers, put the bytes there.
 //!
-//! Four models of waiting fulfil it, one a file. Each is given the same [`Errand`] and leads each
+//! Four models of waiting fulfil it, one a file. Each is given the same [`Job`] and leads each
 //! poem through the same life (`fetch.rs`); only the waiting differs:
 //!
 //! | model | file | who waits |
@@ -14,10 +14,10 @@ mod blocking;
 mod failure;
 mod fetch;
 mod observer;
-mod outlet;
+mod ordered;
 mod resolver;
 mod select;
-mod shelf;
+mod sink;
 mod tasks;
 mod threads;
 mod transform;
@@ -32,9 +32,9 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
-pub use observer::{Event, Observer, Recorder, Task};
-pub use outlet::{Outlet, Undelivered};
-pub use shelf::Order;
+pub use observer::{Event, Observer, ReportBuilder, Task};
+pub use ordered::Order;
+pub use sink::{Sink, Undelivered};
 
 /// How much one read asks for. Large reads make large poems cheap; small ones cost the same.
 const READ_SIZE: usize = 256 * 1024;
@@ -76,23 +76,23 @@ impl Model {
         }
     }
 
-    /// Fetches every poem of the errand; returns when each is delivered or has failed.
+    /// Fetches every poem of the job; returns when each is delivered or has failed.
     ///
     /// # Errors
     /// Only if the model itself cannot work (no descriptor for a runtime, say). What happens to single poems
     /// is for the observers.
-    pub fn run(self, errand: &Arc<Errand>) -> io::Result<()> {
+    pub fn run(self, job: &Arc<Job>) -> io::Result<()> {
         match self {
-            Self::Async => tasks::run(errand),
+            Self::Async => tasks::run(job),
             Self::Blocking => {
-                blocking::run(errand);
+                blocking::run(job);
                 Ok(())
             }
             Self::Threads => {
-                threads::run(errand);
+                threads::run(job);
                 Ok(())
             }
-            Self::Select => select::run(errand),
+            Self::Select => select::run(job),
         }
     }
 }
@@ -105,7 +105,7 @@ impl fmt::Display for Model {
 
 /// How long to wait for what, and how often to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct FetchLimits {
     /// For the connection to each address of a name. `None`: as long as the kernel tries.
     pub connect_timeout: Option<Duration>,
     /// For the next byte, the first included.
@@ -128,35 +128,35 @@ pub struct Via {
 }
 
 /// What to fetch, within which limits, where to put it and whom to tell.
-pub struct Errand {
+pub struct Job {
     addresses: Vec<Address>,
-    limits: Limits,
+    limits: FetchLimits,
     via: Option<Via>,
-    outlet: Arc<Outlet>,
+    sink: Arc<Sink>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Instant,
-    counts: Counts,
+    counts: CallCounts,
 }
 
-impl fmt::Debug for Errand {
+impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Errand").field("addresses", &self.addresses).field("limits", &self.limits).finish()
+        f.debug_struct("Job").field("addresses", &self.addresses).field("limits", &self.limits).finish()
     }
 }
 
-impl Errand {
-    /// An errand whose time counts from `clock`.
+impl Job {
+    /// A job whose time counts from `clock`.
     pub fn new(
         addresses: Vec<Address>,
-        limits: Limits,
-        outlet: Arc<Outlet>,
+        limits: FetchLimits,
+        sink: Arc<Sink>,
         observers: Vec<Arc<dyn Observer>>,
         clock: Instant,
     ) -> Self {
-        Self { addresses, limits, via: None, outlet, observers, clock, counts: Counts::default() }
+        Self { addresses, limits, via: None, sink, observers, clock, counts: CallCounts::default() }
     }
 
-    /// The same errand, with each poem sent through a transform server. If that fails, the poem is delivered as it
+    /// The same job, with each poem sent through a transform server. If that fails, the poem is delivered as it
     /// came.
     pub fn through(self, via: Option<Via>) -> Self {
         Self { via, ..self }
@@ -178,13 +178,13 @@ impl Errand {
 
 /// The growing form of [`Calls`].
 #[derive(Debug, Default)]
-struct Counts {
+struct CallCounts {
     reads: AtomicU64,
     waits: AtomicU64,
     wakeups: AtomicU64,
 }
 
-impl Counts {
+impl CallCounts {
     fn read(&self) -> Calls {
         Calls { reads: self.reads.load(Relaxed), waits: self.waits.load(Relaxed), wakeups: self.wakeups.load(Relaxed) }
     }

@@ -63,7 +63,7 @@ pub enum Event<'a> {
 
 /// Somebody who is told what happens, as it happens, from whatever thread it happens on.
 ///
-/// The clients measure; observers describe: the log, the bars and the [`Recorder`] are observers.
+/// The clients measure; observers describe: the log, the bars and the [`ReportBuilder`] are observers.
 pub trait Observer: Send + Sync {
     /// `event` happened to `task`, `at` after the start of the run.
     fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>);
@@ -71,7 +71,7 @@ pub trait Observer: Send + Sync {
 
 /// The observer that writes the [`Report`].
 #[derive(Debug)]
-pub struct Recorder {
+pub struct ReportBuilder {
     model: Model,
     started: SystemTime,
     clock: Instant,
@@ -80,8 +80,8 @@ pub struct Recorder {
     tasks: Mutex<Vec<TaskReport>>,
 }
 
-impl Recorder {
-    /// A recorder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
+impl ReportBuilder {
+    /// A builder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
     pub fn new(model: Model, addresses: &[Address], clock: Instant, with_events: bool) -> Self {
         let unheard_of = |(index, address): (usize, &Address)| TaskReport {
             task: index + 1,
@@ -137,7 +137,7 @@ impl Recorder {
     }
 }
 
-impl Observer for Recorder {
+impl Observer for ReportBuilder {
     fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
         let at = micros(at);
         let record = &mut lock(&self.tasks)[task.number - 1];
@@ -215,14 +215,14 @@ mod tests {
         ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec()
     }
 
-    fn tell(recorder: &Recorder, number: usize, at: u32, event: &Event<'_>) {
+    fn tell(builder: &ReportBuilder, number: usize, at: u32, event: &Event<'_>) {
         let address = &addresses()[number - 1];
-        recorder.observe(Task { number, address }, at * MS, event);
+        builder.observe(Task { number, address }, at * MS, event);
     }
 
     #[test]
     fn a_run_is_written_down_as_it_was_told() {
-        let recorder = Recorder::new(Model::Select, &addresses(), Instant::now(), true);
+        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true);
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
@@ -231,9 +231,9 @@ mod tests {
             (9, Event::Received(7)),
             (9, Event::Done { bytes: 17, elapsed: 8 * MS }),
         ] {
-            tell(&recorder, 1, at, &event);
+            tell(&builder, 1, at, &event);
         }
-        let report = recorder.report(Calls::default());
+        let report = builder.report(Calls::default());
         let poem = &report.tasks[0];
         assert_eq!((&*report.model, report.ok, report.failed), ("select", 1, 2));
         assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Ok, 17, 1));
@@ -244,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_retry_starts_the_record_anew_but_for_its_beginning() {
-        let recorder = Recorder::new(Model::Async, &addresses(), Instant::now(), true);
-        let failure = Failure::Read(io::ErrorKind::ConnectionReset.into());
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), true);
+        let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
@@ -255,9 +255,9 @@ mod tests {
             (5, Event::Attempt(2)),
             (6, Event::Failed(&failure)),
         ] {
-            tell(&recorder, 2, at, &event);
+            tell(&builder, 2, at, &event);
         }
-        let poem = &recorder.report(Calls::default()).tasks[1];
+        let poem = &builder.report(Calls::default()).tasks[1];
         assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Reset, 0, 2));
         assert_eq!((poem.start_us, poem.connected_us, poem.end_us), (Some(1_000), None, Some(6_000)));
         assert!(poem.events.entries().is_empty());
@@ -265,9 +265,9 @@ mod tests {
 
     #[test]
     fn what_is_not_settled_is_interrupted() {
-        let recorder = Recorder::new(Model::Async, &addresses(), Instant::now(), false);
-        tell(&recorder, 1, 0, &Event::Started);
-        let report = recorder.report(Calls::default());
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        tell(&builder, 1, 0, &Event::Started);
+        let report = builder.report(Calls::default());
         assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
         assert!(report.tasks[0].end_us.is_some() && report.tasks[1].end_us.is_none());
         assert_eq!(report.tasks[0].error.as_deref(), Some("interrupted"));
@@ -275,12 +275,12 @@ mod tests {
 
     #[test]
     fn a_poem_that_could_not_be_written_after_all_is_no_longer_ok() {
-        let recorder = Recorder::new(Model::Async, &addresses(), Instant::now(), false);
-        tell(&recorder, 3, 0, &Event::Started);
-        tell(&recorder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        tell(&builder, 3, 0, &Event::Started);
+        tell(&builder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
         let failure = Failure::Deliver { place: "stdout".to_owned(), error: io::ErrorKind::StorageFull.into() };
-        tell(&recorder, 3, 9, &Event::Failed(&failure));
-        let report = recorder.report(Calls::default());
+        tell(&builder, 3, 9, &Event::Failed(&failure));
+        let report = builder.report(Calls::default());
         assert_eq!((report.tasks[2].status, report.tasks[2].end_us), (Status::Error, Some(5_000)));
     }
 }

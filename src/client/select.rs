@@ -32,19 +32,19 @@ use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
-use super::{Errand, Failure, READ_SIZE};
+use super::{Failure, Job, READ_SIZE};
 use crate::errors::is_for_later;
 
-pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
+pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let mut resolver = Resolver::new()?;
     let mut buffer = vec![0; READ_SIZE];
-    let mut indices = 0..errand.addresses.len();
+    let mut indices = 0..job.addresses.len();
     let mut poems: Vec<Poem> = Vec::new();
     loop {
         // Begin as many poems as may be under way at once.
-        let room = errand.limits.max_concurrency.get() - poems.len();
+        let room = job.limits.max_concurrency.get() - poems.len();
         for index in indices.by_ref().take(room) {
-            let mut poem = Poem::begin(errand, index);
+            let mut poem = Poem::begin(job, index);
             poem.step(Wakeup::Time, &mut resolver, &mut buffer);
             poems.push(poem);
         }
@@ -57,13 +57,13 @@ pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
         }
 
         // Wait until one of them can go on, or has waited long enough.
-        let Ready { poems: ready, resolver: answered } = wait(&poems, &resolver, errand)?;
+        let Ready { poems: ready, resolver: answered } = wait(&poems, &resolver, job)?;
 
         // Let those go on. One step each: whoever sends fastest must not get all the time.
         let now = Instant::now();
         for (poem, ready) in poems.iter_mut().zip(ready) {
             if ready {
-                errand.counts.add_wakeup();
+                job.counts.add_wakeup();
                 poem.step(Wakeup::Ready, &mut resolver, &mut buffer);
             } else if poem.deadline().is_some_and(|deadline| deadline <= now) {
                 poem.step(Wakeup::Time, &mut resolver, &mut buffer);
@@ -88,7 +88,7 @@ struct Ready {
 }
 
 /// The one call that waits.
-fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Ready> {
+fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
     let mut ready = Ready { poems: vec![false; poems.len()], resolver: false };
     let mut whose = Vec::with_capacity(poems.len());
     let mut sockets = Vec::with_capacity(poems.len() + 1);
@@ -101,7 +101,7 @@ fn wait(poems: &[Poem], resolver: &Resolver, errand: &Errand) -> io::Result<Read
     sockets.push(PollFd::new(resolver.as_fd(), PollFlags::POLLIN));
 
     let first_deadline = poems.iter().filter_map(Poem::deadline).min();
-    errand.counts.add_wait();
+    job.counts.add_wait();
     match poll(&mut sockets, timeout_until(first_deadline)) {
         Ok(_) => {}
         Err(Errno::EINTR) => return Ok(ready), // stopped and continued, for instance
@@ -157,8 +157,8 @@ enum Wakeup {
 }
 
 impl Poem {
-    fn begin(errand: &Arc<Errand>, index: usize) -> Self {
-        Self { fetch: Fetch::begin(errand, index), state: State::Pausing { until: Instant::now() } }
+    fn begin(job: &Arc<Job>, index: usize) -> Self {
+        Self { fetch: Fetch::begin(job, index), state: State::Pausing { until: Instant::now() } }
     }
 
     fn is_settled(&self) -> bool {
@@ -304,12 +304,12 @@ impl Poem {
                 Ok(self.send_or_receive(stream))
             }
             Err(error) if is_for_later(&error) => Ok(State::Sending { stream, patience }),
-            Err(error) => Err(Failure::Read(error)),
+            Err(error) => Err(Failure::Broken(error)),
         }
     }
 
     fn read(&mut self, mut stream: TcpStream, patience: Patience, buffer: &mut [u8]) -> Result<State, Failure> {
-        self.fetch.errand().counts.add_read();
+        self.fetch.job().counts.add_read();
         match stream.read(buffer) {
             Ok(0) => Ok(State::Complete),
             Ok(n) => match self.fetch.received(&buffer[..n])? {
@@ -317,7 +317,7 @@ impl Poem {
                 Flow::Enough => Ok(State::Complete),
             },
             Err(error) if is_for_later(&error) => Ok(State::Receiving { stream, patience }),
-            Err(error) => Err(Failure::Read(error)),
+            Err(error) => Err(Failure::Broken(error)),
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::{JoinSet, LocalSet, spawn_blocking};
 use tokio::time::{sleep, timeout_at};
 
 use super::fetch::{Fetch, Flow, For, Patience};
-use super::{Errand, Failure, READ_SIZE};
+use super::{Failure, Job, READ_SIZE};
 
 /// What all tasks use.
 struct Shared {
@@ -27,30 +27,30 @@ struct Shared {
     metrics: RuntimeMetrics,
 }
 
-pub(super) fn run(errand: &Arc<Errand>) -> io::Result<()> {
+pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
-    LocalSet::new().block_on(&runtime, fetch_all(errand));
+    LocalSet::new().block_on(&runtime, fetch_all(job));
     // A resolver that still ponders must not hold up the end.
     runtime.shutdown_background();
     Ok(())
 }
 
-async fn fetch_all(errand: &Arc<Errand>) {
+async fn fetch_all(job: &Arc<Job>) {
     let metrics = Handle::current().metrics();
     let shared = Rc::new(Shared { buffer: RefCell::new(vec![0; READ_SIZE]), metrics });
     let mut running = JoinSet::new();
-    for index in 0..errand.addresses.len() {
-        if running.len() == errand.limits.max_concurrency.get() {
+    for index in 0..job.addresses.len() {
+        if running.len() == job.limits.max_concurrency.get() {
             // A task that panicked has told of its end like any other.
             let _ = running.join_next().await;
         }
-        running.spawn_local(fetch(Arc::clone(errand), index, Rc::clone(&shared)));
+        running.spawn_local(fetch(Arc::clone(job), index, Rc::clone(&shared)));
     }
     while running.join_next().await.is_some() {}
 }
 
-async fn fetch(errand: Arc<Errand>, index: usize, shared: Rc<Shared>) {
-    let mut fetch = Fetch::begin(&errand, index);
+async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
+    let mut fetch = Fetch::begin(&job, index);
     loop {
         let result = attempt(&mut fetch, &shared).await;
         match fetch.ended(result) {
@@ -77,17 +77,17 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     while let Some(parts) = fetch.unsent() {
         let write = poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
         let result = within(fetch.patience(For::Bytes), write).await?;
-        fetch.errand().counts.add_wakeup();
-        fetch.sent(result.map_err(Failure::Read)?);
+        fetch.job().counts.add_wakeup();
+        fetch.sent(result.map_err(Failure::Broken)?);
     }
     loop {
         let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
         let result = within(fetch.patience(For::Bytes), read).await?;
-        let counts = &fetch.errand().counts;
+        let counts = &fetch.job().counts;
         counts.set_waits(shared.metrics.worker_park_count(0));
         counts.add_wakeup();
         counts.add_read();
-        match result.map_err(Failure::Read)? {
+        match result.map_err(Failure::Broken)? {
             0 => return Ok(()),
             n => {
                 if fetch.received(&shared.buffer.borrow()[..n])? == Flow::Enough {
@@ -111,7 +111,7 @@ async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for address in resolve(fetch).await? {
         let connected = connect_to(address, fetch.patience(For::Connection)).await;
-        fetch.errand().counts.add_wakeup();
+        fetch.job().counts.add_wakeup();
         match connected {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = Some(error),

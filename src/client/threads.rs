@@ -9,29 +9,29 @@ use std::thread;
 
 use super::blocking;
 use super::fetch::Fetch;
-use super::{Errand, Failure};
+use super::{Failure, Job};
 
 /// Says, however a thread ends, that it has ended.
-struct Ending(mpsc::Sender<()>);
+struct SendOnDrop(mpsc::Sender<()>);
 
-impl Drop for Ending {
+impl Drop for SendOnDrop {
     fn drop(&mut self) {
         // Nobody listens any more after the last poem has been started.
         let _ = self.0.send(());
     }
 }
 
-pub(super) fn run(errand: &Arc<Errand>) {
+pub(super) fn run(job: &Arc<Job>) {
     let (ended, endings) = mpsc::channel();
     thread::scope(|scope| {
         let mut running = 0;
-        for index in 0..errand.addresses.len() {
+        for index in 0..job.addresses.len() {
             loop {
-                if running < errand.limits.max_concurrency.get() {
+                if running < job.limits.max_concurrency.get() {
                     let ended = ended.clone();
                     let body = move || {
-                        let _at_the_end = Ending(ended);
-                        blocking::fetch(errand, index);
+                        let _at_the_end = SendOnDrop(ended);
+                        blocking::fetch(job, index);
                     };
                     match thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body) {
                         Ok(_) => {
@@ -40,14 +40,14 @@ pub(super) fn run(errand: &Arc<Errand>) {
                         }
                         Err(error) if running == 0 => {
                             let what = "start a thread";
-                            Fetch::begin(errand, index).ended(Err(Failure::Local { what, error }));
+                            Fetch::begin(job, index).ended(Err(Failure::Local { what, error }));
                             break;
                         }
                         // The system has no more threads now; one of ours will give its own back.
                         Err(_) => {}
                     }
                 }
-                // An `Ending` is in every thread, so there is one to come.
+                // A `SendOnDrop` is in every thread, so there is one to come.
                 let _ = endings.recv();
                 running -= 1;
             }

@@ -14,7 +14,7 @@ const GROWTH: usize = 16;
 
 /// One poem, its request and its reply.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct Exchange {
     /// `NAME.POEM`, of which the poem is still growing; then the same as a netstring under way.
     request: Request,
     /// Where the poem begins.
@@ -30,7 +30,7 @@ enum Request {
     Asking(Outgoing<Vec<u8>>),
 }
 
-impl Change {
+impl Exchange {
     /// No poem yet, for the transform of this name.
     pub(super) fn new(transform: &str) -> Self {
         let request = format!("{transform}.").into_bytes();
@@ -105,34 +105,34 @@ impl Change {
 mod tests {
     use super::*;
 
-    fn asked(poem: &[u8]) -> Change {
-        let mut change = Change::new("shout");
-        poem.chunks(2).for_each(|bytes| change.grow(bytes));
-        change.ask();
-        change
+    fn asked(poem: &[u8]) -> Exchange {
+        let mut exchange = Exchange::new("shout");
+        poem.chunks(2).for_each(|bytes| exchange.grow(bytes));
+        exchange.ask();
+        exchange
     }
 
     #[test]
     fn a_poem_that_has_grown_is_sent_however_little_is_taken() {
-        let mut change = asked(b"a poem");
+        let mut exchange = asked(b"a poem");
         let mut sent = Vec::new();
-        while let Some(parts) = change.unsent() {
+        while let Some(parts) = exchange.unsent() {
             sent.push(*parts.iter().find_map(|part| part.first()).expect("a byte"));
-            change.sent(1);
+            exchange.sent(1);
         }
         assert_eq!(sent, b"12:shout.a poem,");
-        assert_eq!(change.poem(), b"a poem");
+        assert_eq!(exchange.poem(), b"a poem");
     }
 
     #[test]
     fn a_reply_is_complete_with_its_comma() {
-        let mut change = asked(b"a poem");
+        let mut exchange = asked(b"a poem");
         for byte in b"6:A POEM" {
-            assert_eq!(change.hear(&[*byte]), Ok(false));
+            assert_eq!(exchange.hear(&[*byte]), Ok(false));
         }
-        assert_eq!((change.reply(), change.has_no_reply()), (None, false));
-        assert_eq!(change.hear(b", and more"), Ok(true));
-        assert_eq!(change.reply(), Some(&b"A POEM"[..]));
+        assert_eq!((exchange.reply(), exchange.has_no_reply()), (None, false));
+        assert_eq!(exchange.hear(b", and more"), Ok(true));
+        assert_eq!(exchange.reply(), Some(&b"A POEM"[..]));
     }
 
     #[test]

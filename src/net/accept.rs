@@ -23,7 +23,7 @@ use tracing::{Instrument, debug, debug_span, warn};
 
 use super::linger::{self, Lingering};
 use super::timer::{Later, Waiting};
-use super::{Greeting, Handler, Peer, Shared, Stop, close, wait};
+use super::{Handler, Peer, Progress, Shared, Stop, close, wait};
 use crate::errors::reason;
 use crate::pace::Ending;
 
@@ -33,8 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Clients accepted before the tasks of those that are already there get their turn.
 const ACCEPT_BATCH: usize = 64;
 
-/// A client's place among those served at once, from accept to close.
-pub(crate) type Place = OwnedSemaphorePermit;
+/// A client's permit among those served at once, from accept to close.
+pub(crate) type Permit = OwnedSemaphorePermit;
 
 /// A runtime for one thread, and the listener whose clients it serves.
 pub(crate) struct Worker {
@@ -59,11 +59,12 @@ impl Worker {
         runtime.spawn(stop.pulse.clone().answer());
         runtime.block_on(async {
             let (later, waiting) = unbounded_channel();
-            let desk = Desk { shared: Arc::clone(shared), tasks: TaskTracker::new(), stop: stop.clone(), later };
-            let tasks = desk.tasks.clone();
-            tasks.spawn(Later::new(desk.clone()).run(waiting));
+            let connections =
+                Connections { shared: Arc::clone(shared), tasks: TaskTracker::new(), stop: stop.clone(), later };
+            let tasks = connections.tasks.clone();
+            tasks.spawn(Later::new(connections.clone()).run(waiting));
             let mut lingering = Lingering::default();
-            desk.accept(listener, &mut lingering).await;
+            connections.accept(listener, &mut lingering).await;
 
             lingering.into_tasks(&tasks);
             tasks.close();
@@ -79,21 +80,21 @@ impl Worker {
 }
 
 /// Where one worker deals with its clients.
-pub(crate) struct Desk<H: Handler> {
+pub(crate) struct Connections<H: Handler> {
     pub(crate) shared: Arc<Shared<H>>,
     tasks: TaskTracker,
     pub(crate) stop: Stop,
     later: UnboundedSender<Waiting<H::Rest>>,
 }
 
-impl<H: Handler> Clone for Desk<H> {
+impl<H: Handler> Clone for Connections<H> {
     fn clone(&self) -> Self {
         let Self { shared, tasks, stop, later } = self;
         Self { shared: Arc::clone(shared), tasks: tasks.clone(), stop: stop.clone(), later: later.clone() }
     }
 }
 
-impl<H: Handler> Desk<H> {
+impl<H: Handler> Connections<H> {
     /// The accept loop: lets clients in until the door is closed.
     async fn accept(&self, listener: AsyncFd<TcpListener>, lingering: &mut Lingering) {
         let Self { shared, tasks, stop, .. } = self;
@@ -112,15 +113,15 @@ impl<H: Handler> Desk<H> {
                             break;
                         }
                         // Room first, then the client: until there is room it waits in the listen queue.
-                        let place = match Arc::clone(&shared.room).try_acquire_owned() {
-                            Ok(place) => place,
+                        let permit = match Arc::clone(&shared.room).try_acquire_owned() {
+                            Ok(permit) => permit,
                             Err(_) => {
                                 lingering.look_now(tasks);
                                 tokio::select! {
                                     () = &mut closing => return,
                                     () = lingering.look_when_due(tasks) => break,
-                                    place = Arc::clone(&shared.room).acquire_owned() => match place {
-                                        Ok(place) => place,
+                                    permit = Arc::clone(&shared.room).acquire_owned() => match permit {
+                                        Ok(permit) => permit,
                                         Err(_) => return,
                                     },
                                 }
@@ -130,7 +131,7 @@ impl<H: Handler> Desk<H> {
                         match acceptfrom_with(listener.get_ref().as_fd(), flags) {
                             Ok((socket, peer)) => {
                                 let peer = Peer(peer.and_then(|peer| SocketAddr::try_from(peer).ok()));
-                                self.welcome(socket.into(), peer, place, lingering);
+                                self.welcome(socket.into(), peer, permit, lingering);
                             }
                             Err(error) if error == Errno::AGAIN => {
                                 ready.clear_ready();
@@ -140,7 +141,7 @@ impl<H: Handler> Desk<H> {
                             Err(error) if error == Errno::CONNABORTED => {}
                             Err(error) => {
                                 complaint.say(&error.into());
-                                drop(place);
+                                drop(permit);
                                 // Who has been served may hold what is short.
                                 lingering.look_now(tasks);
                                 tokio::select! {
@@ -163,47 +164,47 @@ impl<H: Handler> Desk<H> {
     }
 
     /// One client, from its first byte to its end, or as far as that goes without waiting.
-    fn welcome(&self, socket: TcpStream, peer: Peer, place: Place, lingering: &mut Lingering) {
+    fn welcome(&self, socket: TcpStream, peer: Peer, permit: Permit, lingering: &mut Lingering) {
         let Self { shared, later, .. } = self;
         debug!(%peer, "Somebody at {peer} wants poetry!");
         shared.handler.counts().accept();
-        let greeting = match shared.handler.greet(&socket, peer) {
-            Ok(Greeting::End(Ending::Fin)) => {
+        let progress = match shared.handler.try_serve(&socket, peer) {
+            Ok(Progress::End(Ending::Fin)) => {
                 shared.handler.counts().serve();
-                return lingering.add(socket, place);
+                return lingering.add(socket, permit);
             }
-            Ok(greeting) => greeting,
+            Ok(progress) => progress,
             Err(error) => {
                 close::abruptly(&SockRef::from(&socket));
                 return shared.lose(peer, &error);
             }
         };
-        if H::A_PART_LOOKS_WHOLE {
+        if H::EOF_ENDS_MESSAGE {
             // From here on, to be dropped means to be reset, until everything is said.
             close::abruptly(&SockRef::from(&socket));
         }
         shared.under_way.fetch_add(1, Relaxed);
-        match greeting {
+        match progress {
             // Nobody is there to hear only when the server stops, and then it is dropped.
-            Greeting::Later(due, rest) => drop(later.send(Waiting { due, socket, peer, rest, place })),
-            greeting => self.go_on(socket, peer, greeting, place),
+            Progress::Later(due, rest) => drop(later.send(Waiting { due, socket, peer, rest, permit })),
+            progress => self.go_on(socket, peer, progress, permit),
         }
     }
 
     /// What is left to do for a client, as a task.
-    pub(crate) fn go_on(&self, socket: TcpStream, peer: Peer, left: Greeting<H::Rest>, place: Place) {
+    pub(crate) fn go_on(&self, socket: TcpStream, peer: Peer, left: Progress<H::Rest>, permit: Permit) {
         let (shared, closing) = (Arc::clone(&self.shared), self.stop.closing.clone());
         let stream = match tokio::net::TcpStream::from_std(socket) {
             Ok(stream) => stream,
             Err(error) => return shared.lose_under_way(peer, &error),
         };
-        if let Greeting::End(how) = left {
+        if let Progress::End(how) = left {
             said(&shared, &stream, how);
         }
         let task = async move {
             let result = match left {
-                Greeting::End(how) => Ok(how),
-                Greeting::Rest(rest) | Greeting::Later(_, rest) => {
+                Progress::End(how) => Ok(how),
+                Progress::Rest(rest) | Progress::Later(_, rest) => {
                     let result = shared.handler.serve(&stream, rest).await;
                     result.inspect(|&how| said(&shared, &stream, how))
                 }
@@ -215,7 +216,7 @@ impl<H: Handler> Desk<H> {
                     shared.lose_under_way(peer, &error);
                 }
             }
-            drop(place);
+            drop(permit);
         };
         self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
     }
@@ -225,7 +226,7 @@ impl<H: Handler> Desk<H> {
 fn said<H: Handler>(shared: &Shared<H>, stream: &tokio::net::TcpStream, how: Ending) {
     shared.under_way.fetch_sub(1, Relaxed);
     shared.handler.counts().serve();
-    if H::A_PART_LOOKS_WHOLE && how == Ending::Fin {
+    if H::EOF_ENDS_MESSAGE && how == Ending::Fin {
         close::not_abruptly(&SockRef::from(stream));
     }
 }

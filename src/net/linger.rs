@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::accept::Place;
+use super::accept::Permit;
 use super::close::Drain;
 use crate::errors::is_for_later;
 
@@ -52,17 +52,17 @@ struct Parting {
     socket: TcpStream,
     drain: Drain,
     due: Instant,
-    place: Place,
+    permit: Permit,
 }
 
 impl Lingering {
     /// Shuts down the writing side of a socket, and lingers.
-    pub(crate) fn add(&mut self, socket: TcpStream, place: Place) {
+    pub(crate) fn add(&mut self, socket: TcpStream, permit: Permit) {
         if socket.shutdown(Shutdown::Write).is_err() {
             return; // The peer is gone.
         }
         let due = Instant::now() + self.patience;
-        self.queues[0].push_back(Parting { socket, drain: Drain::start(), due, place });
+        self.queues[0].push_back(Parting { socket, drain: Drain::start(), due, permit });
     }
 
     /// Closes those whose peers are gone, among those that are due.
@@ -142,7 +142,7 @@ impl Parting {
             if let Ok(stream) = tokio::net::TcpStream::from_std(self.socket) {
                 drain(&stream, self.drain).await;
             }
-            drop(self.place);
+            drop(self.permit);
         });
     }
 }

@@ -46,12 +46,12 @@ use pulse::Pulse;
 
 /// What one kind of server does with one client.
 pub trait Handler: Send + Sync + 'static {
-    /// What is left to do when [`greet`](Self::greet) has done what it could.
+    /// What is left to do when [`try_serve`](Self::try_serve) has done what it could.
     type Rest: Send;
 
     /// Whether a client may take a part of what it should get for all of it, as the poem protocol has it. Then its
     /// connection is reset whatever ends it too early, and be it the end of the process.
-    const A_PART_LOOKS_WHOLE: bool = true;
+    const EOF_ENDS_MESSAGE: bool = true;
 
     /// What it has done so far. The accept loop counts clients; bytes are the handler's to count.
     fn counts(&self) -> &Counts;
@@ -69,15 +69,15 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// The client is gone, or cannot be served: it is reset.
-    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>>;
+    fn try_serve(&self, socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>>;
 
-    /// Goes on with a client for whom it is time now ([`Greeting::Later`]), as [`greet`](Self::greet) does. When the
+    /// Goes on with a client for whom it is time now ([`Progress::Later`]), as [`try_serve`](Self::try_serve) does. When the
     /// server stops meanwhile, [`serve`](Self::serve) is called in its place.
     ///
     /// # Errors
     /// The client is gone, or cannot be served: it is reset.
-    fn resume(&self, _: &TcpStream, rest: Self::Rest) -> io::Result<Greeting<Self::Rest>> {
-        Ok(Greeting::Rest(rest))
+    fn on_timer(&self, _: &TcpStream, rest: Self::Rest) -> io::Result<Progress<Self::Rest>> {
+        Ok(Progress::Rest(rest))
     }
 
     /// Does the rest, as a task of its own, and returns how the connection is to end. If the server has to stop before
@@ -94,7 +94,7 @@ pub trait Handler: Send + Sync + 'static {
 
 /// How far a [`Handler`] got without waiting.
 #[derive(Debug)]
-pub enum Greeting<R> {
+pub enum Progress<R> {
     /// Everything is said.
     End(Ending),
     /// There is more to do, and the client has to be waited for.
@@ -136,7 +136,7 @@ impl Stop {
 
 /// The limits of a server as a whole.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Clients at once; more wait in the listen queue.
     pub max_clients: usize,
     /// After [`Stop::close`], for those being served.
@@ -157,7 +157,11 @@ pub struct Prepared<H: Handler> {
 ///
 /// # Errors
 /// The system does not give what a worker needs, or the handler.
-pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, handler: Arc<H>, limits: &Limits) -> io::Result<Prepared<H>> {
+pub fn prepare<H: Handler>(
+    listeners: Vec<TcpListener>,
+    handler: Arc<H>,
+    limits: &ServerLimits,
+) -> io::Result<Prepared<H>> {
     handler.start()?;
     let places = limits.max_clients.min(Semaphore::MAX_PERMITS);
     let room = Arc::new(Semaphore::new(places));

@@ -1,7 +1,7 @@
 //! Clients who wait for a moment, not for their socket.
 //!
 //! A trickle is a long wait and a short send, again and again. To give each such client a task, a timer and a place in
-//! the reactor costs more than a kilobyte; here it is a place in a heap of a worker, in order of time, and the socket
+//! the reactor costs more than a kilobyte; here it is an entry in a heap of a worker, in order of time, and the socket
 //! meets the runtime only when it is full.
 
 use std::cmp::{Ordering, Reverse};
@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 
-use super::accept::{Desk, Place};
-use super::{Greeting, Handler, Peer};
+use super::accept::{Connections, Permit};
+use super::{Handler, Peer, Progress};
 
 /// Who waits longer is better off with a task: it notices that the client is gone, which here only a send does.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(crate) struct Waiting<R> {
     pub(crate) socket: TcpStream,
     pub(crate) peer: Peer,
     pub(crate) rest: R,
-    pub(crate) place: Place,
+    pub(crate) permit: Permit,
 }
 
 impl<R> PartialEq for Waiting<R> {
@@ -54,7 +54,7 @@ impl<R> Ord for Waiting<R> {
 
 /// Those who wait on one worker.
 pub(crate) struct Later<H: Handler> {
-    desk: Desk<H>,
+    connections: Connections<H>,
     waiting: BinaryHeap<Reverse<Waiting<H::Rest>>>,
     /// Of the first of them.
     timer: Pin<Box<Sleep>>,
@@ -62,15 +62,15 @@ pub(crate) struct Later<H: Handler> {
 
 impl<H: Handler> Later<H> {
     /// Nobody waits yet. To be called on the worker's runtime.
-    pub(crate) fn new(desk: Desk<H>) -> Self {
-        Self { desk, waiting: BinaryHeap::new(), timer: Box::pin(sleep(Duration::ZERO)) }
+    pub(crate) fn new(connections: Connections<H>) -> Self {
+        Self { connections, waiting: BinaryHeap::new(), timer: Box::pin(sleep(Duration::ZERO)) }
     }
 
     /// Goes on with each of them when it is due, until the door is closed; then all that are left get tasks.
     ///
     /// There are never more than the server has places, so the queue of `new` ones is not longer than that.
     pub(crate) async fn run(mut self, mut new: UnboundedReceiver<Waiting<H::Rest>>) {
-        let closing = self.desk.stop.closing.clone();
+        let closing = self.connections.stop.closing.clone();
         loop {
             if let Some(Reverse(first)) = self.waiting.peek()
                 && self.timer.deadline() != first.due.into()
@@ -88,8 +88,8 @@ impl<H: Handler> Later<H> {
         while let Some(client) = new.recv().await {
             self.waiting.push(Reverse(client));
         }
-        for Reverse(Waiting { socket, peer, rest, place, .. }) in self.waiting.drain() {
-            self.desk.go_on(socket, peer, Greeting::Rest(rest), place);
+        for Reverse(Waiting { socket, peer, rest, permit, .. }) in self.waiting.drain() {
+            self.connections.go_on(socket, peer, Progress::Rest(rest), permit);
         }
     }
 
@@ -107,11 +107,11 @@ impl<H: Handler> Later<H> {
     }
 
     fn resume(&mut self, client: Waiting<H::Rest>) {
-        let Waiting { socket, peer, rest, place, .. } = client;
-        match self.desk.shared.handler.resume(&socket, rest) {
-            Ok(Greeting::Later(due, rest)) => self.waiting.push(Reverse(Waiting { due, socket, peer, rest, place })),
-            Ok(left) => self.desk.go_on(socket, peer, left, place),
-            Err(error) => self.desk.shared.lose_under_way(peer, &error),
+        let Waiting { socket, peer, rest, permit, .. } = client;
+        match self.connections.shared.handler.on_timer(&socket, rest) {
+            Ok(Progress::Later(due, rest)) => self.waiting.push(Reverse(Waiting { due, socket, peer, rest, permit })),
+            Ok(left) => self.connections.go_on(socket, peer, left, permit),
+            Err(error) => self.connections.shared.lose_under_way(peer, &error),
         }
     }
 }

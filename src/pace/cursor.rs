@@ -14,7 +14,7 @@ const SLACK: Duration = Duration::from_millis(100);
 /// pause (and 100 ms) does not get what it missed in one burst: everything still to come moves by as much as it held up.
 /// Only a cut at a time stays where it is.
 #[derive(Debug)]
-pub struct Walk {
+pub struct Cursor {
     schedule: Schedule,
     step: Step,
     accepted: Instant,
@@ -35,7 +35,7 @@ pub enum Next {
     End(Ending),
 }
 
-impl Walk {
+impl Cursor {
     /// A connection that was accepted at `now` sets out.
     pub(super) fn start(mut schedule: Schedule, now: Instant) -> Self {
         let step = schedule.step();
@@ -110,70 +110,70 @@ mod tests {
         }
     }
 
-    fn walk(pace: Pace, len: usize) -> (Walk, Instant) {
+    fn cursor(pace: Pace, len: usize) -> (Cursor, Instant) {
         let start = Instant::now();
-        (Plan::uniform(1, pace).walk(1, len, start), start)
+        (Plan::uniform(1, pace).cursor(1, len, start), start)
     }
 
     #[test]
     fn a_walk_waits_sends_what_is_left_and_ends() {
-        let (mut walk, start) = walk(pieces(10), 15);
-        assert_eq!(walk.next(start), Next::Send(0..10));
-        walk.sent(4, start);
-        assert_eq!(walk.next(start), Next::Send(4..10));
-        walk.sent(6, start + MS);
-        assert_eq!(walk.next(start + MS), Next::Wait(199 * MS));
-        assert_eq!(walk.next(start + 200 * MS), Next::Send(10..15));
-        walk.sent(5, start + 200 * MS);
-        assert_eq!(walk.next(start + 200 * MS), Next::End(Ending::Fin));
-        assert_eq!(walk.next(start + 200 * MS), Next::End(Ending::Fin));
+        let (mut cursor, start) = cursor(pieces(10), 15);
+        assert_eq!(cursor.next(start), Next::Send(0..10));
+        cursor.sent(4, start);
+        assert_eq!(cursor.next(start), Next::Send(4..10));
+        cursor.sent(6, start + MS);
+        assert_eq!(cursor.next(start + MS), Next::Wait(199 * MS));
+        assert_eq!(cursor.next(start + 200 * MS), Next::Send(10..15));
+        cursor.sent(5, start + 200 * MS);
+        assert_eq!(cursor.next(start + 200 * MS), Next::End(Ending::Fin));
+        assert_eq!(cursor.next(start + 200 * MS), Next::End(Ending::Fin));
     }
 
     #[test]
     fn a_little_late_is_made_up_for() {
-        let (mut walk, start) = walk(pieces(1), 9);
-        assert_eq!(walk.next(start), Next::Send(0..1));
-        walk.sent(1, start + 170 * MS);
-        assert_eq!(walk.next(start + 170 * MS), Next::Wait(30 * MS));
-        assert_eq!(walk.next(start + 230 * MS), Next::Send(1..2));
-        walk.sent(1, start + 230 * MS);
-        assert_eq!(walk.next(start + 230 * MS), Next::Wait(170 * MS));
+        let (mut cursor, start) = cursor(pieces(1), 9);
+        assert_eq!(cursor.next(start), Next::Send(0..1));
+        cursor.sent(1, start + 170 * MS);
+        assert_eq!(cursor.next(start + 170 * MS), Next::Wait(30 * MS));
+        assert_eq!(cursor.next(start + 230 * MS), Next::Send(1..2));
+        cursor.sent(1, start + 230 * MS);
+        assert_eq!(cursor.next(start + 230 * MS), Next::Wait(170 * MS));
     }
 
     #[test]
     fn a_sender_that_was_held_up_by_nobody_makes_up_for_it() {
-        let (mut walk, start) = walk(pieces(1), 9);
+        let (mut cursor, start) = cursor(pieces(1), 9);
         let late = start + 1_050 * MS;
         for byte in 0..6 {
-            assert_eq!(walk.next(late), Next::Send(byte..byte + 1));
-            walk.sent(1, late);
+            assert_eq!(cursor.next(late), Next::Send(byte..byte + 1));
+            cursor.sent(1, late);
         }
-        assert_eq!(walk.next(late), Next::Wait(150 * MS));
+        assert_eq!(cursor.next(late), Next::Wait(150 * MS));
     }
 
     #[test]
     fn after_a_long_stall_the_pace_goes_on_without_a_burst() {
-        let (mut walk, start) = walk(pieces(1), 9);
+        let (mut cursor, start) = cursor(pieces(1), 9);
         let stalled = start + 5_000 * MS;
-        assert_eq!(walk.next(start), Next::Send(0..1));
-        walk.sent(1, stalled);
-        assert_eq!(walk.next(stalled), Next::Wait(200 * MS));
-        walk.sent(1, stalled + 200 * MS);
-        assert_eq!(walk.next(stalled + 200 * MS), Next::Wait(200 * MS));
+        assert_eq!(cursor.next(start), Next::Send(0..1));
+        cursor.sent(1, stalled);
+        assert_eq!(cursor.next(stalled), Next::Wait(200 * MS));
+        cursor.sent(1, stalled + 200 * MS);
+        assert_eq!(cursor.next(stalled + 200 * MS), Next::Wait(200 * MS));
     }
 
     #[test]
     fn a_cut_at_a_time_waits_for_nobody() {
         let cut = Some(Cut { at: CutAt::Time(1_000 * MS), how: Ending::Hang });
-        let (mut walk, start) = walk(Pace { cut, ..pieces(1) }, 90);
-        assert_eq!(walk.time_left(start + 300 * MS), Some(700 * MS));
+        let (mut cursor, start) = cursor(Pace { cut, ..pieces(1) }, 90);
+        assert_eq!(cursor.time_left(start + 300 * MS), Some(700 * MS));
         // The peer takes nothing until then.
-        assert_eq!(walk.next(start), Next::Send(0..1));
-        assert_eq!(walk.next(start + 999 * MS), Next::Send(0..1));
-        assert_eq!(walk.next(start + 1_000 * MS), Next::End(Ending::Hang));
+        assert_eq!(cursor.next(start), Next::Send(0..1));
+        assert_eq!(cursor.next(start + 999 * MS), Next::Send(0..1));
+        assert_eq!(cursor.next(start + 1_000 * MS), Next::End(Ending::Hang));
         // It took something before, but late, so that what is to come was moved.
-        walk.sent(1, start + 900 * MS);
-        assert_eq!(walk.next(start + 900 * MS), Next::Wait(100 * MS));
-        assert_eq!(walk.next(start + 1_000 * MS), Next::End(Ending::Hang));
+        cursor.sent(1, start + 900 * MS);
+        assert_eq!(cursor.next(start + 900 * MS), Next::Wait(100 * MS));
+        assert_eq!(cursor.next(start + 1_000 * MS), Next::End(Ending::Hang));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] is what a person asks of a server: how each connection is treated. A [`Treatment`] is that of one of
 //! them; its [`Schedule`] is everything that will happen, as a list of [`Step`]s with their times. A server only
-//! takes a [`Walk`] through it, blocking or async:
+//! takes a [`Cursor`] through it, blocking or async:
 //!
 //! ```text
 //! num_bytes = 10, delay = 100ms, a poem of 25 bytes
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use cursor::{Next, Walk};
+pub use cursor::{Cursor, Next};
 pub use plan::Plan;
 pub use schedule::Schedule;
 

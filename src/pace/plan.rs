@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Pace, Replay, Schedule, Treatment, Walk};
+use super::{Cursor, Pace, Replay, Schedule, Treatment};
 
 /// How a server treats its connections, which are numbered from 1 in the order in which they are accepted.
 #[derive(Debug, Clone)]
@@ -55,9 +55,9 @@ impl Plan {
         Schedule::new(self.treatment(connection), self.seed, connection, len)
     }
 
-    /// The walk of a connection that was accepted at `now`, through a poem of `len` bytes.
-    pub fn walk(&self, connection: u64, len: usize, now: Instant) -> Walk {
-        Walk::start(self.schedule(connection, len), now)
+    /// The cursor of a connection that was accepted at `now`, through a poem of `len` bytes.
+    pub fn cursor(&self, connection: u64, len: usize, now: Instant) -> Cursor {
+        Cursor::start(self.schedule(connection, len), now)
     }
 
     fn treatment(&self, connection: u64) -> &Arc<Treatment> {

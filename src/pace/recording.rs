@@ -28,13 +28,13 @@ pub struct Entry {
     pub at_us: u64,
     /// What happened.
     #[serde(flatten)]
-    pub event: Event,
+    pub event: Happening,
 }
 
 /// What can happen on a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub enum Event {
+pub enum Happening {
     /// It was accepted.
     Accept {
         /// Who came.
@@ -59,7 +59,7 @@ pub enum Event {
     Gone,
 }
 
-impl From<Ending> for Event {
+impl From<Ending> for Happening {
     fn from(ending: Ending) -> Self {
         match ending {
             Ending::Fin => Self::Fin,
@@ -79,10 +79,10 @@ impl Entry {
 
 /// What would be recorded of this connection if the machine lost no time.
 pub fn rehearse(connection: u64, schedule: Schedule) -> impl Iterator<Item = Entry> {
-    let accept = Entry { connection, at_us: 0, event: Event::Accept { peer: None, time: None } };
+    let accept = Entry { connection, at_us: 0, event: Happening::Accept { peer: None, time: None } };
     let steps = schedule.map(move |step| {
         let event = match step.action {
-            Action::Send(piece) => Event::Send { bytes: piece.len() },
+            Action::Send(piece) => Happening::Send { bytes: piece.len() },
             Action::End(how) => how.into(),
         };
         Entry { connection, at_us: micros(step.at), event }
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_line_of_json() {
-        let send = Entry { connection: 7, at_us: 100_031, event: Event::Send { bytes: 10 } };
+        let send = Entry { connection: 7, at_us: 100_031, event: Happening::Send { bytes: 10 } };
         assert_eq!(send.line(), "{\"connection\":7,\"at_us\":100031,\"event\":\"send\",\"bytes\":10}\n");
         let end = Entry { connection: 7, at_us: 100_040, event: Ending::Hang.into() };
         assert_eq!(end.line(), "{\"connection\":7,\"at_us\":100040,\"event\":\"hang\"}\n");

@@ -10,12 +10,12 @@ use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{self, Nobody, Run, Server, Service, ServiceArgs};
+use super::service::{self, Launch, Nobody, Run, Service, ServiceArgs};
 use crate::cli::logs::LogArgs;
 use crate::cli::{Error, FAILURE};
 use crate::errors::reason;
 use crate::metrics::Page;
-use crate::net::{Handler, Limits};
+use crate::net::{Handler, ServerLimits};
 use crate::poem::Poem;
 use crate::server::fast::FastServer;
 
@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
     crate::cli::run("fastpoetry", |args: Args| service::run(&args.service, &args.logs))
 }
 
-impl Service for FastArgs {
+impl Launch for FastArgs {
     fn program(&self) -> &'static str {
         "fastpoetry"
     }
@@ -95,7 +95,7 @@ impl Service for FastArgs {
         &[Signal::SIGHUP]
     }
 
-    fn service(&self) -> &ServiceArgs {
+    fn common(&self) -> &ServiceArgs {
         &self.service
     }
 
@@ -108,18 +108,19 @@ impl Service for FastArgs {
         self.faults.check(Usual::AtOnce, &self.file)
     }
 
-    fn errand(&self) -> Result<Option<u8>, Error> {
+    fn one_shot(&self) -> Result<Option<u8>, Error> {
         self.faults.rehearse(Usual::AtOnce, &self.file)
     }
 
-    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+    fn open(&self) -> Result<Arc<dyn Service>, Error> {
         if self.faults.never_accept() {
             return Ok(Arc::new(Nobody));
         }
         let cannot_serve = |error| Error::cannot("serve", self.file.display(), &error);
         let poem = Poem::load(&self.file).map_err(cannot_serve)?;
-        let conduct = self.faults.conduct(Usual::AtOnce, &self.file)?;
-        let server = FastServer::new(&self.file, poem, conduct, self.service.write_timeout()).map_err(cannot_serve)?;
+        let fault_plan = self.faults.fault_plan(Usual::AtOnce, &self.file)?;
+        let server =
+            FastServer::new(&self.file, poem, fault_plan, self.service.write_timeout()).map_err(cannot_serve)?;
         Ok(Arc::new(server))
     }
 
@@ -131,12 +132,12 @@ impl Service for FastArgs {
     }
 }
 
-impl Server for FastServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+impl Service for FastServer {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
         let run = service::prepare(listeners, Arc::clone(&self), limits)?;
         Ok(Box::new(move |stop| {
             let mut ended = run(stop)?;
-            if !self.conduct().is_recorded() {
+            if !self.fault_plan().is_recorded() {
                 ended.status = FAILURE;
             }
             Ok(ended)

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tracing::info;
 
-use crate::cli::toml_args::{ERRAND, File, Table};
+use crate::cli::toml_args::{File, ONE_SHOT, TomlTable};
 use crate::cli::{Error, SUCCESS, is_same_file, read_text, values};
 use crate::pace::recording::{self, rehearse};
 use crate::pace::{Cut, CutAt, Ending, Pace, Plan, Tempo};
 use crate::poem::Poem;
-use crate::server::fault_plan::Conduct;
+use crate::server::fault_plan::FaultPlan;
 use crate::server::recorder::Recorder;
 
 /// The flags about how a poem is given out on a connection; the keys of a table in a script, too.
@@ -97,7 +97,7 @@ pub struct FaultArgs {
     replay: Option<PathBuf>,
 
     /// Print what the first N connections would get, as a recording, and exit
-    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ERRAND)]
+    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ONE_SHOT)]
     rehearse: Option<u64>,
 
     #[arg(skip)]
@@ -217,20 +217,20 @@ impl FaultArgs {
     ///
     /// # Errors
     /// Those of [`check`](Self::check), or the recording cannot be written.
-    pub fn conduct(&self, usual: Usual, poem: &Path) -> Result<Conduct, Error> {
+    pub fn fault_plan(&self, usual: Usual, poem: &Path) -> Result<FaultPlan, Error> {
         self.check(usual, poem).map_err(|(_, error)| error)?;
         let plan = self.plan(usual, poem)?;
         let recorder = self
             .record
             .as_ref()
             .map(|path| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error)));
-        Ok(Conduct::new(plan, recorder.transpose()?))
+        Ok(FaultPlan::new(plan, recorder.transpose()?))
     }
 
     /// Instead of serving: prints what would be sent to the first connections, if that is asked for.
     ///
     /// # Errors
-    /// As for [`conduct`](Self::conduct); the poem cannot be read, or stdout cannot be written.
+    /// As for [`fault_plan`](Self::fault_plan); the poem cannot be read, or stdout cannot be written.
     pub fn rehearse(&self, usual: Usual, file: &Path) -> Result<Option<u8>, Error> {
         let Some(connections) = self.rehearse else { return Ok(None) };
         let poem = Poem::load(file).map_err(|error| Error::cannot("serve", file.display(), &error))?;
@@ -322,7 +322,7 @@ impl Script {
         let parsed = file.parse()?;
         let whole = file.table(&parsed);
         let seed = whole.args::<ScriptArgs>(&[Self::CONNECTION, Self::OTHERS])?.seed;
-        let connection = |table: &Table<'_>| {
+        let connection = |table: &TomlTable<'_>| {
             let args: ConnectionArgs = table.args(&[])?;
             let pace = if args.fail { Ok(Pace::failure()) } else { args.pace.over(base).pace(usual) };
             Ok((args.times.unwrap_or(NonZeroU64::MIN), pace.map_err(|why| table.wrong("jitter", &why))?))

@@ -10,14 +10,14 @@ use clap::Parser;
 use nix::sys::signal::Signal;
 use tracing::info;
 
-use super::service::{self, Run, Server, Service, ServiceArgs, counter, gauge};
+use super::service::{self, Launch, Run, Service, ServiceArgs, counter, gauge};
 use crate::address::Address;
 use crate::cache::freshness::Policy;
 use crate::cli::logs::LogArgs;
 use crate::cli::values::Limit;
 use crate::cli::{Error, values};
 use crate::metrics::{Metric, Page};
-use crate::net::{Handler, Limits};
+use crate::net::{Handler, ServerLimits};
 use crate::server::proxy::{Config, ProxyServer};
 
 /// Serve another server's poem from memory: an async caching proxy
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
     crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.logs))
 }
 
-impl Service for ProxyArgs {
+impl Launch for ProxyArgs {
     fn program(&self) -> &'static str {
         "poetry-proxy"
     }
@@ -118,7 +118,7 @@ impl Service for ProxyArgs {
         &[Signal::SIGHUP, Signal::SIGUSR1]
     }
 
-    fn service(&self) -> &ServiceArgs {
+    fn common(&self) -> &ServiceArgs {
         &self.service
     }
 
@@ -126,7 +126,7 @@ impl Service for ProxyArgs {
         format!("Proxying {}", self.upstream)
     }
 
-    fn open(&self) -> Result<Arc<dyn Server>, Error> {
+    fn open(&self) -> Result<Arc<dyn Service>, Error> {
         let server = ProxyServer::new(Config {
             upstream: self.upstream.clone(),
             policy: Policy {
@@ -143,8 +143,8 @@ impl Service for ProxyArgs {
     }
 }
 
-impl Server for ProxyServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+impl Service for ProxyServer {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
         service::prepare(listeners, self, limits)
     }
 

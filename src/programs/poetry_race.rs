@@ -20,7 +20,7 @@ use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, terminal, values};
 use crate::client::Model;
 use crate::race::assertion::Assertion;
-use crate::race::{self, Run, Standing};
+use crate::race::{self, Run, Summary};
 use crate::report::Report;
 use crate::report::table::Table;
 use crate::report::waterfall::{Chart, svg, text};
@@ -136,18 +136,18 @@ fn run(args: &Args) -> Result<u8, Error> {
     signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
     let runs = all_runs(args, &models, &stage)?;
     stage.progress.finish_and_clear();
-    let standings = race::standings(&models, &runs);
+    let summaries = race::summaries(&models, &runs);
 
-    let tables = tables(&standings);
+    let tables = tables(&summaries);
     let result = match (args.json, args.csv, args.markdown) {
-        (true, _, _) => json(args, &standings),
-        (_, true, _) => csv(&standings).to_csv(),
+        (true, _, _) => json(args, &summaries),
+        (_, true, _) => csv(&summaries).to_csv(),
         (_, _, true) => tables.map(|table| table.to_markdown()).join("\n"),
         _ => tables.map(|table| table.to_text()).join("\n"),
     };
     write_stdout(&result)?;
     if args.timeline.is_some() || args.waterfall {
-        let chart = Chart::of(&median_runs(&standings, &runs));
+        let chart = Chart::of(&median_runs(&summaries, &runs));
         if let Some(path) = &args.timeline {
             fs::write(path, svg::draw(&chart)).map_err(|error| Error::cannot("write", path.display(), &error))?;
         }
@@ -163,7 +163,7 @@ fn run(args: &Args) -> Result<u8, Error> {
         status = FAILURE;
     }
     for assertion in &args.assertions {
-        let verdict = assertion.judge(&standings);
+        let verdict = assertion.judge(&summaries);
         if !verdict.holds {
             say(&format!("poetry-race: {}\n", verdict.text));
             status = FAILURE;
@@ -246,7 +246,7 @@ fn progress() -> ProgressBar {
 }
 
 /// For people: how long it took, and what it cost.
-fn tables(standings: &[Standing]) -> [Table; 2] {
+fn tables(summaries: &[Summary]) -> [Table; 2] {
     let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up"]);
     let mut costs = Table::new([
         "cost",
@@ -261,20 +261,20 @@ fn tables(standings: &[Standing]) -> [Table; 2] {
         "waits",
     ]);
     let time = |us| human(Duration::from_micros(us));
-    let blocking = standings.iter().find(|standing| standing.model == Model::Blocking.name());
-    for standing in standings {
+    let blocking = summaries.iter().find(|summary| summary.model == Model::Blocking.name());
+    for summary in summaries {
         times.push(vec![
-            standing.model.to_owned(),
-            time(standing.time_us),
-            time(standing.spread_us.0),
-            time(standing.spread_us.1),
-            time(standing.bound_us),
-            format!("{:.3}", standing.ratio()),
-            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking))),
+            summary.model.to_owned(),
+            time(summary.time_us),
+            time(summary.spread_us.0),
+            time(summary.spread_us.1),
+            time(summary.bound_us),
+            format!("{:.3}", summary.ratio()),
+            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", summary.speed_up(blocking))),
         ]);
-        let cost = &standing.cost;
+        let cost = &summary.cost;
         costs.push(vec![
-            standing.model.to_owned(),
+            summary.model.to_owned(),
             time(cost.start_up_us),
             time(cost.user_us),
             time(cost.system_us),
@@ -290,7 +290,7 @@ fn tables(standings: &[Standing]) -> [Table; 2] {
 }
 
 /// For programs: the same, in plain units.
-fn csv(standings: &[Standing]) -> Table {
+fn csv(summaries: &[Summary]) -> Table {
     let mut table = Table::new([
         "model",
         "runs",
@@ -309,11 +309,11 @@ fn csv(standings: &[Standing]) -> Table {
         "reads",
         "waits",
     ]);
-    for standing in standings {
-        let Standing { model, runs, time_us, spread_us: (fastest, slowest), bound_us, cost } = standing;
+    for summary in summaries {
+        let Summary { model, runs, time_us, spread_us: (fastest, slowest), bound_us, cost } = summary;
         let mut row = vec![(*model).to_owned(), runs.to_string()];
         row.extend([time_us, fastest, slowest, bound_us].map(ToString::to_string));
-        row.push(format!("{:.4}", standing.ratio()));
+        row.push(format!("{:.4}", summary.ratio()));
         row.extend(
             [
                 cost.start_up_us,
@@ -333,26 +333,26 @@ fn csv(standings: &[Standing]) -> Table {
     table
 }
 
-fn json(args: &Args, standings: &[Standing]) -> String {
+fn json(args: &Args, summaries: &[Summary]) -> String {
     #[derive(Serialize)]
     struct Result<'a> {
         schema: u32,
         addresses: Vec<String>,
-        models: &'a [Standing],
+        models: &'a [Summary],
     }
     let addresses = args.addresses.iter().map(ToString::to_string).collect();
-    let result = Result { schema: 1, addresses, models: standings };
+    let result = Result { schema: 1, addresses, models: summaries };
     serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
 }
 
 /// Of each model the run that took its median time.
-fn median_runs(standings: &[Standing], runs: &[(Model, Run)]) -> Vec<Report> {
-    let median = |standing: &Standing| {
+fn median_runs(summaries: &[Summary], runs: &[(Model, Run)]) -> Vec<Report> {
+    let median = |summary: &Summary| {
         let is_it =
-            |(model, run): &&(Model, Run)| model.name() == standing.model && run.report.elapsed_us == standing.time_us;
+            |(model, run): &&(Model, Run)| model.name() == summary.model && run.report.elapsed_us == summary.time_us;
         runs.iter().find(is_it).map(|(_, run)| run.report.clone())
     };
-    standings.iter().filter_map(median).collect()
+    summaries.iter().filter_map(median).collect()
 }
 
 fn write_stdout(text: &str) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use crate::cli::{Error, SUCCESS, open_files};
 use crate::errors::reason;
 use crate::metrics::{Kind, Metric, Page};
 use crate::net::counts::Counts;
-use crate::net::{self, Handler, Limits, Stop};
+use crate::net::{self, Handler, ServerLimits, Stop};
 
 /// The flags of every server about its clients.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,15 +54,15 @@ impl ServiceArgs {
     }
 
     /// The limits of the server as a whole.
-    pub fn limits(&self) -> Limits {
-        Limits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace }
+    pub fn limits(&self) -> ServerLimits {
+        ServerLimits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace }
     }
 }
 
 /// The arguments of an async server, and what becomes of them: a program, or one of the services of a daemon.
 ///
 /// It is opened in the order of these functions, each of which may fail, and none of which starts a thread.
-pub trait Service {
+pub trait Launch {
     /// The name of its program.
     fn program(&self) -> &'static str;
 
@@ -72,7 +72,7 @@ pub trait Service {
     }
 
     /// What all async servers are told.
-    fn service(&self) -> &ServiceArgs;
+    fn common(&self) -> &ServiceArgs;
 
     /// What it does, for the address line: `Serving FILE`.
     fn what(&self) -> String;
@@ -89,7 +89,7 @@ pub trait Service {
     ///
     /// # Errors
     /// It failed.
-    fn errand(&self) -> Result<Option<u8>, Error> {
+    fn one_shot(&self) -> Result<Option<u8>, Error> {
         Ok(None)
     }
 
@@ -98,23 +98,23 @@ pub trait Service {
     /// # Errors
     /// The address is taken, or none of ours.
     fn bind(&self) -> Result<Vec<TcpListener>, Error> {
-        self.service().listen.bind_shared()
+        self.common().listen.bind_shared()
     }
 
     /// Reads what it needs, and begins to write what it is to write.
     ///
     /// # Errors
     /// A file cannot be read or written, or makes no sense.
-    fn open(&self) -> Result<Arc<dyn Server>, Error>;
+    fn open(&self) -> Result<Arc<dyn Service>, Error>;
 }
 
 /// An async server that only has to be started.
-pub trait Server: Send + Sync {
+pub trait Service: Send + Sync {
     /// Gets everything that it needs to serve.
     ///
     /// # Errors
     /// The system does not give it.
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error>;
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error>;
 
     /// Does what a signal means to it, if it means anything. This may take as long as a disk does.
     fn on_signal(&self, _: Signal) {}
@@ -144,11 +144,11 @@ impl Ended {
     }
 }
 
-/// Prepares to serve, as [`Server::prepare`] has it.
+/// Prepares to serve, as [`Service::prepare`] has it.
 ///
 /// # Errors
 /// The system does not give what it needs.
-pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, server: Arc<H>, limits: &Limits) -> Result<Run, Error> {
+pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, server: Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
     let cannot = |error| Error::cannot("start", "a worker", &error);
     let prepared = net::prepare(listeners, Arc::clone(&server), limits).map_err(cannot)?;
     Ok(Box::new(move |stop| {
@@ -185,14 +185,14 @@ pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
 ///
 /// # Errors
 /// It cannot be opened or started.
-pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
+pub fn run(service: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
     logs.init(Style::Journal, &Screen::default())?;
-    if let Some(status) = service.errand()? {
+    if let Some(status) = service.one_shot()? {
         return Ok(status);
     }
     open_files::raise_limit();
-    let limits = service.service().limits();
-    let opened = Arc::new(OnceLock::<Arc<dyn Server>>::new());
+    let limits = service.common().limits();
+    let opened = Arc::new(OnceLock::<Arc<dyn Service>>::new());
     let told = Arc::clone(&opened);
     let stop = stop_on(Signals::block(service.signals()), limits.grace, move |signal| {
         if let Some(server) = told.get() {
@@ -215,8 +215,8 @@ pub fn run(service: &impl Service, logs: &LogArgs) -> Result<u8, Error> {
 #[derive(Debug)]
 pub struct Nobody;
 
-impl Server for Nobody {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, _: &Limits) -> Result<Run, Error> {
+impl Service for Nobody {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, _: &ServerLimits) -> Result<Run, Error> {
         Ok(Box::new(move |stop| {
             net::never_accept(listeners, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
             Ok(Ended { status: SUCCESS, served: 0, lost: 0, reset: 0 })

@@ -102,21 +102,21 @@ fn run(args: Args) -> Result<u8, Error> {
         return accept_nobody(&args, &serving);
     }
     let listener = args.listen.bind(BACKLOG)?;
-    let conduct = args.faults.conduct(Usual::Slow, &args.file)?;
+    let fault_plan = args.faults.fault_plan(Usual::Slow, &args.file)?;
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = Signals::block(&[]);
     if let Some(pace) = args.faults.steady_pace(Usual::Slow) {
         tell_pace(&args.file, &pace);
     }
     let server =
-        SlowServer { file: args.file, conduct, write_timeout: args.patience.write_timeout.0, clients: args.clients };
-    server.conduct.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
+        SlowServer { file: args.file, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
+    server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     announce(&serving, address(std::slice::from_ref(&listener))?)?;
     let stopper = Stopper::new(listener);
     stop_on(signals, args.patience.grace, stopper.clone())
         .map_err(|error| Error::cannot("start", "a thread", &error))?;
     server.run(&stopper);
-    Ok(if server.conduct.is_recorded() { SUCCESS } else { FAILURE })
+    Ok(if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE })
 }
 
 fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {

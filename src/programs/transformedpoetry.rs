@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use super::service::{self, Run, Server, Service, ServiceArgs};
+use super::service::{self, Launch, Run, Service, ServiceArgs};
 use crate::cli::logs::LogArgs;
-use crate::cli::toml_args::ERRAND;
+use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
 use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
-use crate::net::{Handler, Limits};
+use crate::net::{Handler, ServerLimits};
 use crate::server::transform::{self, TransformServer};
 use crate::transforms::ALL;
 
@@ -38,7 +38,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct TransformArgs {
     /// List the transforms, and exit
-    #[arg(long, group = ERRAND)]
+    #[arg(long, group = ONE_SHOT)]
     list: bool,
 
     /// Refuse requests of more than so many bytes, name and poem together
@@ -86,12 +86,12 @@ pub fn main() -> ExitCode {
     crate::cli::run("transformedpoetry", |args: Args| service::run(&args.service, &args.logs))
 }
 
-impl Service for TransformArgs {
+impl Launch for TransformArgs {
     fn program(&self) -> &'static str {
         "transformedpoetry"
     }
 
-    fn service(&self) -> &ServiceArgs {
+    fn common(&self) -> &ServiceArgs {
         &self.service
     }
 
@@ -99,12 +99,12 @@ impl Service for TransformArgs {
         "Serving transforms".to_owned()
     }
 
-    fn errand(&self) -> Result<Option<u8>, Error> {
+    fn one_shot(&self) -> Result<Option<u8>, Error> {
         self.list.then(list).transpose()
     }
 
-    fn open(&self) -> Result<Arc<dyn Server>, Error> {
-        Ok(Arc::new(TransformServer::new(transform::Limits {
+    fn open(&self) -> Result<Arc<dyn Service>, Error> {
+        Ok(Arc::new(TransformServer::new(transform::RequestLimits {
             max_length: self.max_length.get(),
             idle_timeout: self.idle_timeout.0,
             write_timeout: self.service.write_timeout(),
@@ -113,8 +113,8 @@ impl Service for TransformArgs {
     }
 }
 
-impl Server for TransformServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &Limits) -> Result<Run, Error> {
+impl Service for TransformServer {
+    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
         service::prepare(listeners, self, limits)
     }
 

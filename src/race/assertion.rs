@@ -13,7 +13,7 @@
 //! A model alone is its median time. Times are in seconds, memory is in bytes. `bound` is that of the model named
 //! first.
 
-use super::Standing;
+use super::Summary;
 use crate::client::Model;
 
 /// Something that holds of a race, or does not.
@@ -99,9 +99,9 @@ impl Assertion {
     }
 
     /// Judges a race.
-    pub fn judge(&self, standings: &[Standing]) -> Verdict {
-        let bound = find(standings, self.model).map_or(f64::NAN, |standing| seconds(standing.bound_us));
-        let (left, right) = (self.left.value(standings, bound), self.right.value(standings, bound));
+    pub fn judge(&self, summaries: &[Summary]) -> Verdict {
+        let bound = find(summaries, self.model).map_or(f64::NAN, |summary| seconds(summary.bound_us));
+        let (left, right) = (self.left.value(summaries, bound), self.right.value(summaries, bound));
         let holds = match self.relation {
             Relation::Less => left < right,
             Relation::LessOrEqual => left <= right,
@@ -119,8 +119,8 @@ fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn find(standings: &[Standing], model: Model) -> Option<&Standing> {
-    standings.iter().find(|standing| standing.model == model.name())
+fn find(summaries: &[Summary], model: Model) -> Option<&Summary> {
+    summaries.iter().find(|summary| summary.model == model.name())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "fifteen digits are enough")]
@@ -133,16 +133,16 @@ fn seconds(micros: u64) -> f64 {
 }
 
 impl Sum {
-    fn value(&self, standings: &[Standing], bound: f64) -> f64 {
+    fn value(&self, summaries: &[Summary], bound: f64) -> f64 {
         match self {
             Self::Number(number) => *number,
             Self::Bound => bound,
-            Self::Value(model, measure) => match find(standings, *model) {
-                Some(standing) => measure.of(standing),
+            Self::Value(model, measure) => match find(summaries, *model) {
+                Some(summary) => measure.of(summary),
                 None => f64::NAN,
             },
             Self::Of(left, operator, right) => {
-                let (left, right) = (left.value(standings, bound), right.value(standings, bound));
+                let (left, right) = (left.value(summaries, bound), right.value(summaries, bound));
                 match operator {
                     '+' => left + right,
                     '-' => left - right,
@@ -166,10 +166,10 @@ impl Sum {
 }
 
 impl Measure {
-    fn of(self, standing: &Standing) -> f64 {
-        let cost = &standing.cost;
+    fn of(self, summary: &Summary) -> f64 {
+        let cost = &summary.cost;
         match self {
-            Self::Time => seconds(standing.time_us),
+            Self::Time => seconds(summary.time_us),
             Self::Cpu => seconds(cost.user_us + cost.system_us),
             Self::Memory => float(cost.peak_rss_kb * 1024),
             Self::Threads => float(cost.peak_threads),
@@ -300,14 +300,14 @@ mod tests {
     use super::*;
     use crate::race::Cost;
 
-    fn standing(model: &'static str, time_us: u64, bound_us: u64) -> Standing {
+    fn summary(model: &'static str, time_us: u64, bound_us: u64) -> Summary {
         let cost = Cost { user_us: 2_000, system_us: 3_000, peak_rss_kb: 3_000, peak_threads: 4, ..Cost::default() };
-        Standing { model, runs: 1, time_us, spread_us: (time_us, time_us), bound_us, cost }
+        Summary { model, runs: 1, time_us, spread_us: (time_us, time_us), bound_us, cost }
     }
 
     fn judge(text: &str) -> (bool, String) {
-        let standings = [standing("blocking", 22_500_000, 22_400_000), standing("async", 9_900_000, 9_000_000)];
-        let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&standings);
+        let summaries = [summary("blocking", 22_500_000, 22_400_000), summary("async", 9_900_000, 9_000_000)];
+        let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&summaries);
         (verdict.holds, verdict.text)
     }
 

@@ -1,7 +1,7 @@
 //! The four clients against the same servers, in turns, as child processes; and what each of them cost.
 //!
 //! Time is measured by the children themselves, in their reports; what they cost besides is read from the system.
-//! [`Standing`] is one row of the result, made of plain data; [`assertion`] judges it.
+//! [`Summary`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
 
@@ -56,7 +56,7 @@ pub struct Cost {
 
 /// How one model did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Standing {
+pub struct Summary {
     /// The model of waiting.
     pub model: &'static str,
     /// Runs that counted.
@@ -72,7 +72,7 @@ pub struct Standing {
     pub cost: Cost,
 }
 
-impl Standing {
+impl Summary {
     /// How many times the bound it took.
     pub fn ratio(&self) -> f64 {
         quotient(self.time_us, self.bound_us)
@@ -173,7 +173,7 @@ fn field(status: &str, name: &str) -> u64 {
 }
 
 /// How the models did in these runs, in the order of the models.
-pub fn standings(models: &[Model], runs: &[(Model, Run)]) -> Vec<Standing> {
+pub fn summaries(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
     let poems = server_times(runs);
     models
         .iter()
@@ -181,7 +181,7 @@ pub fn standings(models: &[Model], runs: &[(Model, Run)]) -> Vec<Standing> {
             let of: Vec<&Run> = runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run).collect();
             let times: Vec<Micros> = of.iter().map(|run| run.report.elapsed_us).collect();
             let cost = |part: fn(&Cost) -> u64| median(of.iter().map(|run| part(&run.cost)).collect());
-            Some(Standing {
+            Some(Summary {
                 model: model.name(),
                 runs: of.len(),
                 spread_us: (*times.iter().min()?, *times.iter().max()?),
@@ -247,8 +247,8 @@ mod tests {
             run(Model::Blocking, &[(0, 300), (300, 990)]),
             run(Model::Async, &[(0, 300), (0, 600)]),
         ];
-        let standings = standings(&[Model::Async, Model::Blocking], &runs);
-        let [asynchronous, blocking] = &standings[..] else { panic!("two models") };
+        let summaries = summaries(&[Model::Async, Model::Blocking], &runs);
+        let [asynchronous, blocking] = &summaries[..] else { panic!("two models") };
         assert_eq!((asynchronous.time_us, asynchronous.bound_us), (600, 600));
         assert_eq!((blocking.time_us, blocking.spread_us, blocking.bound_us), (900, (900, 990), 900));
         assert_eq!((blocking.ratio(), asynchronous.speed_up(blocking)), (1.0, 1.5));
@@ -258,9 +258,9 @@ mod tests {
     fn a_server_that_serves_one_at_a_time_is_no_better_than_its_word() {
         // The same server twice: asked at once, the second poem waits for the first.
         let runs = [run(Model::Blocking, &[(0, 300), (300, 600)]), run(Model::Async, &[(0, 300), (0, 600)])];
-        let standings = standings(&[Model::Blocking, Model::Async], &runs);
-        assert_eq!((standings[0].bound_us, standings[1].bound_us), (600, 300));
-        assert_eq!((standings[0].ratio(), standings[1].ratio()), (1.0, 2.0));
+        let summaries = summaries(&[Model::Blocking, Model::Async], &runs);
+        assert_eq!((summaries[0].bound_us, summaries[1].bound_us), (600, 300));
+        assert_eq!((summaries[0].ratio(), summaries[1].ratio()), (1.0, 2.0));
     }
 
     #[test]

@@ -12,10 +12,10 @@ use socket2::SockRef;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 
-use super::fault_plan::{Conduct, Turn};
+use super::fault_plan::{FaultPlan, Transfer};
 use crate::net::counts::Counts;
 use crate::net::wait::{gone, send_some};
-use crate::net::{Greeting, Handler, Peer, close, send_now, timer};
+use crate::net::{Handler, Peer, Progress, close, send_now, timer};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
@@ -32,7 +32,7 @@ pub struct FastServer {
     poem: Mutex<Poem>,
     /// Only one at a time reads the poem again, so that the last one who asked for it gets what is there then.
     reloading: Mutex<()>,
-    conduct: Conduct,
+    fault_plan: FaultPlan,
     write_timeout: Option<Duration>,
     counts: Counts,
 }
@@ -42,7 +42,7 @@ impl FastServer {
     ///
     /// # Errors
     /// There is no current directory that the file could be in.
-    pub fn new(file: &Path, poem: Poem, conduct: Conduct, write_timeout: Option<Duration>) -> io::Result<Self> {
+    pub fn new(file: &Path, poem: Poem, fault_plan: FaultPlan, write_timeout: Option<Duration>) -> io::Result<Self> {
         // The process may change its directory before it reads the poem again.
         let (place, poem) = (path::absolute(file)?, Mutex::new(poem));
         Ok(Self {
@@ -50,15 +50,15 @@ impl FastServer {
             place,
             poem,
             reloading: Mutex::new(()),
-            conduct,
+            fault_plan,
             write_timeout,
             counts: Counts::default(),
         })
     }
 
     /// How it treats its clients.
-    pub fn conduct(&self) -> &Conduct {
-        &self.conduct
+    pub fn fault_plan(&self) -> &FaultPlan {
+        &self.fault_plan
     }
 
     /// Reads the poem again, and returns its length. Clients under way keep the one they began with.
@@ -86,48 +86,48 @@ impl FastServer {
 
 impl Handler for FastServer {
     /// In a box, because a future keeps every argument that is handed on, once for each hand.
-    type Rest = Box<Turn>;
+    type Rest = Box<Transfer>;
 
     fn counts(&self) -> &Counts {
         &self.counts
     }
 
     fn start(&self) -> io::Result<()> {
-        self.conduct.start()
+        self.fault_plan.start()
     }
 
-    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
+    fn try_serve(&self, socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>> {
         let now = Instant::now();
-        let mut turn = self.conduct.begin(&peer, self.poem(), now);
-        Ok(match self.advance(socket, &mut turn, now)? {
-            Progress::End(how) => Greeting::End(how),
-            Progress::Later(due) => Greeting::Later(due, Box::new(turn)),
-            Progress::Blocked => Greeting::Rest(Box::new(turn)),
+        let mut transfer = self.fault_plan.begin(&peer, self.poem(), now);
+        Ok(match self.advance(socket, &mut transfer, now)? {
+            Halt::End(how) => Progress::End(how),
+            Halt::Later(due) => Progress::Later(due, Box::new(transfer)),
+            Halt::Blocked => Progress::Rest(Box::new(transfer)),
         })
     }
 
-    fn resume(&self, socket: &TcpStream, mut turn: Self::Rest) -> io::Result<Greeting<Self::Rest>> {
-        Ok(match self.advance(socket, &mut turn, Instant::now())? {
-            Progress::End(how) => Greeting::End(how),
-            Progress::Later(due) => Greeting::Later(due, turn),
-            Progress::Blocked => Greeting::Rest(turn),
+    fn on_timer(&self, socket: &TcpStream, mut transfer: Self::Rest) -> io::Result<Progress<Self::Rest>> {
+        Ok(match self.advance(socket, &mut transfer, Instant::now())? {
+            Halt::End(how) => Progress::End(how),
+            Halt::Later(due) => Progress::Later(due, transfer),
+            Halt::Blocked => Progress::Rest(transfer),
         })
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut turn: Self::Rest) -> io::Result<Ending> {
-        let result = self.give(stream, &mut turn).await;
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut transfer: Self::Rest) -> io::Result<Ending> {
+        let result = self.give(stream, &mut transfer).await;
         match &result {
-            Ok(how) => turn.end(*how),
+            Ok(how) => transfer.end(*how),
             // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => turn.end(Ending::Rst),
-            Err(_) => turn.lose(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst),
+            Err(_) => transfer.lose(),
         }
         result
     }
 }
 
-/// How far a turn got without waiting.
-enum Progress {
+/// How far a transfer got without waiting.
+enum Halt {
     /// To its end.
     End(Ending),
     /// To a moment that has not come yet.
@@ -138,49 +138,51 @@ enum Progress {
 
 impl FastServer {
     /// Does what can be done at the moment `now` without waiting.
-    fn advance(&self, socket: &TcpStream, turn: &mut Turn, now: Instant) -> io::Result<Progress> {
+    fn advance(&self, socket: &TcpStream, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
         // A client that takes its pieces as fast as they come must not keep others waiting.
         for _ in 0..PIECES {
-            match turn.next(now) {
+            match transfer.next(now) {
                 // What was sent has to depart first.
-                Next::End(Ending::Rst) if turn.time_left(now).is_none() => break,
+                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => break,
                 Next::End(how) => {
-                    turn.end(how);
-                    return Ok(Progress::End(how));
+                    transfer.end(how);
+                    return Ok(Halt::End(how));
                 }
-                Next::Wait(time) if time <= timer::LONGEST => return Ok(Progress::Later(now + time)),
+                Next::Wait(time) if time <= timer::LONGEST => return Ok(Halt::Later(now + time)),
                 Next::Wait(_) => break,
-                Next::Send(piece) => match send_now(socket, &turn.poem()[piece.clone()], turn.closes_at(piece.end)) {
-                    Ok(n) => {
-                        self.sent(turn, n, now);
-                        if n < piece.len() {
-                            break;
+                Next::Send(piece) => {
+                    match send_now(socket, &transfer.poem()[piece.clone()], transfer.closes_at(piece.end)) {
+                        Ok(n) => {
+                            self.sent(transfer, n, now);
+                            if n < piece.len() {
+                                break;
+                            }
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            transfer.lose();
+                            return Err(error);
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        turn.lose();
-                        return Err(error);
-                    }
-                },
+                }
             }
         }
-        Ok(Progress::Blocked)
+        Ok(Halt::Blocked)
     }
 
-    /// Takes a turn to its end, and returns what that is.
-    async fn give(&self, stream: &tokio::net::TcpStream, turn: &mut Turn) -> io::Result<Ending> {
+    /// Takes a transfer to its end, and returns what that is.
+    async fn give(&self, stream: &tokio::net::TcpStream, transfer: &mut Transfer) -> io::Result<Ending> {
         loop {
             let now = Instant::now();
-            match turn.next(now) {
+            match transfer.next(now) {
                 Next::Wait(time) => wait(stream, time).await?,
                 Next::Send(piece) => {
                     // A client that takes everything at once must not keep others waiting.
                     consume_budget().await;
-                    let (bytes, to_the_end) = (&turn.poem()[piece.clone()], turn.closes_at(piece.end));
+                    let (bytes, to_the_end) = (&transfer.poem()[piece.clone()], transfer.closes_at(piece.end));
                     let sending = send_some(stream, self.write_timeout, || send_now(stream, bytes, to_the_end));
-                    let sent = match turn.time_left(now) {
+                    let sent = match transfer.time_left(now) {
                         None => sending.await?,
                         // In a box, so that only who has to pays for it.
                         Some(left) => match Box::pin(timeout(left, sending)).await {
@@ -188,9 +190,9 @@ impl FastServer {
                             Err(_) => continue,
                         },
                     };
-                    self.sent(turn, sent, Instant::now());
+                    self.sent(transfer, sent, Instant::now());
                 }
-                Next::End(Ending::Rst) if turn.time_left(now).is_none() => {
+                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => {
                     Box::pin(self.departure(stream)).await?;
                     return Ok(Ending::Rst);
                 }
@@ -199,9 +201,9 @@ impl FastServer {
         }
     }
 
-    fn sent(&self, turn: &mut Turn, bytes: usize, now: Instant) {
+    fn sent(&self, transfer: &mut Transfer, bytes: usize, now: Instant) {
         self.counts.send(bytes);
-        turn.sent(bytes, now);
+        transfer.sent(bytes, now);
     }
 
     /// Waits until everything that was written is on its way, because a reset would throw away the rest.

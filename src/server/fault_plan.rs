@@ -6,31 +6,31 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::recorder::Recorder;
-use crate::pace::recording::{Entry, Event};
-use crate::pace::{Ending, Next, Plan, Walk};
+use crate::pace::recording::{Entry, Happening};
+use crate::pace::{Cursor, Ending, Next, Plan};
 use crate::poem::Poem;
 use crate::units::micros;
 
 /// What the blocking and the async server share: they only do what it says, and tell it how far that got.
 #[derive(Debug)]
-pub struct Conduct {
+pub struct FaultPlan {
     plan: Plan,
     recorder: Option<Arc<Recorder>>,
     connections: AtomicU64,
 }
 
-/// One client's turn: its poem, and its way through it. Dropped before it is told how it ended, it ended with a reset.
+/// One client's transfer: its poem, and its way through it. Dropped before it is told how it ended, it ended with a reset.
 #[derive(Debug)]
-pub struct Turn {
+pub struct Transfer {
     connection: u64,
     poem: Poem,
     bytes_sent: usize,
-    walk: Walk,
+    cursor: Cursor,
     /// Until the end is recorded.
     recorder: Option<Arc<Recorder>>,
 }
 
-impl Conduct {
+impl FaultPlan {
     /// Treats connections as planned, and records what happens to them, if there is a recorder.
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Self {
         Self { plan, recorder: recorder.map(Arc::new), connections: AtomicU64::new(0) }
@@ -50,33 +50,33 @@ impl Conduct {
     }
 
     /// The turn of the client whose connection was accepted at `now`.
-    pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant) -> Turn {
+    pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant) -> Transfer {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
-        let walk = self.plan.walk(connection, poem.bytes().len(), now);
-        let turn = Turn { connection, poem, bytes_sent: 0, walk, recorder: self.recorder.clone() };
-        turn.record(now, || Event::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time(now)) });
-        turn
+        let cursor = self.plan.cursor(connection, poem.bytes().len(), now);
+        let transfer = Transfer { connection, poem, bytes_sent: 0, cursor, recorder: self.recorder.clone() };
+        transfer.record(now, || Happening::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time(now)) });
+        transfer
     }
 
-    /// A client whose connection was accepted at `now` gets no turn, but a reset.
+    /// A client whose connection was accepted at `now` gets no poem, but a reset.
     pub(super) fn refuse(&self, peer: &impl ToString, now: Instant) {
         self.begin(peer, Poem::from(Vec::new()), now).end(Ending::Rst);
     }
 }
 
-impl Turn {
+impl Transfer {
     /// What to do at the moment `now`.
     pub(super) fn next(&mut self, now: Instant) -> Next {
-        self.walk.next(now)
+        self.cursor.next(now)
     }
 
     /// The client took so many bytes of what was to be sent.
     pub(super) fn sent(&mut self, bytes: usize, now: Instant) {
         if bytes > 0 {
-            self.record(now, || Event::Send { bytes });
+            self.record(now, || Happening::Send { bytes });
         }
         self.bytes_sent += bytes;
-        self.walk.sent(bytes, now);
+        self.cursor.sent(bytes, now);
     }
 
     /// The server ends the connection.
@@ -87,7 +87,7 @@ impl Turn {
 
     /// The client has gone away.
     pub(super) fn lose(&mut self) {
-        self.record(Instant::now(), || Event::Gone);
+        self.record(Instant::now(), || Happening::Gone);
         self.recorder = None;
     }
 
@@ -103,24 +103,24 @@ impl Turn {
 
     /// Whether the end of the stream follows the byte before `end` at once.
     pub(super) fn closes_at(&self, end: usize) -> bool {
-        self.walk.closes_at(end)
+        self.cursor.closes_at(end)
     }
 
     /// How long what is to be done now may take, if the connection is cut then.
     pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
-        self.walk.time_left(now)
+        self.cursor.time_left(now)
     }
 
-    fn record(&self, now: Instant, event: impl FnOnce() -> Event) {
+    fn record(&self, now: Instant, event: impl FnOnce() -> Happening) {
         if let Some(recorder) = &self.recorder {
-            let at_us = micros(self.walk.elapsed(now));
+            let at_us = micros(self.cursor.elapsed(now));
             recorder.write(&Entry { connection: self.connection, at_us, event: event() });
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for Transfer {
     fn drop(&mut self) {
-        self.record(Instant::now(), || Event::Rst);
+        self.record(Instant::now(), || Happening::Rst);
     }
 }

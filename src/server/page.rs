@@ -13,7 +13,7 @@ use tokio_util::bytes::BytesMut;
 
 use crate::net::counts::Counts;
 use crate::net::wait::{read_some, send_some};
-use crate::net::{Greeting, Handler, Peer, send_now};
+use crate::net::{Handler, Peer, Progress, send_now};
 use crate::pace::Ending;
 
 /// The longest head of a request.
@@ -77,14 +77,14 @@ impl Handler for WebServer {
     type Rest = ();
 
     /// A reply says how long it is.
-    const A_PART_LOOKS_WHOLE: bool = false;
+    const EOF_ENDS_MESSAGE: bool = false;
 
     fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    fn greet(&self, _: &TcpStream, _: Peer) -> io::Result<Greeting<()>> {
-        Ok(Greeting::Rest(()))
+    fn try_serve(&self, _: &TcpStream, _: Peer) -> io::Result<Progress<()>> {
+        Ok(Progress::Rest(()))
     }
 
     async fn serve(&self, stream: &tokio::net::TcpStream, (): ()) -> io::Result<Ending> {

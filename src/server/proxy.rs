@@ -28,12 +28,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::address::Address;
-use crate::cache::flight::{Flight, Next, Reader, Writer};
+use crate::cache::flight::{Flight, Readable, Reader, Writer};
 use crate::cache::freshness::{Answer, Cache, Policy};
 use crate::errors::{is_for_later, reason};
 use crate::net::counts::Counts;
 use crate::net::wait::{gone, send_some};
-use crate::net::{Greeting, Handler, Peer, close, send_now};
+use crate::net::{Handler, Peer, Progress, close, send_now};
 use crate::pace::Ending;
 use crate::poem::Poem;
 use crate::sync::lock;
@@ -73,7 +73,7 @@ pub struct Config {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    desk: Mutex<Desk>,
+    store: Mutex<Store>,
     counts: Counts,
     totals: Totals,
     /// The runtime of the fetches.
@@ -82,7 +82,7 @@ struct Shared {
 
 /// What clients are dealt with from.
 #[derive(Debug)]
-struct Desk {
+struct Store {
     cache: Cache<Poem>,
     flight: Option<Flight<Why>>,
 }
@@ -116,7 +116,7 @@ enum Role {
 
 /// A client on its way.
 #[derive(Debug)]
-pub struct Visit {
+pub struct Delivery {
     peer: Peer,
     since: Instant,
     role: Role,
@@ -136,10 +136,10 @@ impl ProxyServer {
     /// The system gives no descriptors for the fetches.
     pub fn new(config: Config) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let desk = Desk { cache: Cache::new(config.policy.clone()), flight: None };
+        let store = Store { cache: Cache::new(config.policy.clone()), flight: None };
         let shared = Shared {
             config,
-            desk: Mutex::new(desk),
+            store: Mutex::new(store),
             counts: Counts::default(),
             totals: Totals::default(),
             upstream: runtime.handle().clone(),
@@ -151,9 +151,9 @@ impl ProxyServer {
 
     /// Forgets the poem: whoever comes from now on gets it as upstream has it from now on.
     pub fn forget(&self) {
-        let mut desk = lock(&self.shared.desk);
-        desk.cache.forget();
-        desk.flight = None;
+        let mut store = lock(&self.shared.store);
+        store.cache.forget();
+        store.flight = None;
     }
 
     /// All that has been done so far, in a line.
@@ -194,31 +194,31 @@ impl ProxyServer {
 
     /// Bytes in the cache.
     pub fn cached_bytes(&self) -> usize {
-        lock(&self.shared.desk).cache.value().map_or(0, |poem| poem.bytes().len())
+        lock(&self.shared.store).cache.value().map_or(0, |poem| poem.bytes().len())
     }
 }
 
 impl Shared {
     /// Decides what a client is to get.
     fn admit(self: &Arc<Self>) -> (Role, Source) {
-        let mut desk = lock(&self.desk);
-        match desk.cache.ask(Instant::now()) {
+        let mut store = lock(&self.store);
+        match store.cache.ask(Instant::now()) {
             Answer::Fresh(poem) => (Role::Hit, Source::Memory { poem, sent: 0 }),
             Answer::Aged(poem) => {
-                if desk.flight.as_ref().is_none_or(Flight::is_over) {
+                if store.flight.as_ref().is_none_or(Flight::is_over) {
                     let (flight, writer) = Flight::new(self.config.max_size, true);
-                    desk.flight = Some(flight);
+                    store.flight = Some(flight);
                     self.start_fetch(writer);
                 }
                 (Role::Stale, Source::Memory { poem, sent: 0 })
             }
             Answer::Missing { fallback } => {
-                if let Some(reader) = desk.flight.as_ref().and_then(Flight::join) {
+                if let Some(reader) = store.flight.as_ref().and_then(Flight::join) {
                     return (Role::Join, Source::Flight { reader, fallback });
                 }
                 let (flight, writer) = Flight::new(self.config.max_size, self.config.keep_filling);
                 let reader = flight.join().expect("a new flight can be joined");
-                desk.flight = Some(flight);
+                store.flight = Some(flight);
                 self.start_fetch(writer);
                 (Role::Miss, Source::Flight { reader, fallback })
             }
@@ -257,7 +257,7 @@ impl Shared {
     /// all of it is there.
     fn ended(&self, writer: &Writer<Why>, result: &Result<(), FetchError>) -> bool {
         // To whoever comes the fetch is either under way or in the cache, nothing between.
-        let mut desk = lock(&self.desk);
+        let mut store = lock(&self.store);
         let poem = match result {
             Ok(()) => writer.land(),
             Err(error) => {
@@ -266,18 +266,18 @@ impl Shared {
             }
         };
         let kept = poem.is_some();
-        if desk.flight.as_ref().is_some_and(|flight| flight.is_by(writer)) {
-            desk.flight = None;
+        if store.flight.as_ref().is_some_and(|flight| flight.is_by(writer)) {
+            store.flight = None;
             if let Some(poem) = poem {
-                desk.cache.store(poem, Instant::now());
+                store.cache.store(poem, Instant::now());
             }
         }
         kept
     }
 
     /// The one line about a client.
-    fn tell(&self, visit: &Visit, end: &Result<(), Lost>) {
-        let Visit { peer, since, role, source } = visit;
+    fn tell(&self, delivery: &Delivery, end: &Result<(), Lost>) {
+        let Delivery { peer, since, role, source } = delivery;
         let (bytes, joined) = match source {
             Source::Memory { sent, .. } => (*sent as u64, 0),
             Source::Flight { reader, .. } => (reader.taken(), reader.joined()),
@@ -326,7 +326,7 @@ impl fmt::Display for Role {
 }
 
 impl Handler for ProxyServer {
-    type Rest = Box<Visit>;
+    type Rest = Box<Delivery>;
 
     fn counts(&self) -> &Counts {
         &self.shared.counts
@@ -343,7 +343,7 @@ impl Handler for ProxyServer {
         thread::Builder::new().name("upstream".to_owned()).spawn(body).map(|_| ())
     }
 
-    fn greet(&self, socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
+    fn try_serve(&self, socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>> {
         let since = Instant::now();
         let (role, mut source) = self.shared.admit();
         let mut complete = false;
@@ -355,23 +355,23 @@ impl Handler for ProxyServer {
                 }
                 Err(error) if is_for_later(&error) => {}
                 Err(error) => {
-                    self.shared.tell(&Visit { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
+                    self.shared.tell(&Delivery { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
                     return Err(error);
                 }
             }
             complete = *sent == poem.bytes().len();
         }
-        let visit = Visit { peer, since, role, source };
+        let delivery = Delivery { peer, since, role, source };
         if complete {
-            self.shared.tell(&visit, &Ok(()));
-            return Ok(Greeting::End(Ending::Fin));
+            self.shared.tell(&delivery, &Ok(()));
+            return Ok(Progress::End(Ending::Fin));
         }
-        Ok(Greeting::Rest(Box::new(visit)))
+        Ok(Progress::Rest(Box::new(delivery)))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut visit: Self::Rest) -> io::Result<Ending> {
-        let result = self.deliver(stream, &mut visit).await;
-        self.shared.tell(&visit, &result);
+    async fn serve(&self, stream: &tokio::net::TcpStream, mut delivery: Self::Rest) -> io::Result<Ending> {
+        let result = self.deliver(stream, &mut delivery).await;
+        self.shared.tell(&delivery, &result);
         result.map(|()| Ending::Fin).map_err(|lost| match lost {
             Lost::Client(error) => error,
             Lost::Upstream(_) => io::ErrorKind::ConnectionAborted.into(),
@@ -381,10 +381,10 @@ impl Handler for ProxyServer {
 
 impl ProxyServer {
     /// Sends all of the poem, from wherever it comes.
-    async fn deliver(&self, stream: &tokio::net::TcpStream, visit: &mut Visit) -> Result<(), Lost> {
+    async fn deliver(&self, stream: &tokio::net::TcpStream, delivery: &mut Delivery) -> Result<(), Lost> {
         let limit = self.shared.config.write_timeout;
         loop {
-            match &mut visit.source {
+            match &mut delivery.source {
                 Source::Memory { poem, sent } => {
                     let rest = &poem.bytes()[*sent..];
                     if rest.is_empty() {
@@ -400,16 +400,16 @@ impl ProxyServer {
                         error = gone(stream) => return Err(error.into()),
                     };
                     match next {
-                        Next::End => return Ok(()),
-                        Next::Bytes => {
+                        Readable::End => return Ok(()),
+                        Readable::Bytes => {
                             let send = || reader.take(|bytes, last| send_now(stream, bytes, last));
                             let n = send_some(stream, limit, send).await?;
                             self.shared.counts.send(n);
                         }
                         // Who has nothing of the new poem yet can still be given the old one.
-                        Next::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {
+                        Readable::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {
                             Some(poem) => {
-                                (visit.role, visit.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
+                                (delivery.role, delivery.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
                             }
                             None => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
                         },

@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
-use super::fault_plan::{Conduct, Turn};
+use super::fault_plan::{FaultPlan, Transfer};
 use crate::errors::reason;
 use crate::net::close;
 use crate::pace::{Ending, Next};
@@ -33,7 +33,7 @@ pub struct SlowServer {
     /// Opened afresh for every client.
     pub file: PathBuf,
     /// When to send how much, and with which faults.
-    pub conduct: Conduct,
+    pub fault_plan: FaultPlan,
     /// A client that takes nothing for so long is dropped; it may take up to twice as long if it took something
     /// in between. `None`: never.
     pub write_timeout: Option<Duration>,
@@ -190,19 +190,19 @@ impl SlowServer {
             Ok(poem) => poem,
             Err(error) => {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
-                self.conduct.refuse(&peer, start);
+                self.fault_plan.refuse(&peer, start);
                 shared.leave();
                 return;
             }
         };
-        let mut turn = self.conduct.begin(&peer, poem, start);
-        let result = self.send(&stream, &mut turn, shared);
+        let mut transfer = self.fault_plan.begin(&peer, poem, start);
+        let result = self.send(&stream, &mut transfer, shared);
         match &result {
-            Ok(how) => turn.end(*how),
-            Err(Lost::Gone(_)) => turn.lose(),
-            Err(Lost::Stalled(_) | Lost::Aborted) => turn.end(Ending::Rst),
+            Ok(how) => transfer.end(*how),
+            Err(Lost::Gone(_)) => transfer.lose(),
+            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst),
         }
-        tell(peer, &turn, start.elapsed(), &result);
+        tell(peer, &transfer, start.elapsed(), &result);
         match result {
             Ok(Ending::Fin) => {
                 if let Err(error) = close::politely(&stream) {
@@ -219,8 +219,8 @@ impl SlowServer {
         shared.leave();
     }
 
-    /// Takes a turn to its end, and returns what that is.
-    fn send(&self, mut stream: &TcpStream, turn: &mut Turn, shared: &Shared) -> Result<Ending, Lost> {
+    /// Takes a transfer to its end, and returns what that is.
+    fn send(&self, mut stream: &TcpStream, transfer: &mut Transfer, shared: &Shared) -> Result<Ending, Lost> {
         let lost = |error: io::Error| match error.kind() {
             _ if shared.lock().aborting => Lost::Aborted,
             io::ErrorKind::WouldBlock => Lost::Stalled(self.write_timeout.unwrap_or_default()),
@@ -235,8 +235,8 @@ impl SlowServer {
                 return Err(Lost::Aborted);
             }
             let now = Instant::now();
-            let left = turn.time_left(now);
-            match turn.next(now) {
+            let left = transfer.time_left(now);
+            match transfer.next(now) {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
                 Next::Send(piece) => {
                     debug!("Sending {} bytes", piece.len());
@@ -248,17 +248,17 @@ impl SlowServer {
                         stream.set_write_timeout(limit).map_err(lost)?;
                         timeout = limit;
                     }
-                    let taken = match stream.write(&turn.poem()[piece.clone()]) {
+                    let taken = match stream.write(&transfer.poem()[piece.clone()]) {
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            crate::net::send_now(stream, &turn.poem()[piece][..1], false).map_err(|_| error)
+                            crate::net::send_now(stream, &transfer.poem()[piece][..1], false).map_err(|_| error)
                         }
                         taken => taken,
                     };
                     let cut = || left.is_some_and(|left| now.elapsed() >= left);
                     match taken {
                         Ok(n) => {
-                            turn.sent(n, Instant::now());
+                            transfer.sent(n, Instant::now());
                             stuck = None;
                         }
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -306,9 +306,9 @@ impl Silent {
 }
 
 /// The summary of one transfer.
-fn tell(peer: SocketAddr, turn: &Turn, elapsed: Duration, result: &Result<Ending, Lost>) {
+fn tell(peer: SocketAddr, transfer: &Transfer, elapsed: Duration, result: &Result<Ending, Lost>) {
     let time = human(elapsed);
-    let (bytes, all, elapsed_us) = (turn.bytes_sent(), turn.poem().len(), micros(elapsed));
+    let (bytes, all, elapsed_us) = (transfer.bytes_sent(), transfer.poem().len(), micros(elapsed));
     match result {
         Ok(Ending::Fin) if bytes == all => info!(%peer, bytes, elapsed_us, "Sent {bytes} bytes to {peer} in {time}"),
         Ok(how) => {

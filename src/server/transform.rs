@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::errors::is_for_later;
 use crate::net::counts::Counts;
 use crate::net::wait::{read_some, send_some};
-use crate::net::{Greeting, Handler, Peer};
+use crate::net::{Handler, Peer, Progress};
 use crate::pace::Ending;
 use crate::proto::netstring::{self, Codec, Outgoing};
 use crate::transforms::{self, Refusal};
@@ -43,14 +43,14 @@ const SHORT: usize = 128 * 1024;
 pub struct TransformServer {
     counts: Counts,
     outcomes: Outcomes,
-    limits: Limits,
+    limits: RequestLimits,
     /// As many long poems are changed at once as there are processors.
     long_ones: Semaphore,
 }
 
 /// What the server puts up with from a client.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Bytes in a request, name and poem together.
     pub max_length: usize,
     /// A client that says nothing for so long, in or between requests, is let go. `None`: never.
@@ -115,7 +115,7 @@ impl Refused {
 
 impl TransformServer {
     /// A server for everything in [`transforms::ALL`].
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: RequestLimits) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Self { counts: Counts::default(), outcomes: Outcomes::default(), limits, long_ones: Semaphore::new(processors) }
     }
@@ -170,34 +170,34 @@ impl Handler for TransformServer {
     type Rest = Box<Talk>;
 
     /// A netstring says how long it is.
-    const A_PART_LOOKS_WHOLE: bool = false;
+    const EOF_ENDS_MESSAGE: bool = false;
 
     fn counts(&self) -> &Counts {
         &self.counts
     }
 
     /// A short request that comes with the connection is answered at once.
-    fn greet(&self, mut socket: &TcpStream, peer: Peer) -> io::Result<Greeting<Self::Rest>> {
+    fn try_serve(&self, mut socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>> {
         let mut talk =
             Box::new(Talk { codec: Codec::new(self.limits.max_length), arrived: BytesMut::new(), reply: None });
         let heard = BUFFER
             .with_borrow_mut(|buffer| socket.read(buffer).inspect(|&n| talk.arrived.extend_from_slice(&buffer[..n])));
         match heard {
-            Ok(0) => return Ok(Greeting::End(Ending::Fin)),
+            Ok(0) => return Ok(Progress::End(Ending::Fin)),
             Ok(_) => {}
-            Err(error) if is_for_later(&error) => return Ok(Greeting::Rest(talk)),
+            Err(error) if is_for_later(&error) => return Ok(Progress::Rest(talk)),
             Err(error) => return Err(error),
         }
         let reply = match talk.codec.decode(&mut talk.arrived) {
             Ok(Some(request)) => answer(&request),
-            Ok(None) => return Ok(Greeting::Rest(talk)),
+            Ok(None) => return Ok(Progress::Rest(talk)),
             Err(error) => Err(malformed(error)?),
         };
         let mut reply = match reply {
             Ok(reply) => Outgoing::new(reply),
             Err(refused) => {
                 self.refuse(peer, &refused);
-                return Ok(Greeting::End(Ending::Fin));
+                return Ok(Progress::End(Ending::Fin));
             }
         };
         match socket.write_vectored(&reply.unsent()) {
@@ -210,10 +210,10 @@ impl Handler for TransformServer {
         }
         if reply.is_sent() && !self.limits.keep_alive {
             self.outcomes.count(Outcomes::ANSWERED);
-            return Ok(Greeting::End(Ending::Fin));
+            return Ok(Progress::End(Ending::Fin));
         }
         talk.reply = Some(reply);
-        Ok(Greeting::Rest(talk))
+        Ok(Progress::Rest(talk))
     }
 
     async fn serve(&self, stream: &tokio::net::TcpStream, mut talk: Self::Rest) -> io::Result<Ending> {

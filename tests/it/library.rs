@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use poetry_suite::client::{Errand, Event, Limits, Model, Observer, Outlet, Recorder, Task};
+use poetry_suite::client::{Event, FetchLimits, Job, Model, Observer, ReportBuilder, Sink, Task};
 use poetry_suite::report::Status;
 
 use crate::harness::Server;
@@ -26,18 +26,18 @@ fn a_bug_in_one_task_costs_one_poem() {
     for model in Model::ALL {
         let addresses = vec![server.port().parse().expect("a port"); 4];
         let clock = Instant::now();
-        let recorder = Arc::new(Recorder::new(model, &addresses, clock, true));
-        let limits = Limits {
+        let builder = Arc::new(ReportBuilder::new(model, &addresses, clock, true));
+        let limits = FetchLimits {
             connect_timeout: None,
             idle_timeout: None,
             timeout: None,
             retries: 3,
             max_concurrency: NonZeroUsize::new(2).expect("not zero"),
         };
-        let observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), Arc::new(Clumsy { task: 2 })];
-        let errand = Arc::new(Errand::new(addresses, limits, Arc::new(Outlet::discard()), observers, clock));
-        model.run(&errand).expect("the model works");
-        let report = recorder.report(errand.calls());
+        let observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), Arc::new(Clumsy { task: 2 })];
+        let job = Arc::new(Job::new(addresses, limits, Arc::new(Sink::discard()), observers, clock));
+        model.run(&job).expect("the model works");
+        let report = builder.report(job.calls());
         let statuses: Vec<Status> = report.tasks.iter().map(|task| task.status).collect();
         assert_eq!(statuses, [Status::Ok, Status::Error, Status::Ok, Status::Ok], "{model}");
         let error = report.tasks[1].error.as_deref().expect("a reason");

@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Bars {
     board: Arc<Mutex<Board>>,
-    canvas: Arc<Mutex<Canvas>>,
+    drawing: Arc<Mutex<Drawing>>,
     /// Dropped to end the thread.
     _alive: mpsc::Sender<()>,
 }
@@ -30,9 +30,9 @@ impl Bars {
     pub(super) fn new(screen: &Screen, addresses: &[Address], clock: Instant) -> Option<Self> {
         let bars = screen.bars()?;
         let board = Arc::new(Mutex::new(Board::new(addresses)));
-        let canvas = Arc::new(Mutex::new(Canvas { bars, lines: Vec::new(), closed: false }));
+        let drawing = Arc::new(Mutex::new(Drawing { bars, lines: Vec::new(), closed: false }));
         let (alive, ticks) = mpsc::channel();
-        let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&canvas));
+        let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&drawing));
         let draw = move || {
             while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let (rows, columns) = Term::stderr().size();
@@ -44,17 +44,17 @@ impl Bars {
         };
         // Without a thread there are no bars; the poems matter more.
         thread::Builder::new().name("bars".to_owned()).spawn(draw).ok()?;
-        Some(Self { board, canvas, _alive: alive })
+        Some(Self { board, drawing, _alive: alive })
     }
 
     /// Takes the bars off the screen for good.
     pub(super) fn clear(&self) {
-        let mut canvas = lock(&self.canvas);
-        canvas.closed = true;
+        let mut drawing = lock(&self.drawing);
+        drawing.closed = true;
         // Nothing can be done about a terminal that does not take it.
-        let _ = canvas.bars.clear();
+        let _ = drawing.bars.clear();
         // Else the next message would put them back below itself.
-        canvas.bars.set_draw_target(ProgressDrawTarget::hidden());
+        drawing.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
@@ -65,13 +65,13 @@ impl Observer for Bars {
 }
 
 #[derive(Debug)]
-struct Canvas {
+struct Drawing {
     bars: MultiProgress,
     lines: Vec<ProgressBar>,
     closed: bool,
 }
 
-impl Canvas {
+impl Drawing {
     fn draw(&mut self, lines: &[String]) {
         if self.closed {
             return;

@@ -25,7 +25,7 @@ use crate::cli::stdout::Stdout;
 use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, FAILURE, SUCCESS, open_files, terminal};
-use crate::client::{Errand, Event, Limits, Model, Observer, Order, Outlet, Recorder, Task, Via};
+use crate::client::{Event, FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Task, Via};
 use crate::errors::reason;
 use crate::report::waterfall::{Chart, svg, text};
 use crate::sync::lock;
@@ -156,37 +156,37 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
 
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
     let with_events = args.json || args.report.is_some() || args.timeline.is_some();
-    let recorder = Arc::new(Recorder::new(model, &args.addresses, clock, with_events));
+    let builder = Arc::new(ReportBuilder::new(model, &args.addresses, clock, with_events));
     let log = Arc::new(Log { running: bars.is_none(), voice: Mutex::default() });
-    let mut observers: Vec<Arc<dyn Observer>> = vec![recorder.clone(), log.clone()];
+    let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), log.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
     let via = args.transform.clone().zip(args.via.clone()).map(|(transform, address)| Via { transform, address });
     let mut broken = None;
-    let desk = Arc::new_cyclic(|desk| {
-        let outlet = Arc::new(args.outlet(&screen, desk).unwrap_or_else(|error| {
+    let finish = Arc::new_cyclic(|finish| {
+        let sink = Arc::new(args.sink(&screen, finish).unwrap_or_else(|error| {
             broken = Some(error);
-            Outlet::discard()
+            Sink::discard()
         }));
-        let errand = Errand::new(args.addresses, limits, Arc::clone(&outlet), observers, clock);
-        let errand = Arc::new(errand.through(via));
+        let job = Job::new(args.addresses, limits, Arc::clone(&sink), observers, clock);
+        let job = Arc::new(job.through(via));
         let ended = AtomicBool::new(false);
         let wanted =
             Wanted { json: args.json, report: args.report, timeline: args.timeline, waterfall: args.waterfall };
-        Desk { errand, outlet, recorder, bars, log, wanted, ended }
+        Finish { job, sink, builder, bars, log, wanted, ended }
     });
     if let Some(error) = broken {
         return Err(Error::cannot("write", "stdout", &error));
     }
 
-    let at_signal = Arc::clone(&desk);
+    let at_signal = Arc::clone(&finish);
     let on_signal = move |signal| {
         signals::exit_at_the_latest(LAST_WORDS, signals::exit_status(signal));
-        process::exit(at_signal.end(End::Signal(signal)).into());
+        process::exit(at_signal.end(Cause::Signal(signal)).into());
     };
     signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
-    let result = model.run(&desk.errand);
-    let status = desk.end(End::Complete);
+    let result = model.run(&finish.job);
+    let status = finish.end(Cause::Complete);
     result.map_err(|error| Error::cannot("wait", "for poems", &error))?;
     Ok(status)
 }
@@ -200,7 +200,7 @@ impl Args {
         if usable && self.logs.is_plain() && !live { Screen::with_bars() } else { Screen::default() }
     }
 
-    fn limits(&self, open_files: u64) -> Limits {
+    fn limits(&self, open_files: u64) -> FetchLimits {
         let files_per_poem = if self.output.is_some() { 2 } else { 1 };
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
@@ -208,7 +208,7 @@ impl Args {
         if possible.get() < wanted.get().min(self.addresses.len()) {
             warn!("At most {possible} poems at once: the limit of open files is {open_files}");
         }
-        Limits {
+        FetchLimits {
             connect_timeout: self.connect_timeout.0,
             idle_timeout: self.idle_timeout.0,
             timeout: self.timeout.0,
@@ -217,37 +217,37 @@ impl Args {
         }
     }
 
-    fn outlet(&self, screen: &Screen, desk: &Weak<Desk>) -> io::Result<Outlet> {
+    fn sink(&self, screen: &Screen, finish: &Weak<Finish>) -> io::Result<Sink> {
         if let Some(directory) = &self.output {
-            return Ok(Outlet::files(directory, &self.addresses));
+            return Ok(Sink::files(directory, &self.addresses));
         }
         if self.discard || self.json {
-            return Ok(Outlet::discard());
+            return Ok(Sink::discard());
         }
         let order = if self.ordered { Order::Request { retries: self.retries > 0 } } else { Order::Completion };
-        let desk = Weak::clone(desk);
+        let finish = Weak::clone(finish);
         let stdout = Stdout::new(screen.clone(), move || {
-            if let Some(desk) = desk.upgrade() {
-                process::exit(desk.end(End::NobodyReads).into());
+            if let Some(finish) = finish.upgrade() {
+                process::exit(finish.end(Cause::NobodyReads).into());
             }
         })?;
-        Ok(Outlet::stream(Box::new(stdout), order, self.addresses.len()))
+        Ok(Sink::stream(Box::new(stdout), order, self.addresses.len()))
     }
 }
 
 /// Why a run is over.
 #[derive(Clone, Copy)]
-enum End {
+enum Cause {
     Complete,
     Signal(Signal),
     NobodyReads,
 }
 
 /// Where a run ends, from whatever thread: bars off, report out, tally said, status found.
-struct Desk {
-    errand: Arc<Errand>,
-    outlet: Arc<Outlet>,
-    recorder: Arc<Recorder>,
+struct Finish {
+    job: Arc<Job>,
+    sink: Arc<Sink>,
+    builder: Arc<ReportBuilder>,
     bars: Option<Arc<Bars>>,
     log: Arc<Log>,
     wanted: Wanted,
@@ -262,24 +262,24 @@ struct Wanted {
     waterfall: bool,
 }
 
-impl Desk {
+impl Finish {
     /// Returns the exit status to whoever ends the run first. Anybody else waits here for the process to end, but
     /// for a signal: it ends the process even if its end has begun, and is stuck.
-    fn end(&self, end: End) -> u8 {
+    fn end(&self, end: Cause) -> u8 {
         if self.ended.swap(true, Ordering::AcqRel) {
             match end {
-                End::Signal(signal) => return signals::exit_status(signal),
-                End::Complete | End::NobodyReads => wait_for_ever(),
+                Cause::Signal(signal) => return signals::exit_status(signal),
+                Cause::Complete | Cause::NobodyReads => wait_for_ever(),
             }
         }
-        if !matches!(end, End::Complete) {
-            self.outlet.clean_up();
+        if !matches!(end, Cause::Complete) {
+            self.sink.clean_up();
         }
         self.log.fall_silent();
         if let Some(bars) = &self.bars {
             bars.clear();
         }
-        let report = self.recorder.report(self.errand.calls());
+        let report = self.builder.report(self.job.calls());
         let mut written = true;
         if let Some(path) = &self.wanted.report {
             written &= told(&write_file(path, &report.to_json()), path);
@@ -287,7 +287,7 @@ impl Desk {
         if self.wanted.json {
             written &= told(&write_stdout(&report.to_json()), Path::new("stdout"));
         }
-        if !matches!(end, End::NobodyReads) {
+        if !matches!(end, Cause::NobodyReads) {
             info!(elapsed_us = report.elapsed_us, "{}", report.tally());
         }
         if self.wanted.timeline.is_some() || self.wanted.waterfall {
@@ -295,16 +295,16 @@ impl Desk {
             if let Some(path) = &self.wanted.timeline {
                 written &= told(&write_file(path, &svg::draw(&chart)), path);
             }
-            if self.wanted.waterfall && !matches!(end, End::NobodyReads) {
+            if self.wanted.waterfall && !matches!(end, Cause::NobodyReads) {
                 // Whoever does not hear it does not want it.
                 let _ = io::stderr().write_all(text::draw(&chart, terminal::canvas()).as_bytes());
             }
         }
         match end {
-            End::Signal(signal) => signals::exit_status(signal),
+            Cause::Signal(signal) => signals::exit_status(signal),
             _ if !written => FAILURE,
-            End::Complete if report.failed > 0 => FAILURE,
-            End::Complete | End::NobodyReads => SUCCESS,
+            Cause::Complete if report.failed > 0 => FAILURE,
+            Cause::Complete | Cause::NobodyReads => SUCCESS,
         }
     }
 }

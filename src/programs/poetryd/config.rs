@@ -6,15 +6,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{NO_SERVICE, Options, Service};
+use super::{Launch, NO_SERVICE, Options};
 use crate::cli::Error;
 use crate::cli::listen::ListenArgs;
-use crate::cli::toml_args::{File, Table};
+use crate::cli::toml_args::{File, TomlTable};
 use crate::programs::fastpoetry::FastArgs;
 use crate::programs::poetry_proxy::ProxyArgs;
 use crate::programs::transformedpoetry::TransformArgs;
 
-type Read = fn(&Table<'_>) -> Result<Box<dyn Service>, Error>;
+type Read = fn(&TomlTable<'_>) -> Result<Box<dyn Launch>, Error>;
 
 /// The programs that can be services, by the names of their tables.
 const PROGRAMS: [(&str, Read); 3] = [
@@ -24,7 +24,7 @@ const PROGRAMS: [(&str, Read); 3] = [
 ];
 
 /// A service of the file, and where it is found there: `FILE:LINE`.
-pub(super) type Found = (String, Box<dyn Service>);
+pub(super) type Found = (String, Box<dyn Launch>);
 
 /// Reads a file: poetryd's own options, and the services in the order of the file.
 ///
@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
     for (table, read) in tables {
         let service = read(&table)?;
         service.check().map_err(|(key, error)| error.after(&format!("{}: {key}: ", table.place(key))))?;
-        if let Some(address) = address(&service.service().listen) {
+        if let Some(address) = address(&service.common().listen) {
             free(address, &taken).map_err(|what| table.wrong("port", &format!("port: {what}")))?;
             taken.push((address, table.line()));
         }

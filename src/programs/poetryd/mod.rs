@@ -27,7 +27,7 @@ use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
 use crate::programs::fastpoetry;
 use crate::programs::poetry_proxy;
-use crate::programs::service::Service;
+use crate::programs::service::Launch;
 use crate::programs::transformedpoetry;
 use running::{Daemon, METRICS_BACKLOG, Running};
 
@@ -150,9 +150,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
     let is_daemon = args.daemon;
     let check = args.check;
-    let plan = Plan::read(args)?;
-    if let [(_, service)] = &plan.services[..]
-        && let Some(status) = service.errand()?
+    let startup = Startup::read(args)?;
+    if let [(_, service)] = &startup.services[..]
+        && let Some(status) = service.one_shot()?
     {
         return Ok(status);
     }
@@ -167,24 +167,24 @@ fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
             Err(error) => Err(Error::failure(format!("the service in the background: {error}"))),
         };
     }
-    plan.start(detached)
+    startup.start(detached)
 }
 
 /// What is to be run.
-struct Plan {
+struct Startup {
     options: Options,
     /// With what errors about them begin.
-    services: Vec<(String, Box<dyn Service>)>,
+    services: Vec<(String, Box<dyn Launch>)>,
     /// All inherited sockets are for the only service.
     is_single: bool,
     identity: Option<Identity>,
 }
 
-impl Plan {
+impl Startup {
     fn read(args: Args) -> Result<Self, Error> {
         let (options, services, is_single) = match (args.program, args.config) {
             (Some(program), None) => {
-                let (service, logs): (Box<dyn Service>, LogArgs) = match program {
+                let (service, logs): (Box<dyn Launch>, LogArgs) = match program {
                     Program::Fast(args) => (Box::new(args.service), args.logs),
                     Program::Transform(args) => (Box::new(args.service), args.logs),
                     Program::Proxy(args) => (Box::new(args.service), args.logs),
@@ -290,9 +290,9 @@ impl Plan {
         Ok(Some(log))
     }
 
-    fn bind(&self, service: &dyn Service, inherited: &mut Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
+    fn bind(&self, service: &dyn Launch, inherited: &mut Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
         if !self.is_single {
-            return bind(&service.service().listen, workers(), inherited, || service.bind());
+            return bind(&service.common().listen, workers(), inherited, || service.bind());
         }
         let adopted = inherited.drain(..).map(|listener| ListenArgs::adopt(&listener, workers()));
         let adopted: Vec<TcpListener> = adopted.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect();

@@ -17,8 +17,8 @@ use crate::daemon::log_file::LogFile;
 use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::errors::reason;
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
-use crate::net::{Limits, Stop};
-use crate::programs::service::{Run, Server, Service, counter, gauge, prepare, stop_on};
+use crate::net::{ServerLimits, Stop};
+use crate::programs::service::{Launch, Run, Service, counter, gauge, prepare, stop_on};
 use crate::server::page::WebServer;
 use crate::sync::lock;
 
@@ -27,8 +27,8 @@ pub(super) struct Running {
     program: &'static str,
     what: String,
     address: SocketAddr,
-    limits: Limits,
-    server: Arc<dyn Server>,
+    limits: ServerLimits,
+    server: Arc<dyn Service>,
     listeners: Vec<TcpListener>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Running {
 pub(super) const METRICS_BACKLOG: u32 = 128;
 
 /// Of the page of metrics: it is for a few that ask now and then.
-const METRICS_LIMITS: Limits = Limits { max_clients: 100, grace: Duration::from_secs(1) };
+const METRICS_LIMITS: ServerLimits = ServerLimits { max_clients: 100, grace: Duration::from_secs(1) };
 
 /// Everything that listens, before it serves.
 pub(super) struct Daemon {
@@ -54,7 +54,7 @@ impl Daemon {
     pub(super) fn serve(self, signals: Signals, detached: Option<Detached>) -> Result<u8, Error> {
         let Self { running, metrics, log, notifier } = self;
         let page = page(&running);
-        let servers: Vec<Arc<dyn Server>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
+        let servers: Vec<Arc<dyn Service>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
         let graces = running.iter().map(|service| service.limits.grace);
         let grace = graces.chain(metrics.as_ref().map(|_| METRICS_LIMITS.grace)).max().unwrap_or_default();
         let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
@@ -91,13 +91,13 @@ impl Running {
     /// Opens what a service needs, beside its sockets.
     ///
     /// # Errors
-    /// As for [`Service::open`].
-    pub(super) fn open(service: &dyn Service, listeners: Vec<TcpListener>) -> Result<Self, Error> {
+    /// As for [`Launch::open`].
+    pub(super) fn open(service: &dyn Launch, listeners: Vec<TcpListener>) -> Result<Self, Error> {
         Ok(Self {
             program: service.program(),
             what: service.what(),
             address: address(&listeners)?,
-            limits: service.service().limits(),
+            limits: service.common().limits(),
             server: service.open()?,
             listeners,
         })
@@ -143,7 +143,7 @@ fn watchdog(notifier: &Notifier, stop: &Stop) -> Result<Option<Watchdog>, Error>
 }
 
 fn on_signal(
-    servers: Vec<Arc<dyn Server>>,
+    servers: Vec<Arc<dyn Service>>,
     log: Option<LogFile>,
     manager: Arc<Manager>,
 ) -> impl Fn(Signal) + Send + Sync + 'static {

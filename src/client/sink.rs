@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use tempfile::NamedTempFile;
 
 use super::Failure;
-use super::shelf::{Order, Shelf, State};
+use super::ordered::{Order, OrderedWriter, State};
 use crate::address::Address;
 use crate::sync::lock;
 
@@ -21,18 +21,18 @@ use crate::sync::lock;
 /// `finish` or `abandon`; `void` takes an attempt back.
 /// Tasks are numbered from 0 here.
 #[derive(Debug)]
-pub struct Outlet(Kind);
+pub struct Sink(Kind);
 
 enum Kind {
     Nowhere,
     Files { directory: PathBuf, names: Vec<String>, open: Vec<Mutex<Option<NamedTempFile>>> },
-    Stream(Mutex<Shelf>),
+    Stream(Mutex<OrderedWriter>),
 }
 
 /// A poem that could not be delivered: which, and why.
 pub type Undelivered = (usize, Failure);
 
-impl Outlet {
+impl Sink {
     /// Drops every byte.
     pub fn discard() -> Self {
         Self(Kind::Nowhere)
@@ -55,7 +55,7 @@ impl Outlet {
 
     /// Writes `tasks` poems to one stream. Poems that must wait are kept in memory.
     pub fn stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {
-        Self(Kind::Stream(Mutex::new(Shelf::new(writer, order, tasks))))
+        Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
     }
 
     /// An attempt begins.
@@ -91,7 +91,7 @@ impl Outlet {
                 }
                 None => Err(Failure::Bug),
             },
-            Kind::Stream(shelf) => lock(shelf).write(task, bytes).map_err(stdout),
+            Kind::Stream(ordered) => lock(ordered).write(task, bytes).map_err(stdout),
         }
     }
 
@@ -109,7 +109,7 @@ impl Outlet {
                     None => vec![(task, Failure::Bug)],
                 }
             }
-            Kind::Stream(shelf) => on_stdout(lock(shelf).settle(task, State::Whole)),
+            Kind::Stream(ordered) => on_stdout(lock(ordered).settle(task, State::Whole)),
         }
     }
 
@@ -118,7 +118,7 @@ impl Outlet {
         match &self.0 {
             Kind::Nowhere => {}
             Kind::Files { open, .. } => *lock(&open[task]) = None,
-            Kind::Stream(shelf) => lock(shelf).void(task),
+            Kind::Stream(ordered) => lock(ordered).void(task),
         }
     }
 
@@ -128,7 +128,7 @@ impl Outlet {
         self.void(task);
         match &self.0 {
             Kind::Nowhere | Kind::Files { .. } => Vec::new(),
-            Kind::Stream(shelf) => on_stdout(lock(shelf).settle(task, State::Lost)),
+            Kind::Stream(ordered) => on_stdout(lock(ordered).settle(task, State::Lost)),
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("temporary directory");
         let directory = parent.path().join("new/poems");
         let addresses = ["10000", "[::1]:80"].map(|text| text.parse().expect("valid"));
-        let outlet = Outlet::files(&directory, &addresses);
+        let sink = Sink::files(&directory, &addresses);
         let names = || {
             let mut names: Vec<String> = std::fs::read_dir(&directory)
                 .expect("directory")
@@ -196,16 +196,16 @@ mod tests {
             names.sort();
             names
         };
-        outlet.open(0).expect("made");
-        outlet.open(1).expect("made");
-        outlet.write(0, b"first attempt").expect("written");
-        outlet.void(0);
-        outlet.open(0).expect("made");
-        outlet.write(0, b"whole").expect("written");
-        outlet.write(1, b"half").expect("written");
+        sink.open(0).expect("made");
+        sink.open(1).expect("made");
+        sink.write(0, b"first attempt").expect("written");
+        sink.void(0);
+        sink.open(0).expect("made");
+        sink.write(0, b"whole").expect("written");
+        sink.write(1, b"half").expect("written");
         assert!(names().iter().all(|name| name.starts_with('.')));
-        assert!(outlet.finish(0).is_empty());
-        outlet.clean_up();
+        assert!(sink.finish(0).is_empty());
+        sink.clean_up();
         assert_eq!(names(), ["1-127.0.0.1-10000.txt"]);
         let poem = std::fs::read_to_string(directory.join("1-127.0.0.1-10000.txt"));
         assert_eq!(poem.expect("readable"), "whole");

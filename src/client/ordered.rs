@@ -19,7 +19,7 @@ pub enum Order {
 }
 
 /// Poems on their way to one stream.
-pub(super) struct Shelf {
+pub(super) struct OrderedWriter {
     writer: Box<dyn Write + Send>,
     /// The task that writes live, if there is such an order; all before it are settled.
     live: Option<usize>,
@@ -68,7 +68,7 @@ impl Checksum {
     }
 }
 
-impl Shelf {
+impl OrderedWriter {
     pub(super) fn new(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {
         Self {
             writer,
@@ -192,121 +192,121 @@ mod tests {
         }
     }
 
-    fn empty(order: Order) -> (Shelf, Page) {
+    fn empty(order: Order) -> (OrderedWriter, Page) {
         let page = Page::default();
-        (Shelf::new(Box::new(page.clone()), order, 4), page)
+        (OrderedWriter::new(Box::new(page.clone()), order, 4), page)
     }
 
     const ORDERED: Order = Order::Request { retries: true };
 
-    fn write(shelf: &mut Shelf, task: usize, text: &str) {
-        shelf.write(task, text.as_bytes()).expect(text);
+    fn write(ordered: &mut OrderedWriter, task: usize, text: &str) {
+        ordered.write(task, text.as_bytes()).expect(text);
     }
 
-    fn finish(shelf: &mut Shelf, task: usize) -> Vec<usize> {
-        shelf.settle(task, State::Whole).into_iter().map(|(task, _)| task).collect()
+    fn finish(ordered: &mut OrderedWriter, task: usize) -> Vec<usize> {
+        ordered.settle(task, State::Whole).into_iter().map(|(task, _)| task).collect()
     }
 
-    fn lose(shelf: &mut Shelf, task: usize) -> Vec<usize> {
-        shelf.void(task);
-        shelf.settle(task, State::Lost).into_iter().map(|(task, _)| task).collect()
+    fn lose(ordered: &mut OrderedWriter, task: usize) -> Vec<usize> {
+        ordered.void(task);
+        ordered.settle(task, State::Lost).into_iter().map(|(task, _)| task).collect()
     }
 
     #[test]
     fn poems_are_written_whole_in_order_of_completion() {
-        let (mut shelf, page) = empty(Order::Completion);
-        write(&mut shelf, 0, "a1 ");
-        write(&mut shelf, 1, "b1 ");
-        write(&mut shelf, 0, "a2 ");
+        let (mut ordered, page) = empty(Order::Completion);
+        write(&mut ordered, 0, "a1 ");
+        write(&mut ordered, 1, "b1 ");
+        write(&mut ordered, 0, "a2 ");
         assert_eq!(page.text(), "");
-        assert!(finish(&mut shelf, 1).is_empty());
+        assert!(finish(&mut ordered, 1).is_empty());
         assert_eq!(page.text(), "b1 ");
-        assert!(lose(&mut shelf, 2).is_empty());
-        assert!(finish(&mut shelf, 0).is_empty());
+        assert!(lose(&mut ordered, 2).is_empty());
+        assert!(finish(&mut ordered, 0).is_empty());
         assert_eq!(page.text(), "b1 a1 a2 ");
     }
 
     #[test]
     fn in_order_of_request_the_first_unfinished_poem_is_live() {
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 0, "a1 ");
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 0, "a1 ");
         assert_eq!(page.text(), "a1 ");
-        write(&mut shelf, 1, "b1 ");
-        write(&mut shelf, 2, "c1 ");
-        assert!(finish(&mut shelf, 2).is_empty());
+        write(&mut ordered, 1, "b1 ");
+        write(&mut ordered, 2, "c1 ");
+        assert!(finish(&mut ordered, 2).is_empty());
         assert_eq!(page.text(), "a1 ");
-        assert!(finish(&mut shelf, 0).is_empty());
+        assert!(finish(&mut ordered, 0).is_empty());
         assert_eq!(page.text(), "a1 b1 ");
-        write(&mut shelf, 1, "b2 ");
+        write(&mut ordered, 1, "b2 ");
         assert_eq!(page.text(), "a1 b1 b2 ");
-        write(&mut shelf, 3, "d1 ");
-        assert!(finish(&mut shelf, 1).is_empty());
+        write(&mut ordered, 3, "d1 ");
+        assert!(finish(&mut ordered, 1).is_empty());
         assert_eq!(page.text(), "a1 b1 b2 c1 d1 ");
     }
 
     #[test]
     fn a_lost_poem_passes_its_turn_and_shows_nothing_that_waited() {
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 1, "b1 ");
-        assert!(lose(&mut shelf, 1).is_empty());
-        write(&mut shelf, 2, "c1 ");
-        assert!(lose(&mut shelf, 0).is_empty());
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 1, "b1 ");
+        assert!(lose(&mut ordered, 1).is_empty());
+        write(&mut ordered, 2, "c1 ");
+        assert!(lose(&mut ordered, 0).is_empty());
         assert_eq!(page.text(), "c1 ");
     }
 
     #[test]
     fn a_retry_does_not_repeat_what_is_already_written() {
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 0, "abc");
-        shelf.void(0);
-        write(&mut shelf, 0, "ab");
-        write(&mut shelf, 0, "cdef");
-        shelf.void(0);
-        write(&mut shelf, 0, "abcdefgh");
-        assert!(finish(&mut shelf, 0).is_empty());
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 0, "abc");
+        ordered.void(0);
+        write(&mut ordered, 0, "ab");
+        write(&mut ordered, 0, "cdef");
+        ordered.void(0);
+        write(&mut ordered, 0, "abcdefgh");
+        assert!(finish(&mut ordered, 0).is_empty());
         assert_eq!(page.text(), "abcdefgh");
     }
 
     #[test]
     fn a_retry_that_brings_another_poem_fails() {
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 0, "abc");
-        shelf.void(0);
-        assert!(shelf.write(0, b"abX").is_err());
-        shelf.void(0);
-        write(&mut shelf, 0, "ab");
-        assert_eq!(finish(&mut shelf, 0), [0]);
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 0, "abc");
+        ordered.void(0);
+        assert!(ordered.write(0, b"abX").is_err());
+        ordered.void(0);
+        write(&mut ordered, 0, "ab");
+        assert_eq!(finish(&mut ordered, 0), [0]);
         assert_eq!(page.text(), "abc");
     }
 
     #[test]
     fn bytes_of_a_failed_attempt_never_wait_for_their_turn() {
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 1, "old");
-        shelf.void(1);
-        assert!(finish(&mut shelf, 0).is_empty());
-        write(&mut shelf, 1, "new");
-        assert!(finish(&mut shelf, 1).is_empty());
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 1, "old");
+        ordered.void(1);
+        assert!(finish(&mut ordered, 0).is_empty());
+        write(&mut ordered, 1, "new");
+        assert!(finish(&mut ordered, 1).is_empty());
         assert_eq!(page.text(), "new");
     }
 
     #[test]
     fn a_poem_that_cannot_be_written_is_the_only_one_that_fails() {
-        let (mut shelf, page) = empty(Order::Completion);
-        write(&mut shelf, 0, "a!");
-        write(&mut shelf, 1, "b");
-        assert_eq!(finish(&mut shelf, 0), [0]);
-        assert!(finish(&mut shelf, 1).is_empty());
+        let (mut ordered, page) = empty(Order::Completion);
+        write(&mut ordered, 0, "a!");
+        write(&mut ordered, 1, "b");
+        assert_eq!(finish(&mut ordered, 0), [0]);
+        assert!(finish(&mut ordered, 1).is_empty());
         assert_eq!(page.text(), "b");
 
-        let (mut shelf, page) = empty(ORDERED);
-        write(&mut shelf, 1, "b!");
-        write(&mut shelf, 2, "c");
-        write(&mut shelf, 3, "d!");
-        assert!(finish(&mut shelf, 1).is_empty());
-        assert!(finish(&mut shelf, 2).is_empty());
-        assert_eq!(finish(&mut shelf, 0), [1]);
-        assert!(shelf.write(3, b"d2").is_err());
+        let (mut ordered, page) = empty(ORDERED);
+        write(&mut ordered, 1, "b!");
+        write(&mut ordered, 2, "c");
+        write(&mut ordered, 3, "d!");
+        assert!(finish(&mut ordered, 1).is_empty());
+        assert!(finish(&mut ordered, 2).is_empty());
+        assert_eq!(finish(&mut ordered, 0), [1]);
+        assert!(ordered.write(3, b"d2").is_err());
         assert_eq!(page.text(), "c");
     }
 }
