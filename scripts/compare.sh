@@ -32,9 +32,13 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$(dirname "$0")/.."
-echo "Building the programs ..." >&2
-cargo build --release --quiet --bins
-bin=${CARGO_TARGET_DIR:-target}/release
+command -v cargo >/dev/null || { echo "compare.sh: there is no cargo on the PATH; https://rustup.rs has it" >&2 && exit 1; }
+programs=(slowpoetry poetry-race get-poetry-blocking get-poetry-threads get-poetry-select get-poetry)
+bin=${CARGO_TARGET_DIR:-target}/quick
+[ -x "$bin/poetry-race" ] || echo "Building the programs; the first time that takes about a minute ..." >&2
+quiet=()
+[ -t 2 ] || quiet=(--quiet)
+cargo build --profile quick "${quiet[@]}" "${programs[@]/#/--bin=}"
 
 work=$(mktemp -d)
 servers=()
