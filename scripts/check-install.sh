@@ -21,7 +21,7 @@ try() { # try STATUS ARGUMENT...: install.sh must exit so; it says why in one li
 }
 
 look() { # look ROOT: everything is there, and works
-    local root=$1 source name unit program
+    local root=$1 source name page unit program
     for source in src/bin/*.rs; do
         name=$(basename "$source" .rs)
         [ "$("$root/bin/$name" --version)" = "$name $version" ] || fail "$name is not version $version"
@@ -32,11 +32,20 @@ look() { # look ROOT: everything is there, and works
         check_syntax zsh "$root/share/zsh/site-functions/_$name"
         check_syntax fish "$root/share/fish/vendor_completions.d/$name.fish"
     done
+    for page in "$root"/share/man/man1/*.1; do
+        check_page "$page"
+    done
     for unit in "$root"/lib/systemd/system/*.service; do
         [ -e "$unit" ] || continue
         program=$(sed -n 's/^ExecStart=[-@:+!]*\([^ ]*\).*/\1/p' "$unit")
         [[ $program == "$prefix"/bin/* && -x $root${program#"$prefix"} ]] || fail "$unit starts $program"
     done
+}
+
+check_page() { # check_page FILE: as far as groff is here
+    local warnings
+    ! command -v groff >/dev/null || warnings=$(groff -man -Tutf8 -ww -z "$1" 2>&1)
+    [ -z "${warnings:-}" ] || fail "groff does not like $1: $warnings"
 }
 
 check_syntax() { # check_syntax SHELL FILE: as far as that shell is here
@@ -50,7 +59,16 @@ try 2 --prefix --uninstall
 for odd in ' ' % \" \' \\; do
     try 2 --prefix "$prefix/${odd}x"
 done
+try 2 --no-build --build-only
 try 1 --prefix "$prefix" --uninstall
+
+try 0 --prefix "$prefix" --build-only
+[ ! -e "$prefix" ] || fail "--build-only installs"
+manual=${CARGO_TARGET_DIR:-target}/manual
+mv "$manual" "$work/manual"
+try 1 --prefix "$prefix" --no-build
+mv "$work/manual" "$manual"
+[ ! -e "$prefix" ] || fail "half of what is needed was installed"
 
 DESTDIR=$work/stage try 0 --prefix "$prefix"
 look "$work/stage$prefix"
@@ -61,7 +79,10 @@ try 0 --prefix "$prefix"
 echo foreign >"$prefix/bin/foreign"
 echo old >"$prefix/bin/old"
 echo bin/old >>"$prefix/share/poetry-suite/installed"
-try 0 --prefix="$prefix" --no-build
+# Root need not have a cargo: this one fails.
+printf '#!/bin/sh\nexit 1\n' >"$work/cargo"
+chmod +x "$work/cargo"
+PATH=$work:$PATH try 0 --prefix="$prefix" --no-build
 look "$prefix"
 [ ! -e "$prefix/bin/old" ] || fail "a file of an earlier version is still there"
 

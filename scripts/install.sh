@@ -4,10 +4,11 @@ set -euo pipefail
 
 usage() {
     cat <<'TXT'
-Usage: scripts/install.sh [--prefix DIR] [--no-build | --uninstall]
+Usage: scripts/install.sh [--prefix DIR] [--no-build | --build-only | --uninstall]
 
   --prefix DIR  where to install [default: /usr/local]
-  --no-build    install what `cargo build --release --locked` has built, so that root needs no cargo
+  --build-only  only build: programs into target/release, man pages and completions into target/manual
+  --no-build    only install what --build-only has built, so that root needs no cargo
   --uninstall   remove what was installed there, and nothing else
 
   DIR/bin                                programs
@@ -28,11 +29,12 @@ fail() { # fail STATUS MESSAGE
     exit "$1"
 }
 
-prefix=/usr/local build=yes uninstall=""
+prefix=/usr/local build=yes install=yes uninstall=""
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix) [[ ${2:-} == [!-]* ]] || fail 2 "--prefix needs a directory; see --help" && prefix=$2 && shift 2 ;;
         --prefix=?*) prefix=${1#*=} && shift ;;
+        --build-only) install="" && shift ;;
         --no-build) build="" && shift ;;
         --uninstall) uninstall=yes && shift ;;
         -h | --help) usage && exit 0 ;;
@@ -41,6 +43,7 @@ while [ $# -gt 0 ]; do
 done
 [[ $prefix == /* ]] || prefix=$PWD/$prefix
 prefix=${prefix%/}
+[ -n "$build$install" ] || fail 2 "--no-build and --build-only leave nothing to do"
 root=${DESTDIR:-}$prefix
 list=$root/share/poetry-suite/installed
 
@@ -63,10 +66,22 @@ fi
 [[ $prefix != *[[:space:][:cntrl:]%\"\'\\]* ]] || fail 2 "no unit can name a directory with a blank, %, quote or backslash"
 
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+programs=()
+for source in src/bin/*.rs; do
+    programs+=("$(basename "$source" .rs)")
+done
+
 if [ -n "$build" ]; then
-    command -v cargo >/dev/null || fail 1 "there is no cargo on the PATH; build as somebody who has it, then --no-build"
-    cargo build --release --locked --bins
+    command -v cargo >/dev/null || fail 1 "there is no cargo on the PATH; --build-only as somebody who has it, then --no-build"
+    # In one go: each package alone would have its dependencies built with other features, that is, again.
+    cargo build --release --locked -p poetry-suite -p poetry-tools "${programs[@]/#/--bin=}" --bin manual
+    rm -rf "$target/manual"
+    "$target/release/manual" "$target/manual"
 fi
+[ -n "$install" ] || exit 0
+# It is made last: if it is there, everything is.
+[ -d "$target/manual" ] || fail 1 "there is no $target/manual: nothing is built; see --build-only"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -80,13 +95,11 @@ put() { # put MODE DIRECTORY FILE...: installs files, and takes down their names
     done
 }
 
-for source in src/bin/*.rs; do
-    put 755 bin "${CARGO_TARGET_DIR:-target}/release/$(basename "$source" .rs)"
-done
-put 644 share/man/man1 man/*.1
-put 644 share/bash-completion/completions completions/bash/*
-put 644 share/zsh/site-functions completions/zsh/*
-put 644 share/fish/vendor_completions.d completions/fish/*
+put 755 bin "${programs[@]/#/$target/release/}"
+put 644 share/man/man1 "$target"/manual/man/*.1
+put 644 share/bash-completion/completions "$target"/manual/completions/bash/*
+put 644 share/zsh/site-functions "$target"/manual/completions/zsh/*
+put 644 share/fish/vendor_completions.d "$target"/manual/completions/fish/*
 shopt -s nullglob
 for unit in docs/*.service docs/*.socket; do
     # The directory of the program: what stands before the last slash of the first word.

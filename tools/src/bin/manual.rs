@@ -1,7 +1,6 @@
 //! Man pages and shell completions of every program, from the definitions of their command lines and nothing else.
 //!
-//! `manual DIR` writes `man/*.1` and `completions/{bash,zsh,fish}/*` in DIR. `scripts/make-manual.sh` is what people
-//! run.
+//! `manual DIR` writes `man/*.1` and `completions/{bash,zsh,fish}/*` in DIR. `scripts/install.sh` runs it.
 //!
 //! A page says what `--help` says, in the sections of man-pages(7). It has no date, so that it is the same whenever it
 //! is made. The text after the options is read as [`programs::commands`] says.
