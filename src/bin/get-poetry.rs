@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use poetry_suite::client::Model;
-use poetry_suite::programs::get_poetry;
+use poetry_suite::programs::{Model, get_poetry};
 
 fn main() -> ExitCode {
     get_poetry::main(Model::Async)

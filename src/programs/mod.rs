@@ -15,7 +15,7 @@ pub mod transformedpoetry;
 use clap::Command;
 
 use crate::cli::command;
-use crate::client::Model;
+pub use crate::client::Model;
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.
 ///

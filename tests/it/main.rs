@@ -14,6 +14,7 @@ mod poetryd;
 mod proxy;
 mod race;
 mod report;
+mod rooms;
 mod scale;
 mod schema;
 mod slowpoetry;
