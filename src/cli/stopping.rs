@@ -25,12 +25,20 @@ pub enum Request {
 }
 
 impl Request {
-    fn of(signal: Signal) -> Option<Self> {
+    fn of(signal: Signal) -> Self {
         match signal {
-            Signal::SIGINT | Signal::SIGTERM => Some(Self::Stop),
-            Signal::SIGHUP => Some(Self::Reload),
-            Signal::SIGUSR1 => Some(Self::Report),
-            _ => None,
+            Signal::SIGHUP => Self::Reload,
+            Signal::SIGUSR1 => Self::Report,
+            _ => Self::Stop,
+        }
+    }
+
+    /// The signals that ask for it.
+    fn signals(self) -> &'static [Signal] {
+        match self {
+            Self::Stop => &[Signal::SIGINT, Signal::SIGTERM],
+            Self::Reload => &[Signal::SIGHUP],
+            Self::Report => &[Signal::SIGUSR1],
         }
     }
 }
@@ -38,8 +46,7 @@ impl Request {
 /// Keeps the signals of these requests back, and those that stop a server, until [`stop_on`] hears them; all others do
 /// what they always do. To be called before there is another thread.
 pub fn block(requests: &[Request]) -> Signals {
-    let of = |signal: &Signal| Request::of(*signal).is_some_and(|request| requests.contains(&request));
-    let signals: Vec<Signal> = [Signal::SIGHUP, Signal::SIGUSR1].into_iter().filter(of).collect();
+    let signals: Vec<Signal> = requests.iter().flat_map(|request| request.signals()).copied().collect();
     Signals::block(&signals)
 }
 
@@ -74,12 +81,11 @@ pub fn stop_on(
     let told: Told = Arc::new(told);
     let mut asides = Asides::default();
     let on_signal = move |signal| match Request::of(signal) {
-        Some(Request::Stop) => {
+        Request::Stop => {
             let _ = stop.send(());
             told(Request::Stop);
         }
-        Some(request) => asides.tell(request, &told),
-        None => {}
+        request => asides.tell(request, signal, &told),
     };
     signals.watch(on_signal).map_err(cannot)
 }
@@ -91,7 +97,7 @@ type Told = Arc<dyn Fn(Request) + Send + Sync>;
 struct Asides(Vec<(Request, mpsc::SyncSender<()>)>);
 
 impl Asides {
-    fn tell(&mut self, request: Request, told: &Told) {
+    fn tell(&mut self, request: Request, signal: Signal, told: &Told) {
         if let Some((_, aside)) = self.0.iter().find(|(known, _)| *known == request) {
             // Full: a run is queued already; coalesce.
             let _ = aside.try_send(());
@@ -100,12 +106,12 @@ impl Asides {
         let (aside, requests) = mpsc::sync_channel(1);
         let told = Arc::clone(told);
         let body = move || requests.into_iter().for_each(|()| told(request));
-        match thread::Builder::new().name(format!("{request:?}").to_lowercase()).spawn(body) {
+        match thread::Builder::new().name(signal.as_str().to_lowercase()).spawn(body) {
             Ok(_) => {
                 let _ = aside.try_send(());
                 self.0.push((request, aside));
             }
-            Err(error) => error!("Cannot start a thread: {}; {request:?} is ignored", reason(&error)),
+            Err(error) => error!("Cannot start a thread: {}; {signal} is ignored", reason(&error)),
         }
     }
 }

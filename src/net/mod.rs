@@ -43,3 +43,6 @@ pub(crate) use connection::{send_now, send_parts_now};
 pub use engine::{Door, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
 pub use stop::{Stop, Stoppable};
+
+#[cfg(test)]
+mod tests;
