@@ -15,6 +15,7 @@ mod failure;
 mod fetch;
 mod observer;
 mod ordered;
+mod report_builder;
 mod resolver;
 mod select;
 mod sink;
@@ -32,8 +33,9 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
-pub use observer::{Event, Observer, ReportBuilder, Task};
+pub use observer::{Event, Observer, Task};
 pub use ordered::Order;
+pub use report_builder::ReportBuilder;
 pub use sink::{Sink, Undelivered};
 
 /// How much one read asks for. Large reads make large poems cheap; small ones cost the same.
