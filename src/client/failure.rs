@@ -65,6 +65,11 @@ impl Failure {
         Self::Local { what: "make a socket", error }
     }
 
+    /// pthread_create(3) failed.
+    pub(super) fn no_thread(error: io::Error) -> Self {
+        Self::Local { what: "start a thread", error }
+    }
+
     /// The class that scripts branch on.
     pub fn status(&self) -> Status {
         match self {

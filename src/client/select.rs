@@ -71,7 +71,7 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
         }
         if answered {
             for answer in resolver.answers() {
-                // Nobody, if the one who asked has lost patience.
+                // No match if that fetch has timed out meanwhile.
                 if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
                     poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
                 }
@@ -158,7 +158,8 @@ enum Wakeup {
 
 impl Poem {
     fn begin(job: &Arc<Job>, index: usize) -> Self {
-        Self { fetch: Fetch::begin(job, index), state: State::Pausing { until: Instant::now() } }
+        let now = Instant::now();
+        Self { fetch: Fetch::begin(job, index, now), state: State::Pausing { until: now } }
     }
 
     fn is_settled(&self) -> bool {
@@ -205,14 +206,15 @@ impl Poem {
                     }
                     Err(failure) => Err(failure),
                 };
-                match self.fetch.leg_ended(leg) {
+                match self.fetch.leg_ended(leg, Instant::now()) {
                     Ok(true) => next = self.set_out(resolver),
                     Ok(false) => break Ok(()),
                     Err(failure) => break Err(failure),
                 }
             };
-            if let Some(pause) = self.fetch.ended(result) {
-                self.state = State::Pausing { until: Instant::now() + pause };
+            let now = Instant::now();
+            if let Some(pause) = self.fetch.ended(result, now) {
+                self.state = State::Pausing { until: now + pause };
             }
         });
         if catch_unwind(step).is_err() {
@@ -230,7 +232,7 @@ impl Poem {
     ) -> Result<State, Failure> {
         match (state, wakeup) {
             (State::Pausing { .. }, Wakeup::Time) => {
-                self.fetch.attempt()?;
+                self.fetch.attempt(Instant::now())?;
                 self.set_out(resolver)
             }
             (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
@@ -262,7 +264,7 @@ impl Poem {
     }
 
     fn resolve(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
-        let patience = self.fetch.patience(For::Connection);
+        let patience = self.fetch.patience(For::Connection, Instant::now());
         match resolver.ask(self.fetch.address().clone()) {
             Ok(ticket) => Ok(State::Resolving { ticket, patience }),
             Err(error) => Err(Failure::Local { what: "start the resolver", error }),
@@ -272,7 +274,7 @@ impl Poem {
     /// Starts to connect to the first of these addresses that does not fail at once; the last failure counts.
     fn connect(&mut self, mut addresses: VecDeque<SocketAddr>, mut failure: Failure) -> Result<State, Failure> {
         while let Some(address) = addresses.pop_front() {
-            let patience = self.fetch.patience(For::Connection);
+            let patience = self.fetch.patience(For::Connection, Instant::now());
             match start_to_connect(address) {
                 Ok((socket, true)) => return self.connected(socket.into()),
                 Ok((socket, false)) => return Ok(State::Connecting { socket, patience, others: addresses }),
@@ -283,13 +285,13 @@ impl Poem {
     }
 
     fn connected(&mut self, stream: TcpStream) -> Result<State, Failure> {
-        self.fetch.connected();
+        self.fetch.connected(Instant::now());
         Ok(self.send_or_receive(stream))
     }
 
     /// What is to be sent comes first.
     fn send_or_receive(&self, stream: TcpStream) -> State {
-        let patience = self.fetch.patience(For::Bytes);
+        let patience = self.fetch.patience(For::Bytes, Instant::now());
         match self.fetch.unsent() {
             Some(_) => State::Sending { stream, patience },
             None => State::Receiving { stream, patience },
@@ -312,8 +314,10 @@ impl Poem {
         self.fetch.job().counts.add_read();
         match stream.read(buffer) {
             Ok(0) => Ok(State::Complete),
-            Ok(n) => match self.fetch.received(&buffer[..n])? {
-                Flow::More => Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) }),
+            Ok(n) => match self.fetch.received(&buffer[..n], Instant::now())? {
+                Flow::More => {
+                    Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes, Instant::now()) })
+                }
                 Flow::Enough => Ok(State::Complete),
             },
             Err(error) if is_for_later(&error) => Ok(State::Receiving { stream, patience }),

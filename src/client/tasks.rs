@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -50,10 +51,10 @@ async fn fetch_all(job: &Arc<Job>) {
 }
 
 async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
-    let mut fetch = Fetch::begin(&job, index);
+    let mut fetch = Fetch::begin(&job, index, Instant::now());
     loop {
         let result = attempt(&mut fetch, &shared).await;
-        match fetch.ended(result) {
+        match fetch.ended(result, Instant::now()) {
             Some(pause) => sleep(pause).await,
             None => return,
         }
@@ -61,10 +62,10 @@ async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
 }
 
 async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
-    fetch.attempt()?;
+    fetch.attempt(Instant::now())?;
     loop {
         let result = leg(fetch, shared).await;
-        if !fetch.leg_ended(result)? {
+        if !fetch.leg_ended(result, Instant::now())? {
             return Ok(());
         }
     }
@@ -73,16 +74,16 @@ async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
 /// One connection, from its beginning to its end.
 async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     let mut stream = connect(fetch).await?;
-    fetch.connected();
+    fetch.connected(Instant::now());
     while let Some(parts) = fetch.unsent() {
         let write = poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
-        let result = within(fetch.patience(For::Bytes), write).await?;
+        let result = within(fetch.patience(For::Bytes, Instant::now()), write).await?;
         fetch.job().counts.add_wakeup();
         fetch.sent(result.map_err(Failure::Broken)?);
     }
     loop {
         let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
-        let result = within(fetch.patience(For::Bytes), read).await?;
+        let result = within(fetch.patience(For::Bytes, Instant::now()), read).await?;
         let counts = &fetch.job().counts;
         counts.set_waits(shared.metrics.worker_park_count(0));
         counts.add_wakeup();
@@ -90,7 +91,7 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
         match result.map_err(Failure::Broken)? {
             0 => return Ok(()),
             n => {
-                if fetch.received(&shared.buffer.borrow()[..n])? == Flow::Enough {
+                if fetch.received(&shared.buffer.borrow()[..n], Instant::now())? == Flow::Enough {
                     return Ok(());
                 }
             }
@@ -110,7 +111,7 @@ fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Co
 async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for address in resolve(fetch).await? {
-        let connected = connect_to(address, fetch.patience(For::Connection)).await;
+        let connected = connect_to(address, fetch.patience(For::Connection, Instant::now())).await;
         fetch.job().counts.add_wakeup();
         match connected {
             Ok(stream) => return Ok(stream),
@@ -132,7 +133,7 @@ async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
         return Ok(vec![address]);
     }
     let address = fetch.address().clone();
-    match within(fetch.patience(For::Connection), spawn_blocking(move || address.resolve())).await? {
+    match within(fetch.patience(For::Connection, Instant::now()), spawn_blocking(move || address.resolve())).await? {
         Ok(found) => found.map_err(Failure::Resolve),
         Err(_) => Err(Failure::Bug),
     }

@@ -168,7 +168,7 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
             broken = Some(error);
             Sink::discard()
         }));
-        let job = Job::new(args.addresses, limits, Arc::clone(&sink), observers, clock);
+        let job = Job::new(args.addresses, limits, Arc::clone(&sink), observers, clock, fastrand::u64(..));
         let job = Arc::new(job.through(via));
         let ended = AtomicBool::new(false);
         let wanted =
