@@ -433,8 +433,7 @@ mod tests {
             let addresses = ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec();
             let (told, page, clock) = (Arc::new(Told::default()), Page::default(), Instant::now());
             let via = via.then(|| Via { transform: "shout".to_owned(), address: "11000".parse().expect("valid") });
-            let sink = Arc::new(sink(page.clone()));
-            let job = Job::new(addresses, limits, sink, vec![told.clone()], clock, seed).through(via);
+            let job = Job::new(addresses, limits, sink(page.clone()), vec![told.clone()], clock, seed).through(via);
             Self { job: Arc::new(job), clock, told, page }
         }
 

@@ -134,7 +134,7 @@ pub struct Job {
     addresses: Vec<Address>,
     limits: FetchLimits,
     via: Option<Via>,
-    sink: Arc<Sink>,
+    sink: Sink,
     observers: Vec<Arc<dyn Observer>>,
     clock: Instant,
     seed: u64,
@@ -152,7 +152,7 @@ impl Job {
     pub fn new(
         addresses: Vec<Address>,
         limits: FetchLimits,
-        sink: Arc<Sink>,
+        sink: Sink,
         observers: Vec<Arc<dyn Observer>>,
         clock: Instant,
         seed: u64,

@@ -12,7 +12,7 @@ use tracing::{error, info};
 use crate::cli::listen::{ListenArgs, address, announce};
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::{self, Signals};
-use crate::cli::terminal::Screen;
+use crate::cli::terminal::{self, Screen};
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, SUCCESS, open_files};
 use crate::errors::reason;
@@ -186,7 +186,7 @@ pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
 /// # Errors
 /// It cannot be opened or started.
 pub fn run(service: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
-    logs.init(Style::Journal, &Screen::default())?;
+    logs.init(Style::Journal, terminal::colour(), Screen::default())?;
     if let Some(status) = service.one_shot()? {
         return Ok(status);
     }

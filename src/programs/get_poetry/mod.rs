@@ -24,7 +24,7 @@ use crate::cli::signals::{self, Signals};
 use crate::cli::stdout::Stdout;
 use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
-use crate::cli::{Error, FAILURE, SUCCESS, open_files, terminal};
+use crate::cli::{Error, FAILURE, SUCCESS, open_files, stdout, terminal};
 use crate::client::{Event, FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Task, Via};
 use crate::errors::reason;
 use crate::report::waterfall::{Chart, svg, text};
@@ -150,7 +150,7 @@ pub fn main(model: Model) -> ExitCode {
 fn run(model: Model, args: Args) -> Result<u8, Error> {
     let signals = Signals::block_with_hangup();
     let screen = args.screen();
-    args.logs.init(Style::Talk, &screen)?;
+    args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
     let limits = args.limits(open_files::raise_limit());
 
@@ -162,22 +162,15 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
     let via = args.transform.clone().zip(args.via.clone()).map(|(transform, address)| Via { transform, address });
-    let mut broken = None;
     let finish = Arc::new_cyclic(|finish| {
-        let sink = Arc::new(args.sink(&screen, finish).unwrap_or_else(|error| {
-            broken = Some(error);
-            Sink::discard()
-        }));
-        let job = Job::new(args.addresses, limits, Arc::clone(&sink), observers, clock, fastrand::u64(..));
+        let sink = args.sink(&screen, finish);
+        let job = Job::new(args.addresses, limits, sink, observers, clock, fastrand::u64(..));
         let job = Arc::new(job.through(via));
         let ended = AtomicBool::new(false);
         let wanted =
             Wanted { json: args.json, report: args.report, timeline: args.timeline, waterfall: args.waterfall };
-        Finish { job, sink, builder, bars, log, wanted, ended }
+        Finish { job, builder, bars, log, wanted, ended }
     });
-    if let Some(error) = broken {
-        return Err(Error::cannot("write", "stdout", &error));
-    }
 
     let at_signal = Arc::clone(&finish);
     let on_signal = move |signal| {
@@ -217,12 +210,12 @@ impl Args {
         }
     }
 
-    fn sink(&self, screen: &Screen, finish: &Weak<Finish>) -> io::Result<Sink> {
+    fn sink(&self, screen: &Screen, finish: &Weak<Finish>) -> Sink {
         if let Some(directory) = &self.output {
-            return Ok(Sink::files(directory, &self.addresses));
+            return Sink::files(directory, &self.addresses);
         }
         if self.discard || self.json {
-            return Ok(Sink::discard());
+            return Sink::discard();
         }
         let order = if self.ordered { Order::Request { retries: self.retries > 0 } } else { Order::Completion };
         let finish = Weak::clone(finish);
@@ -230,8 +223,8 @@ impl Args {
             if let Some(finish) = finish.upgrade() {
                 process::exit(finish.end(Cause::NobodyReads).into());
             }
-        })?;
-        Ok(Sink::stream(Box::new(stdout), order, self.addresses.len()))
+        });
+        Sink::stream(Box::new(stdout), order, self.addresses.len())
     }
 }
 
@@ -246,7 +239,6 @@ enum Cause {
 /// Where a run ends, from whatever thread: bars off, report out, tally said, status found.
 struct Finish {
     job: Arc<Job>,
-    sink: Arc<Sink>,
     builder: Arc<ReportBuilder>,
     bars: Option<Arc<Bars>>,
     log: Arc<Log>,
@@ -273,7 +265,7 @@ impl Finish {
             }
         }
         if !matches!(end, Cause::Complete) {
-            self.sink.clean_up();
+            self.job.sink().clean_up();
         }
         self.log.fall_silent();
         if let Some(bars) = &self.bars {
@@ -285,7 +277,7 @@ impl Finish {
             written &= told(&write_file(path, &report.to_json()), path);
         }
         if self.wanted.json {
-            written &= told(&write_stdout(&report.to_json()), Path::new("stdout"));
+            written &= told(&stdout::try_write_all(report.to_json().as_bytes()), Path::new("stdout"));
         }
         if !matches!(end, Cause::NobodyReads) {
             info!(elapsed_us = report.elapsed_us, "{}", report.tally());
@@ -324,14 +316,6 @@ fn wait_for_ever() -> ! {
 
 fn write_file(path: &Path, text: &str) -> io::Result<()> {
     File::create(path)?.write_all(text.as_bytes())
-}
-
-fn write_stdout(text: &str) -> io::Result<()> {
-    let mut stdout = Stdout::new(Screen::default(), || {})?;
-    match stdout.write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }
 
 /// The observer that writes messages.
