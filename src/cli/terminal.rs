@@ -65,8 +65,8 @@ impl Write for Stderr {
     }
 }
 
-/// One write(2), past any buffer, to a stream that may have O_NONBLOCK, because another process that shares the terminal
-/// or pipe has set it: waits with poll(2) until the stream takes something.
+/// One write(2), past any buffer. If another process that shares the terminal or pipe has set O_NONBLOCK, poll(2) waits
+/// until the stream takes something.
 pub(super) fn write_patiently(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match nix::unistd::write(stream.as_fd(), bytes) {

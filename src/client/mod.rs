@@ -81,8 +81,8 @@ impl Model {
     /// Fetches every poem of the job; returns when each is delivered or has failed.
     ///
     /// # Errors
-    /// Only if the model itself cannot work (no descriptor for a runtime, say). What happens to single poems
-    /// is for the observers.
+    /// The model itself cannot work (no descriptor for a runtime, say). The failures of single poems are told to the
+    /// observers.
     pub fn run(self, job: &Arc<Job>) -> io::Result<()> {
         match self {
             Self::Async => tasks::run(job),

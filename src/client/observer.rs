@@ -40,7 +40,7 @@ pub enum Event<'a> {
         /// Why it failed.
         failure: &'a Failure,
     },
-    /// The attempt failed; another one follows after the pause. What arrived is void.
+    /// The attempt failed; another one follows after the pause. The bytes that arrived are void.
     Retry {
         /// Why it failed.
         failure: &'a Failure,

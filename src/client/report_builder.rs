@@ -1,4 +1,4 @@
-//! The observer that makes a [`Report`] of what it hears.
+//! The observer that makes a [`Report`] of the events of a run.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};

@@ -80,10 +80,11 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     }
 }
 
-/// Who can go on.
+/// What poll(2) called ready.
 struct Ready {
-    /// Of each poem, whether its socket is ready.
+    /// For each poem, whether its socket is ready.
     poems: Vec<bool>,
+    /// Whether the resolver has answers.
     resolver: bool,
 }
 
@@ -115,7 +116,7 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
     Ok(ready)
 }
 
-/// poll(2) counts in milliseconds; rounded up, so that the deadline has passed when it returns.
+/// The timeout of poll(2), in milliseconds: rounded up, so that the deadline has passed when it returns.
 fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());
@@ -123,12 +124,13 @@ fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// One poem and what it waits for.
+/// One poem and its state.
 struct Poem {
     fetch: Fetch,
     state: State,
 }
 
+/// What a poem waits for.
 enum State {
     /// The next attempt is due at this time.
     Pausing { until: Instant },
@@ -136,7 +138,7 @@ enum State {
     Resolving { ticket: Ticket, patience: Patience },
     /// A connection is under way; more addresses could be tried.
     Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
-    /// There is something to send, if the socket takes it.
+    /// There is something to send when the socket takes it.
     Sending { stream: TcpStream, patience: Patience },
     /// Bytes may come.
     Receiving { stream: TcpStream, patience: Patience },
@@ -146,11 +148,11 @@ enum State {
     Settled,
 }
 
-/// Why a poem gets its turn.
+/// Why a poem takes a step.
 enum Wakeup {
     /// Its socket is ready.
     Ready,
-    /// Its time has come, or is up.
+    /// Its deadline has passed, or its pause is over.
     Time,
     /// The resolver has answered.
     Resolved(io::Result<Vec<SocketAddr>>),
@@ -170,7 +172,7 @@ impl Poem {
         matches!(self.state, State::Resolving { ticket, .. } if ticket == answer)
     }
 
-    /// The socket it waits for, and for what; nothing while it waits for time to pass or for the resolver.
+    /// The socket and the readiness that this poem waits for; none while it waits for time to pass or for the resolver.
     fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
             // A connection that stands, or has failed, makes its socket writable: connect(2), EINPROGRESS.
@@ -192,7 +194,7 @@ impl Poem {
         }
     }
 
-    /// Goes on as far as it can without waiting. A bug here is this poem's, and no other's.
+    /// Goes on as far as is possible without waiting. A panic is the failure of this poem, and of no other.
     fn step(&mut self, wakeup: Wakeup, resolver: &mut Resolver, buffer: &mut [u8]) {
         let step = AssertUnwindSafe(|| {
             let state = mem::replace(&mut self.state, State::Settled);
@@ -250,12 +252,12 @@ impl Poem {
                 State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. },
                 Wakeup::Time,
             ) => Err(patience.lost()),
-            // Not what it waits for.
+            // A wakeup that this state does not wait for.
             (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_)) => Ok(state),
         }
     }
 
-    /// Begins a connection.
+    /// Begins the connection of a leg.
     fn set_out(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
         match self.fetch.address().literal() {
             Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
@@ -289,7 +291,7 @@ impl Poem {
         Ok(self.send_or_receive(stream))
     }
 
-    /// What is to be sent comes first.
+    /// The state after a connection stands, or after a write: what is to be sent comes first.
     fn send_or_receive(&self, stream: TcpStream) -> State {
         let patience = self.fetch.patience(For::Bytes, Instant::now());
         match self.fetch.unsent() {
@@ -326,7 +328,7 @@ impl Poem {
     }
 }
 
-/// A connect(2) that does not wait. The second value tells whether the connection stands already.
+/// A connect(2) that does not wait. The second value tells whether the connection stands already (no EINPROGRESS).
 fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
     let made = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None);
     let socket = made.map_err(Failure::no_socket)?;

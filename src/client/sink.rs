@@ -77,7 +77,7 @@ impl Sink {
         Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
     }
 
-    /// An attempt begins.
+    /// Begins an attempt.
     ///
     /// # Errors
     /// The temporary file cannot be made.
@@ -96,7 +96,7 @@ impl Sink {
         Ok(())
     }
 
-    /// The next bytes of a poem.
+    /// Takes the next bytes of a poem.
     ///
     /// # Errors
     /// They cannot be written, now or when their turn comes.
@@ -114,7 +114,7 @@ impl Sink {
         }
     }
 
-    /// The poem is whole, and what has not been written yet is written now, if it is its turn.
+    /// Ends a whole poem: bytes that have not been written yet are written now, if it is the poem's turn.
     #[must_use]
     pub(crate) fn finish(&self, task: usize) -> Delivery {
         match &self.0 {
@@ -132,7 +132,7 @@ impl Sink {
         }
     }
 
-    /// What arrived of this attempt is void.
+    /// Drops the bytes of this attempt.
     pub(crate) fn void(&self, task: usize) {
         match &self.0 {
             Kind::Nowhere => {}
@@ -141,7 +141,7 @@ impl Sink {
         }
     }
 
-    /// The poem will never be whole. Others that waited for it are written now.
+    /// Ends a poem that will never be whole. Others that waited for it are written now.
     #[must_use]
     pub(crate) fn abandon(&self, task: usize) -> Delivery {
         self.void(task);

@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout_at};
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
 
-/// What all tasks use.
+/// The read buffer and the metrics of the runtime, shared by all tasks.
 struct Shared {
     buffer: RefCell<Vec<u8>>,
     metrics: RuntimeMetrics,
@@ -31,7 +31,7 @@ struct Shared {
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, fetch_all(job));
-    // A resolver that still ponders must not hold up the end.
+    // A getaddrinfo(3) that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
     Ok(())
 }
@@ -42,7 +42,7 @@ async fn fetch_all(job: &Arc<Job>) {
     let mut running = JoinSet::new();
     for index in 0..job.addresses.len() {
         if running.len() == job.limits.max_concurrency.get() {
-            // A task that panicked has told of its end like any other.
+            // After a panic, too: the fetch has failed when it was dropped.
             let _ = running.join_next().await;
         }
         running.spawn_local(fetch(Arc::clone(job), index, Rc::clone(&shared)));
@@ -99,7 +99,7 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     }
 }
 
-/// Reads into the common buffer, which is this task's until its next await.
+/// Reads into the shared buffer, which is this task's until its next await.
 fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut buffer = buffer.borrow_mut();
     let mut read = ReadBuf::new(&mut buffer);
@@ -127,7 +127,7 @@ async fn connect_to(address: SocketAddr, patience: Patience) -> Result<TcpStream
     within(patience, connecting).await?.map_err(Failure::Connect)
 }
 
-/// The resolver only blocks: it runs on a thread of the runtime made for that, unless there is nothing to ask.
+/// Looks up the address: getaddrinfo(3) on one of the runtime's threads for what blocks, unless it is a literal.
 async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
     if let Some(address) = fetch.address().literal() {
         return Ok(vec![address]);
