@@ -94,7 +94,7 @@ impl Finish {
         Self { builder, messages, bars, reports, job: OnceLock::new(), has_begun: AtomicBool::new(false) }
     }
 
-    /// The job whose end this is, from now on also by a signal.
+    /// Takes the job, and ends its run on each of these signals from now on.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -113,7 +113,8 @@ impl Finish {
         process::exit(self.end(cause).into())
     }
 
-    /// Ends the run. Returns the exit status to the thread that is first, and to the signal thread. To no other.
+    /// Ends the run. Returns the exit status to the thread that is first, and to the signal thread. Others wait for
+    /// ever.
     pub(super) fn end(&self, cause: Cause) -> u8 {
         if self.has_begun.swap(true, Ordering::AcqRel) {
             match cause {
