@@ -15,7 +15,7 @@ use tracing::info;
 use crate::cli::listen::{ListenArgs, announce};
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::stopping::{self, Request, stop_on};
-use crate::cli::terminal::Screen;
+use crate::cli::terminal::{self, Screen};
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, SUCCESS, open_files};
 use crate::metrics::{Metric, Page};
@@ -278,7 +278,7 @@ pub fn add_metrics(page: &mut Page, labels: &[(&str, &str)], counts: &Counts, se
 /// # Errors
 /// It cannot be opened or started.
 pub fn run(launch: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
-    logs.init(Style::Journal, &Screen::default())?;
+    logs.init(Style::Journal, terminal::colour(), Screen::default())?;
     if let Some(status) = launch.one_shot()? {
         return Ok(status);
     }

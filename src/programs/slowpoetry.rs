@@ -12,7 +12,7 @@ use super::service::ClientArgs;
 use crate::cli::listen::{ListenArgs, address, announce};
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::stopping::{self, stop_on};
-use crate::cli::terminal::Screen;
+use crate::cli::terminal::{self, Screen};
 use crate::cli::{Error, FAILURE, SUCCESS, open_files};
 use crate::net::{Door, Stop, never_accept};
 use crate::pace::Pace;
@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    args.logs.init(Style::Journal, &Screen::default())?;
+    args.logs.init(Style::Journal, terminal::colour(), Screen::default())?;
     open_files::raise_limit();
     if let Some(status) = args.faults.rehearse(Usual::Slow, &args.file)? {
         return Ok(status);

@@ -1,6 +1,5 @@
 //! transformedpoetry as a program.
 
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceA
 use crate::cli::logs::LogArgs;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
-use crate::cli::{Error, SUCCESS, values};
+use crate::cli::{Error, SUCCESS, stdout, values};
 use crate::metrics::{Metric, Page};
 use crate::net::{Door, ServerLimits};
 use crate::server::transform::{RequestLimits, TransformServer};
@@ -137,8 +136,5 @@ fn list() -> Result<u8, Error> {
     let width = ALL.iter().map(|transform| transform.name.len()).max().unwrap_or(0);
     let lines: String =
         ALL.iter().map(|transform| format!("{:width$}  {}\n", transform.name, transform.about)).collect();
-    match io::stdout().write_all(lines.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
-        _ => Ok(SUCCESS),
-    }
+    stdout::write_all(lines.as_bytes()).map(|()| SUCCESS)
 }

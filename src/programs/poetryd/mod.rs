@@ -17,7 +17,7 @@ use tracing::error;
 use crate::cli::listen::ListenArgs;
 use crate::cli::logs::{LogArgs, LogFormat, Style};
 use crate::cli::stopping::{self, Request};
-use crate::cli::terminal::Screen;
+use crate::cli::terminal::{self, Screen};
 use crate::cli::{Error, SUCCESS, internal_error, is_same_file, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
 use crate::daemon::log_file::LogFile;
@@ -250,7 +250,7 @@ impl Startup {
         const KEEP: usize = 5;
         let Options { log_file, log_size, log_keep, logs, .. } = &self.options;
         let Some(path) = log_file else {
-            logs.init(Style::Journal, &Screen::default())?;
+            logs.init(Style::Journal, terminal::colour(), Screen::default())?;
             return Ok(None);
         };
         let open = || {
@@ -264,7 +264,7 @@ impl Startup {
             Ok(log)
         };
         let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
-        logs.init_to(Style::Journal, log.clone())?;
+        logs.init(Style::Journal, false, log.clone())?;
         panic::set_hook(Box::new(|panic| error!("{}", internal_error(panic))));
         Ok(Some(log))
     }
