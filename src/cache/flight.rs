@@ -151,6 +151,13 @@ impl<E> Flight<E> {
         (Self(Arc::clone(&shared)), Writer(shared))
     }
 
+    /// A [`new`](Self::new) flight with its first reader.
+    pub fn with_reader(limit: usize, unattended: bool) -> (Self, Writer<E>, Reader<E>) {
+        let (flight, writer) = Self::new(limit, unattended);
+        let reader = flight.admit(&mut flight.0.write());
+        (flight, writer, reader)
+    }
+
     /// A reader from the first byte on; `None` if that is no longer to be had: the flight has failed, was abandoned, or
     /// has let bytes pass through.
     pub fn join(&self) -> Option<Reader<E>> {
@@ -158,10 +165,14 @@ impl<E> Flight<E> {
         if state.dropped > 0 || matches!(state.end, Some(End::Failed(_) | End::Abandoned)) {
             return None;
         }
+        Some(self.admit(&mut state))
+    }
+
+    fn admit(&self, state: &mut State<E>) -> Reader<E> {
         let (number, taken) = (state.joined, Arc::new(AtomicU64::new(0)));
         state.joined += 1;
         state.readers.insert(number, Arc::clone(&taken));
-        Some(Reader { shared: Arc::clone(&self.0), number, taken })
+        Reader { shared: Arc::clone(&self.0), number, taken }
     }
 
     /// Whether this writer writes for this flight.

@@ -1,13 +1,13 @@
 //! Where a server listens, and the line that says so.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZero;
 use std::thread;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{Error, printable};
+use super::{Error, printable, stdout};
 use crate::address::Address;
 
 /// The flags about listening.
@@ -162,9 +162,5 @@ pub fn address(listeners: &[TcpListener]) -> Result<SocketAddr, Error> {
 /// # Errors
 /// It cannot be written; that nobody reads it is no error.
 pub fn announce(what: &str, address: SocketAddr) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{} on {address}.", printable(what)).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
-        _ => Ok(()),
-    }
+    stdout::write_all(format!("{} on {address}.\n", printable(what)).as_bytes())
 }

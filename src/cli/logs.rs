@@ -1,7 +1,6 @@
-//! Logs: how much of them, in which form, and around the progress bars.
+//! Logs: how much of them, and in which form. Where they go is the caller's affair.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
@@ -14,9 +13,6 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Error;
-use super::stdout::write_patiently;
-use super::terminal::{Screen, colour};
-use crate::daemon::log_file::LogFile;
 
 /// The flags about logs.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -44,7 +40,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whose log it is decides how a line of text looks.
+/// The look of a line of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// The message alone: a program talks to the person who started it.
@@ -54,7 +50,7 @@ pub enum Style {
 }
 
 impl LogArgs {
-    /// Whether nothing but the usual messages, as text, is asked for.
+    /// Whether the log has its defaults: the usual messages, as text.
     pub fn is_plain(&self) -> bool {
         self.verbose == 0 && !self.quiet && self.format() == LogFormat::Text && rust_log().is_none()
     }
@@ -64,7 +60,7 @@ impl LogArgs {
         self.log_format.unwrap_or(LogFormat::Text)
     }
 
-    /// The same where they say something, and as `base` has it where they do not.
+    /// These flags, with those of `base` where they say nothing.
     pub fn over(self, base: Self) -> Self {
         let is_silent = self.verbose == 0 && !self.quiet;
         Self {
@@ -74,24 +70,11 @@ impl LogArgs {
         }
     }
 
-    /// Sends the log to stderr from now on, around what the screen shows.
+    /// Begins the log of this process: sends it to `writer`, one whole message a write. `colour` is for text alone.
     ///
     /// # Errors
     /// `RUST_LOG` makes no sense.
-    pub fn init(&self, style: Style, screen: &Screen) -> Result<(), Error> {
-        let screen = screen.clone();
-        self.init_with(style, colour(), move || Stderr(screen.clone()))
-    }
-
-    /// Sends the log to this file from now on.
-    ///
-    /// # Errors
-    /// As for [`init`](Self::init).
-    pub fn init_to(&self, style: Style, log: LogFile) -> Result<(), Error> {
-        self.init_with(style, false, log)
-    }
-
-    fn init_with<W>(&self, style: Style, colour: bool, to: W) -> Result<(), Error>
+    pub fn init<W>(&self, style: Style, colour: bool, writer: W) -> Result<(), Error>
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
@@ -99,7 +82,7 @@ impl LogArgs {
             Some(text) => text.parse::<Targets>().map_err(|error| Error::usage(format!("RUST_LOG={text}: {error}")))?,
             None => Targets::new().with_target(env!("CARGO_CRATE_NAME"), self.level()),
         };
-        let layer = tracing_subscriber::fmt::layer().with_writer(to).log_internal_errors(false);
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
         let registry = tracing_subscriber::registry().with(filter);
         match self.format() {
             LogFormat::Json => registry.with(layer.json()).init(),
@@ -122,20 +105,7 @@ fn rust_log() -> Option<String> {
     std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
 }
 
-/// stderr, one whole event a write.
-struct Stderr(Screen);
-
-impl Write for Stderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.aside(|| write_patiently(io::stderr(), bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// An event as a line of text: its message, not its fields, which say the same again for programs.
+/// The format of an event as a line of text: its message without its fields, which repeat it for programs.
 struct Line {
     style: Style,
     colour: bool,

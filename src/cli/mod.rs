@@ -8,6 +8,7 @@ pub mod logs;
 pub mod open_files;
 pub mod signals;
 pub mod stdout;
+pub mod stopping;
 pub mod terminal;
 pub mod toml_args;
 pub mod values;

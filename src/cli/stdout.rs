@@ -1,52 +1,61 @@
-//! stdout as poems and reports need it: unbuffered, beside the bars, and calm when nobody reads any more.
+//! stdout as poems, reports and address lines need it: unbuffered, beside the bars, and calm when its reader is gone.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::errno::Errno;
 
-use super::terminal::Screen;
+use super::Error;
+use super::terminal::{Screen, write_patiently};
 
-/// stdout without a line buffer: poems come in large pieces already.
+/// Writes all of `text` to stdout, at once.
+///
+/// # Errors
+/// `cannot write stdout`. EPIPE is none: a reader that closes its pipe has read enough. Nor is EBADF: a program that
+/// was started with a stdout that is not open for writing does its work without it, as with [`std::io::stdout`].
+pub fn write_all(text: &[u8]) -> Result<(), Error> {
+    match try_write_all(text) {
+        Err(error) if error.raw_os_error() != Some(Errno::EBADF as i32) => {
+            Err(Error::cannot("write", "stdout", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Like [`write_all`], for a caller that has its own words for an error.
+///
+/// # Errors
+/// Those of write(2) but for EPIPE.
+pub(crate) fn try_write_all(text: &[u8]) -> io::Result<()> {
+    match Unbuffered(io::stdout()).write_all(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// stdout for poems, without a buffer: they come in large pieces already.
 pub struct Stdout {
-    file: File,
+    stdout: Unbuffered,
     screen: Screen,
     is_terminal: bool,
-    /// Bars are drawn over a line that has no end.
+    /// Whether each write ends with a newline: bars would be drawn over a line that has no end.
     ends_lines: bool,
     on_closed: Box<dyn Fn() + Send>,
 }
 
 impl Stdout {
-    /// Calls `on_closed` when it turns out that nobody reads any more.
-    ///
-    /// # Errors
-    /// There is no descriptor left for it.
-    pub fn new(screen: Screen, on_closed: impl Fn() + Send + 'static) -> io::Result<Self> {
-        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        let is_terminal = file.is_terminal();
+    /// stdout beside the bars of `screen`. Calls `on_closed` on EPIPE, when it turns out that nobody reads any more.
+    pub fn new(screen: Screen, on_closed: impl Fn() + Send + 'static) -> Self {
+        let stdout = io::stdout();
+        let is_terminal = stdout.is_terminal();
         let ends_lines = screen.has_bars() && is_terminal;
-        Ok(Self { file, screen, is_terminal, ends_lines, on_closed: Box::new(on_closed) })
-    }
-}
-
-/// Writes to a stream that may be non-blocking, because somebody who shares the terminal or pipe has made it so.
-pub(super) fn write_patiently(mut stream: impl Write + AsFd, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match stream.write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
-            }
-            result => return result,
-        }
+        Self { stdout: Unbuffered(stdout), screen, is_terminal, ends_lines, on_closed: Box::new(on_closed) }
     }
 }
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let write = || {
-            let written = write_patiently(&self.file, bytes)?;
+        let mut write = || {
+            let written = self.stdout.write(bytes)?;
             if self.ends_lines && !bytes[..written].ends_with(b"\n") {
                 // On stderr, so that stdout carries the poem and nothing else.
                 io::stderr().write_all(b"\n")?;
@@ -59,6 +68,19 @@ impl Write for Stdout {
             (self.on_closed)();
         }
         result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The descriptor of stdout, past the line buffer of [`io::Stdout`]; a full pipe or terminal is waited for.
+struct Unbuffered(io::Stdout);
+
+impl Write for Unbuffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_patiently(&self.0, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
@@ -24,13 +25,13 @@ pub(super) fn run(job: &Arc<Job>) {
 /// Fetches one poem, from its first attempt to its end.
 pub(super) fn fetch(job: &Arc<Job>, index: usize) {
     // A panic is one poem's bug: the poem has failed by the time the panic gets here, and others go on.
-    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(job, index))));
+    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(job, index, Instant::now()))));
 }
 
 fn attempts(mut fetch: Fetch) {
     loop {
         let result = attempt(&mut fetch);
-        match fetch.ended(result) {
+        match fetch.ended(result, Instant::now()) {
             Some(pause) => thread::sleep(pause),
             None => return,
         }
@@ -38,10 +39,10 @@ fn attempts(mut fetch: Fetch) {
 }
 
 fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
-    fetch.attempt()?;
+    fetch.attempt(Instant::now())?;
     loop {
         let result = leg(fetch);
-        if !fetch.leg_ended(result)? {
+        if !fetch.leg_ended(result, Instant::now())? {
             return Ok(());
         }
     }
@@ -50,13 +51,13 @@ fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
 /// One connection, from its beginning to its end.
 fn leg(fetch: &mut Fetch) -> Result<(), Failure> {
     let stream = connect(fetch)?;
-    fetch.connected();
+    fetch.connected(Instant::now());
     send(fetch, &stream)?;
     receive(fetch, &stream)
 }
 
 fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
-    let mut patience = fetch.patience(For::Bytes);
+    let mut patience = fetch.patience(For::Bytes, Instant::now());
     while let Some(parts) = fetch.unsent() {
         stream.set_write_timeout(patience.left()?).map_err(Failure::Broken)?;
         let result = stream.write_vectored(&parts);
@@ -64,9 +65,9 @@ fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
         match result {
             Ok(n) => {
                 fetch.sent(n);
-                patience = fetch.patience(For::Bytes);
+                patience = fetch.patience(For::Bytes, Instant::now());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(Instant::now()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
             Err(error) => return Err(Failure::Broken(error)),
         }
@@ -77,10 +78,10 @@ fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
 fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     let mut buffer = vec![0; READ_SIZE];
     let mut timeout = None;
-    let mut patience = fetch.patience(For::Bytes);
+    let mut patience = fetch.patience(For::Bytes, Instant::now());
     loop {
         let left = patience.left()?;
-        // The same before every read, unless the time for the whole poem is the shorter.
+        // Spares a setsockopt(2) before every read but the first, unless the deadline of the whole poem is the sooner.
         if left != timeout {
             stream.set_read_timeout(left).map_err(Failure::Broken)?;
             timeout = left;
@@ -91,12 +92,12 @@ fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
         match result {
             Ok(0) => return Ok(()),
             Ok(n) => {
-                if fetch.received(&buffer[..n])? == Flow::Enough {
+                if fetch.received(&buffer[..n], Instant::now())? == Flow::Enough {
                     return Ok(());
                 }
-                patience = fetch.patience(For::Bytes);
+                patience = fetch.patience(For::Bytes, Instant::now());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => patience.go_on(Instant::now()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(patience.lost()),
             Err(error) => return Err(Failure::Broken(error)),
         }
@@ -108,7 +109,7 @@ fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let addresses = fetch.address().resolve().map_err(Failure::Resolve)?;
     let mut failure = None;
     for address in addresses {
-        let connected = connect_to(address, fetch.patience(For::Connection));
+        let connected = connect_to(address, fetch.patience(For::Connection, Instant::now()));
         fetch.job().counts.add_wakeup();
         match connected {
             Ok(socket) => return Ok(socket.into()),
@@ -125,8 +126,8 @@ fn connect_to(address: SocketAddr, mut patience: Patience) -> Result<Socket, Fai
         socket.set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
         let Err(error) = socket.connect(&address.into()) else { return Ok(socket) };
         match error.raw_os_error().map(Errno::from_raw) {
-            // Stopped and continued: called again, it goes on waiting for the connection under way.
-            Some(Errno::EINTR) => patience.go_on(),
+            // Stopped and continued: another connect(2) goes on waiting for the connection under way.
+            Some(Errno::EINTR) => patience.go_on(Instant::now()),
             Some(Errno::EINPROGRESS | Errno::EALREADY) => return Err(patience.lost()),
             _ => return Err(Failure::Connect(error)),
         }

@@ -1,4 +1,4 @@
-//! Why a poem did not arrive.
+//! The failures of a fetch: why a poem did not arrive.
 
 use std::io;
 use std::time::Duration;
@@ -14,10 +14,10 @@ pub enum Failure {
     /// The host name has no address.
     #[error("cannot resolve the name: {}", reason(.0))]
     Resolve(io::Error),
-    /// The connection did not come about.
+    /// connect(2) failed.
     #[error("{}", reason(.0))]
     Connect(io::Error),
-    /// The connection broke: what arrived is not a poem.
+    /// A read or a write failed: the connection broke, and what arrived is not a poem.
     #[error("{}", reason(.0))]
     Broken(io::Error),
     /// No connection within the limit.
@@ -45,16 +45,16 @@ pub enum Failure {
         /// What the system said.
         error: io::Error,
     },
-    /// The transform server closed the connection without a reply, which is how it says no.
+    /// The transform server closed the connection without a reply, which is its way to say no.
     #[error("no reply")]
     NoReply,
     /// The transform server closed the connection in the middle of its reply.
     #[error("the reply breaks off")]
     HalfReply,
-    /// What the transform server replied is no netstring.
+    /// The reply of the transform server is no netstring, or too long.
     #[error("malformed reply: {0}")]
     Reply(netstring::Error),
-    /// The program went wrong on this poem.
+    /// A bug: the program panicked while it fetched this poem.
     #[error("internal error; the other poems are not affected")]
     Bug,
 }
@@ -65,7 +65,12 @@ impl Failure {
         Self::Local { what: "make a socket", error }
     }
 
-    /// The class that scripts branch on.
+    /// pthread_create(3) failed.
+    pub(super) fn no_thread(error: io::Error) -> Self {
+        Self::Local { what: "start a thread", error }
+    }
+
+    /// The status in the report, which scripts branch on.
     pub fn status(&self) -> Status {
         match self {
             Self::Resolve(_) => Status::Unreachable,
@@ -80,7 +85,7 @@ impl Failure {
         }
     }
 
-    /// Whether trying again could help: what failed was the other side, or the way there.
+    /// Whether another attempt could help: the other side failed, or the way there.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Resolve(_) | Self::Connect(_) | Self::Broken(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {

@@ -1,7 +1,7 @@
-//! The life of one poem, the same in every model: attempts, limits, bytes, an end.
+//! The life of one poem, common to all models: attempts, limits, bytes, an end.
 //!
-//! Nothing here waits or touches a socket. A model asks how long it may wait, waits in its own way, and tells
-//! what came of it.
+//! Sans-I/O: nothing here waits, touches a socket, reads a clock or draws a random number of its own. A model asks
+//! how long it may wait, waits in its own way, and tells what came of it, and when.
 //!
 //! An attempt has one leg, to the server of the poem, or a second one, to a transform server. They are alike to a
 //! model: connect to [`address`](Fetch::address), send what is [`unsent`](Fetch::unsent) (to the poem's server,
@@ -11,8 +11,11 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
+
+use super::sink::Delivery;
 use super::transform::Exchange;
-use super::{Event, Failure, Job, Undelivered};
+use super::{Event, Failure, Job};
 use crate::address::Address;
 
 /// The first pause before a retry; each further one is twice as long.
@@ -20,16 +23,43 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// No pause is longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// One poem on its way.
+/// The state machine of one poem: what has happened to it, what is to be done next, and for how long to wait.
+///
+/// Each method belongs to one of two kinds.
+///
+/// **Steps** tell what has happened, most of them with the moment `now`, which never goes back from one call to the
+/// next. They are called in this order, those with a `*` any number of times:
+///
+/// ```text
+///   begin ──▶ attempt ──▶ connected ──▶ sent* ──▶ received* ──▶ leg_ended ──▶ ended ──▶ settled
+///                ▲            ▲                                   │             │
+///                │            ╰──────── true: another leg ────────╯             │
+///                ╰──────────────── Some: another attempt, after this pause ─────╯
+/// ```
+///
+/// Whatever fails goes to the next step that takes a `Result`: a connection that cannot be made, a wait that lasts
+/// too long, a broken read or an error of [`received`](Self::received) to [`leg_ended`](Self::leg_ended); an error of
+/// [`attempt`](Self::attempt) or of `leg_ended` to [`ended`](Self::ended). [`Flow::Enough`] ends the leg as the end
+/// of the stream does.
+///
+/// **Questions** change nothing, and are asked before each wait: [`address`](Self::address) (whom to connect to),
+/// [`unsent`](Self::unsent) (what to write) and [`patience`](Self::patience) (how long to wait).
+///
+/// The observers of the job hear of a step within its call. A fetch that is dropped before it is settled has failed
+/// with [`Failure::Bug`], at the last moment that it was told of.
 #[derive(Debug)]
 pub(super) struct Fetch {
     job: Arc<Job>,
     index: usize,
     started: Instant,
+    /// The latest moment that a step has told of.
+    now: Instant,
+    /// The jitter of the pauses.
+    chance: Rng,
     attempts: u32,
     bytes: u64,
     settled: bool,
-    /// If it is to be transformed.
+    /// The second leg, if the poem is to be transformed.
     exchange: Option<Box<Exchange>>,
 }
 
@@ -47,7 +77,7 @@ pub(super) enum For {
     Bytes,
 }
 
-/// How long a wait may last that begins now, and how it fails if it lasts longer.
+/// The deadline of one wait, and the failure of a wait that lasts longer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     left: Option<Duration>,
@@ -57,12 +87,12 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// A `limit` on what began `elapsed` ago.
-    fn new(limit: Option<Duration>, elapsed: Duration, or: fn(Duration) -> Failure) -> Self {
-        let left = limit.map(|limit| limit.saturating_sub(elapsed));
+    /// A `limit` on what `began` before `now`.
+    fn new(limit: Option<Duration>, began: Instant, now: Instant, or: fn(Duration) -> Failure) -> Self {
         // What ends after the end of time never ends.
-        let until = left.and_then(|left| Instant::now().checked_add(left));
-        Self { left: left.filter(|_| until.is_some()), until, or, limit: limit.unwrap_or(Duration::MAX) }
+        let until = limit.and_then(|limit| began.checked_add(limit));
+        let left = until.map(|until| until.saturating_duration_since(now));
+        Self { left, until, or, limit: limit.unwrap_or(Duration::MAX) }
     }
 
     fn or_shorter(self, other: Self) -> Self {
@@ -73,38 +103,42 @@ impl Patience {
         }
     }
 
-    /// The moment at which it is over.
+    /// The deadline; `None`: no limit.
     pub(super) fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// How long it lasts; `None`: no limit.
+    /// The time left until the deadline; `None`: no limit.
     ///
     /// # Errors
-    /// It is over already.
+    /// The deadline has passed.
     pub(super) fn left(&self) -> Result<Option<Duration>, Failure> {
         if self.left == Some(Duration::ZERO) { Err(self.lost()) } else { Ok(self.left) }
     }
 
-    /// The wait was interrupted (stopped and continued, for instance) and goes on for what is left of it.
-    pub(super) fn go_on(&mut self) {
-        self.left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+    /// After EINTR (the process was stopped and continued, for instance): the wait goes on for the time that is left
+    /// of it `now`.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        self.left = self.until.map(|until| until.saturating_duration_since(now));
     }
 
-    /// The failure to report when it is over.
+    /// The failure of a wait whose deadline has passed.
     pub(super) fn lost(&self) -> Failure {
         (self.or)(self.limit)
     }
 }
 
+/// The steps, in their order.
 impl Fetch {
-    /// The poem's turn has come.
-    pub(super) fn begin(job: &Arc<Job>, index: usize) -> Self {
-        job.observe(index, &Event::Started);
+    /// The turn of this poem has come.
+    pub(super) fn begin(job: &Arc<Job>, index: usize, now: Instant) -> Self {
+        job.observe(index, now, &Event::Started);
         Self {
             job: Arc::clone(job),
             index,
-            started: Instant::now(),
+            started: now,
+            now,
+            chance: chance(job.seed, index),
             attempts: 0,
             bytes: 0,
             settled: false,
@@ -112,69 +146,43 @@ impl Fetch {
         }
     }
 
-    /// The server of this leg.
-    pub(super) fn address(&self) -> &Address {
-        match &self.job.via {
-            Some(via) if self.is_asking() => &via.address,
-            _ => &self.job.addresses[self.index],
-        }
-    }
-
-    fn is_asking(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.is_asking())
-    }
-
-    pub(super) fn job(&self) -> &Arc<Job> {
-        &self.job
-    }
-
-    /// An attempt begins: a connection has to be made.
-    pub(super) fn attempt(&mut self) -> Result<(), Failure> {
+    /// An attempt begins. A connection is to be made next.
+    ///
+    /// # Errors
+    /// The sink cannot take the poem.
+    pub(super) fn attempt(&mut self, now: Instant) -> Result<(), Failure> {
         self.attempts += 1;
         self.bytes = 0;
         self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
-        self.job.observe(self.index, &Event::Attempt(self.attempts));
+        self.observe(now, &Event::Attempt(self.attempts));
         self.job.sink.open(self.index)
     }
 
-    /// How long to wait from now.
-    pub(super) fn patience(&self, what: For) -> Patience {
-        let limits = &self.job.limits;
-        let whole = Patience::new(limits.timeout, self.started.elapsed(), Failure::Timeout);
-        let phase = match what {
-            For::Connection => Patience::new(limits.connect_timeout, Duration::ZERO, Failure::ConnectTimeout),
-            For::Bytes => Patience::new(limits.idle_timeout, Duration::ZERO, Failure::IdleTimeout),
-        };
-        phase.or_shorter(whole)
-    }
-
-    /// The connection stands.
-    pub(super) fn connected(&self) {
+    /// The connection of this leg stands.
+    pub(super) fn connected(&mut self, now: Instant) {
         let event = if self.is_asking() { Event::ConnectedVia } else { Event::Connected };
-        self.job.observe(self.index, &event);
+        self.observe(now, &event);
     }
 
-    /// What is to be sent before anything can be read; `None`: nothing any more.
-    pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
-        self.exchange.as_ref()?.unsent()
-    }
-
-    /// The first `bytes` of that were taken.
+    /// A write took the first `bytes` of what was unsent.
     pub(super) fn sent(&mut self, bytes: usize) {
         if let Some(exchange) = &mut self.exchange {
             exchange.sent(bytes);
         }
     }
 
-    /// A read brought these bytes.
-    pub(super) fn received(&mut self, bytes: &[u8]) -> Result<Flow, Failure> {
+    /// A read brought these bytes. Takes as long as the sink takes to write them.
+    ///
+    /// # Errors
+    /// The time for the whole poem is up, the sink fails, or the reply is malformed. The leg ends with this error.
+    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
         let asking = self.is_asking();
         if !asking {
             self.bytes += bytes.len() as u64;
-            self.job.observe(self.index, &Event::Received(bytes.len()));
+            self.observe(now, &Event::Received(bytes.len()));
         }
         if let Some(limit) = self.job.limits.timeout
-            && self.started.elapsed() >= limit
+            && now.saturating_duration_since(self.started) >= limit
         {
             // A poem that flows without end never has to be waited for.
             return Err(Failure::Timeout(limit));
@@ -191,15 +199,19 @@ impl Fetch {
         Ok(Flow::More)
     }
 
-    /// A leg came to an end. Returns whether there is another one.
-    pub(super) fn leg_ended(&mut self, result: Result<(), Failure>) -> Result<bool, Failure> {
+    /// A leg came to an end: of its stream, of its reply, or by a failure. Returns whether there is another leg.
+    ///
+    /// # Errors
+    /// The attempt has failed. (A failed transform is no failure of the attempt.)
+    pub(super) fn leg_ended(&mut self, result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
+        self.now = now;
         let Some((exchange, via)) = self.exchange.as_mut().zip(self.job.via.as_ref()) else {
             return result.map(|()| false);
         };
         if !exchange.is_asking() {
             result?;
             exchange.ask();
-            self.job.observe(self.index, &Event::Asking(via));
+            self.job.observe(self.index, now, &Event::Asking(via));
             return Ok(true);
         }
         // Whatever has become of the transform, the poem is here.
@@ -211,77 +223,125 @@ impl Fetch {
         };
         let poem = match &reply {
             Ok(reply) => {
-                self.job.observe(self.index, &Event::Changed(reply.len()));
+                self.job.observe(self.index, now, &Event::Changed(reply.len()));
                 reply
             }
             Err(failure) => {
-                self.job.observe(self.index, &Event::Unchanged { via, failure });
+                self.job.observe(self.index, now, &Event::Unchanged { via, failure });
                 exchange.poem()
             }
         };
         self.job.sink.write(self.index, poem).map(|()| false)
     }
 
-    /// The attempt came to an end. Returns the pause before the next one, if there is to be one.
-    pub(super) fn ended(&mut self, result: Result<(), Failure>) -> Option<Duration> {
+    /// The attempt came to an end. Returns the pause before the next attempt, or `None`: the poem is settled, that is
+    /// delivered or failed.
+    pub(super) fn ended(&mut self, result: Result<(), Failure>, now: Instant) -> Option<Duration> {
         let failure = match result {
             Ok(()) => {
-                self.finish();
+                self.finish(now);
                 return None;
             }
             Err(failure) => failure,
         };
         self.job.sink.void(self.index);
-        match self.pause_after(&failure) {
+        match self.pause_after(&failure, now) {
             Some(pause) => {
-                self.job.observe(self.index, &Event::Retry { failure: &failure, pause });
+                self.observe(now, &Event::Retry { failure: &failure, pause });
                 Some(pause)
             }
             None => {
-                self.fail(&failure);
+                self.fail(&failure, now);
                 None
             }
         }
     }
 
-    fn pause_after(&self, failure: &Failure) -> Option<Duration> {
+    /// After a panic: the poem fails with [`Failure::Bug`] if it is not settled. The other poems go on.
+    pub(super) fn give_up(&mut self) {
+        if !self.settled {
+            self.fail(&Failure::Bug, self.now);
+        }
+    }
+}
+
+/// The questions.
+impl Fetch {
+    pub(super) fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
+    /// The server of this leg.
+    pub(super) fn address(&self) -> &Address {
+        match &self.job.via {
+            Some(via) if self.is_asking() => &via.address,
+            _ => &self.job.addresses[self.index],
+        }
+    }
+
+    /// What is to be sent before anything can be read; `None`: nothing, or nothing any more.
+    pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
+        self.exchange.as_ref()?.unsent()
+    }
+
+    /// The deadline of a wait that begins `now`: that of this wait, or that of the whole poem if it is sooner.
+    pub(super) fn patience(&self, what: For, now: Instant) -> Patience {
+        let limits = &self.job.limits;
+        let whole = Patience::new(limits.timeout, self.started, now, Failure::Timeout);
+        let phase = match what {
+            For::Connection => Patience::new(limits.connect_timeout, now, now, Failure::ConnectTimeout),
+            For::Bytes => Patience::new(limits.idle_timeout, now, now, Failure::IdleTimeout),
+        };
+        phase.or_shorter(whole)
+    }
+
+    fn is_asking(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.is_asking())
+    }
+}
+
+impl Fetch {
+    fn observe(&mut self, now: Instant, event: &Event<'_>) {
+        self.now = now;
+        self.job.observe(self.index, now, event);
+    }
+
+    /// Exponential backoff with jitter: between half and one and a half times the doubled pause. `None`: no retry.
+    fn pause_after(&mut self, failure: &Failure, now: Instant) -> Option<Duration> {
         let limits = &self.job.limits;
         if self.attempts > limits.retries || !failure.is_retryable() {
             return None;
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << (self.attempts - 1).min(16));
-        let pause = doubled.mul_f64(0.5 + fastrand::f64()).min(LONGEST_PAUSE);
-        let too_late = limits.timeout.is_some_and(|limit| self.started.elapsed() + pause >= limit);
+        let pause = doubled.mul_f64(0.5 + self.chance.f64()).min(LONGEST_PAUSE);
+        let elapsed = now.saturating_duration_since(self.started);
+        let too_late = limits.timeout.is_some_and(|limit| elapsed + pause >= limit);
         (!too_late).then_some(pause)
     }
 
-    fn finish(&mut self) {
+    /// Delivers the poem. The observers hear of it when the sink has taken it, however long that takes.
+    fn finish(&mut self, now: Instant) {
         self.settled = true;
         self.exchange = None;
-        let lost = self.job.sink.finish(self.index);
-        if !lost.iter().any(|(index, _)| *index == self.index) {
-            let done = Event::Done { bytes: self.bytes, elapsed: self.started.elapsed() };
-            self.job.observe(self.index, &done);
+        let delivery = self.job.sink.finish(self.index);
+        if !delivery.lost.iter().any(|(index, _)| *index == self.index) {
+            let now = now + delivery.took;
+            let elapsed = now.saturating_duration_since(self.started);
+            self.observe(now, &Event::Done { bytes: self.bytes, elapsed });
         }
-        self.tell_lost(lost);
+        self.tell_lost(now, delivery);
     }
 
-    fn fail(&mut self, failure: &Failure) {
+    fn fail(&mut self, failure: &Failure, now: Instant) {
         self.settled = true;
-        self.job.observe(self.index, &Event::Failed(failure));
-        self.tell_lost(self.job.sink.abandon(self.index));
+        self.observe(now, &Event::Failed(failure));
+        self.tell_lost(now, self.job.sink.abandon(self.index));
     }
 
-    /// Something went wrong in the program: the poem fails, if it has not ended; the others go on.
-    pub(super) fn give_up(&mut self) {
-        if !self.settled {
-            self.fail(&Failure::Bug);
-        }
-    }
-
-    fn tell_lost(&self, lost: Vec<Undelivered>) {
+    /// Poems of other fetches may be among those that could not be delivered.
+    fn tell_lost(&self, now: Instant, Delivery { took, lost }: Delivery) {
         for (index, failure) in lost {
-            self.job.observe(index, &Event::Failed(&failure));
+            self.job.observe(index, now + took, &Event::Failed(&failure));
         }
     }
 }
@@ -290,5 +350,491 @@ impl Fetch {
 impl Drop for Fetch {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+/// The random numbers of one poem: the same for the same seed and index, others for each index.
+fn chance(seed: u64, index: usize) -> Rng {
+    // Multiples of 2^64 divided by the golden ratio: no two indices have one seed, nor seeds that are alike.
+    Rng::with_seed(seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{FetchLimits, Observer, Order, Sink, Task, Via};
+    use crate::sync::lock;
+    use std::io::{self, Write};
+    use std::num::NonZeroUsize;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    const UNLIMITED: FetchLimits = FetchLimits {
+        connect_timeout: None,
+        idle_timeout: None,
+        timeout: None,
+        retries: 0,
+        max_concurrency: NonZeroUsize::MIN,
+    };
+
+    /// The observer that collects the events of a run, one line each: `TASK EVENT`, or `TASK @MS EVENT`.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(usize, Duration, String)>>);
+
+    impl Observer for Told {
+        fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
+            let event = match event {
+                Event::Started => "started".to_owned(),
+                Event::Attempt(number) => format!("attempt {number}"),
+                Event::Connected => "connected".to_owned(),
+                Event::Received(bytes) => format!("received {bytes}"),
+                Event::Asking(via) => format!("asking {}", via.transform),
+                Event::ConnectedVia => "connected via".to_owned(),
+                Event::Changed(bytes) => format!("changed {bytes}"),
+                Event::Unchanged { failure, .. } => format!("unchanged: {failure}"),
+                Event::Retry { failure, .. } => format!("retry: {failure}"),
+                Event::Done { bytes, .. } => format!("done {bytes}"),
+                Event::Failed(failure) => format!("failed: {failure}"),
+            };
+            lock(&self.0).push((task.number, at, event));
+        }
+    }
+
+    /// A run of which nothing is real: not its time, not its sockets, not its stdout.
+    struct Run {
+        job: Arc<Job>,
+        clock: Instant,
+        told: Arc<Told>,
+        page: Page,
+    }
+
+    /// A stdout that refuses what has a `!` in it.
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if bytes.contains(&b'!') {
+                return Err(full());
+            }
+            lock(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Run {
+        fn into(limits: FetchLimits, seed: u64, via: bool, sink: impl FnOnce(Page) -> Sink) -> Self {
+            let addresses = ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec();
+            let (told, page, clock) = (Arc::new(Told::default()), Page::default(), Instant::now());
+            let via = via.then(|| Via { transform: "shout".to_owned(), address: "11000".parse().expect("valid") });
+            let job = Job::new(addresses, limits, sink(page.clone()), vec![told.clone()], clock, seed).through(via);
+            Self { job: Arc::new(job), clock, told, page }
+        }
+
+        fn new(limits: FetchLimits) -> Self {
+            Self::into(limits, 7, false, |_| Sink::discard())
+        }
+
+        fn with_seed(limits: FetchLimits, seed: u64) -> Self {
+            Self::into(limits, seed, false, |_| Sink::discard())
+        }
+
+        fn with_transform(limits: FetchLimits) -> Self {
+            Self::into(limits, 7, true, |page| Sink::stream(Box::new(page), Order::Completion, 3))
+        }
+
+        fn on_stdout(order: Order) -> Self {
+            Self::into(UNLIMITED, 7, false, |page| Sink::stream(Box::new(page), order, 3))
+        }
+
+        fn at(&self, ms: u32) -> Instant {
+            self.clock + ms * MS
+        }
+
+        fn events(&self) -> Vec<String> {
+            lock(&self.told.0).iter().map(|(task, _, event)| format!("{task} {event}")).collect()
+        }
+
+        fn timed_events(&self) -> Vec<String> {
+            lock(&self.told.0).iter().map(|(task, at, event)| format!("{task} @{} {event}", at.as_millis())).collect()
+        }
+
+        fn page(&self) -> String {
+            String::from_utf8(lock(&self.page.0).clone()).expect("UTF-8")
+        }
+    }
+
+    fn reset() -> Failure {
+        Failure::Broken(io::Error::from_raw_os_error(104))
+    }
+
+    fn full() -> io::Error {
+        io::Error::from_raw_os_error(28)
+    }
+
+    /// The pauses of a poem of which every attempt fails, at no cost of time.
+    fn pauses(seed: u64, index: usize, retries: u32) -> Vec<Duration> {
+        let run = Run::with_seed(FetchLimits { retries, ..UNLIMITED }, seed);
+        let mut fetch = Fetch::begin(&run.job, index, run.clock);
+        let mut pauses = Vec::new();
+        loop {
+            fetch.attempt(run.clock).expect("nothing to open");
+            match fetch.ended(Err(reset()), run.clock) {
+                Some(pause) => pauses.push(pause),
+                None => return pauses,
+            }
+        }
+    }
+
+    #[test]
+    fn events_come_in_their_order_with_the_moments_that_were_told() {
+        let run = Run::new(FetchLimits { retries: 1, ..UNLIMITED });
+        let mut fetch = Fetch::begin(&run.job, 1, run.at(1));
+        fetch.attempt(run.at(2)).expect("nothing to open");
+        fetch.connected(run.at(3));
+        assert_eq!(fetch.received(b"half a", run.at(4)).expect("nothing wrong"), Flow::More);
+        let broken = fetch.leg_ended(Err(reset()), run.at(5)).expect_err("no poem");
+        let pause = fetch.ended(Err(broken), run.at(6)).expect("a retry");
+        assert!(pause >= 50 * MS && pause < 150 * MS, "{pause:?}");
+        fetch.attempt(run.at(200)).expect("nothing to open");
+        fetch.connected(run.at(201));
+        fetch.received(b"a ", run.at(202)).expect("nothing wrong");
+        fetch.received(b"poem", run.at(203)).expect("nothing wrong");
+        assert!(!fetch.leg_ended(Ok(()), run.at(204)).expect("a poem"));
+        assert_eq!(fetch.ended(Ok(()), run.at(205)), None);
+        drop(fetch);
+        assert_eq!(
+            run.timed_events(),
+            [
+                "2 @1 started",
+                "2 @2 attempt 1",
+                "2 @3 connected",
+                "2 @4 received 6",
+                "2 @6 retry: connection reset by peer",
+                "2 @200 attempt 2",
+                "2 @201 connected",
+                "2 @202 received 2",
+                "2 @203 received 4",
+                "2 @205 done 6",
+            ]
+        );
+    }
+
+    #[test]
+    fn pauses_double_within_their_jitter_up_to_ten_seconds() {
+        for seed in 0..100 {
+            let pauses = pauses(seed, 0, 40);
+            assert_eq!(pauses.len(), 40);
+            for (pause, doubled) in pauses.iter().zip([100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800]) {
+                let (least, most) = (doubled * MS / 2, (doubled * MS * 3 / 2).min(LONGEST_PAUSE));
+                assert!((least..=most).contains(pause), "{pause:?} for {doubled} ms");
+            }
+            assert!(pauses[8..].iter().all(|&pause| pause == LONGEST_PAUSE), "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_follow_from_the_seed_and_the_number_of_the_poem() {
+        assert_eq!(pauses(7, 1, 5), pauses(7, 1, 5));
+        assert_ne!(pauses(7, 1, 5), pauses(8, 1, 5));
+        assert_ne!(pauses(7, 1, 5), pauses(7, 2, 5));
+        assert_eq!(pauses(7, 1, 0), []);
+    }
+
+    #[test]
+    fn no_retry_begins_when_the_time_for_the_poem_is_up() {
+        let pause = pauses(7, 0, 1)[0];
+        let elapsed = 30 * MS;
+        for (timeout, is_retried) in [(elapsed + pause, false), (elapsed + pause + Duration::from_nanos(1), true)] {
+            let run = Run::new(FetchLimits { retries: 1, timeout: Some(timeout), ..UNLIMITED });
+            let mut fetch = Fetch::begin(&run.job, 0, run.clock);
+            fetch.attempt(run.clock).expect("nothing to open");
+            assert_eq!(fetch.ended(Err(reset()), run.clock + elapsed), is_retried.then_some(pause), "{timeout:?}");
+            let last = if is_retried { "1 retry: " } else { "1 failed: " };
+            assert_eq!(run.events().last(), Some(&format!("{last}connection reset by peer")));
+        }
+    }
+
+    #[test]
+    fn the_sooner_deadline_ends_a_wait() {
+        let limits = |connect: u32, idle: u32, whole: u32| {
+            let limit = |ms| (ms > 0).then_some(ms * MS);
+            FetchLimits {
+                connect_timeout: limit(connect),
+                idle_timeout: limit(idle),
+                timeout: limit(whole),
+                ..UNLIMITED
+            }
+        };
+        let connect = "no connection for 10ms";
+        let (idle, whole) = ("no byte for 20ms", "not complete after 100ms");
+        for (limits, what, now, until, failure) in [
+            (limits(10, 20, 0), For::Connection, 5, Some(15), connect),
+            (limits(10, 20, 0), For::Bytes, 5, Some(25), idle),
+            (limits(10, 20, 0), For::Bytes, 5_000, Some(5_020), idle),
+            (limits(10, 20, 100), For::Connection, 89, Some(99), connect),
+            (limits(10, 20, 100), For::Connection, 90, Some(100), connect),
+            (limits(10, 20, 100), For::Connection, 91, Some(100), whole),
+            (limits(10, 20, 100), For::Bytes, 81, Some(100), whole),
+            (limits(0, 0, 100), For::Connection, 60, Some(100), whole),
+            (limits(0, 0, 100), For::Bytes, 0, Some(100), whole),
+            (limits(0, 20, 0), For::Connection, 60, None, ""),
+            (limits(10, 0, 0), For::Bytes, 60, None, ""),
+        ] {
+            let run = Run::new(limits);
+            let fetch = Fetch::begin(&run.job, 0, run.clock);
+            let patience = fetch.patience(what, run.at(now));
+            assert_eq!(patience.until(), until.map(|ms| run.at(ms)), "{what:?} at {now}");
+            let left = patience.left().expect("it has just begun");
+            assert_eq!(left, until.map(|ms| (ms - now) * MS), "{what:?} at {now}");
+            if until.is_some() {
+                assert_eq!(patience.lost().to_string(), failure, "{what:?} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_leaves_no_time() {
+        let run = Run::new(FetchLimits { idle_timeout: Some(20 * MS), timeout: Some(100 * MS), ..UNLIMITED });
+        let fetch = Fetch::begin(&run.job, 0, run.clock);
+        for now in [100, 101, 1_000] {
+            let failure = fetch.patience(For::Bytes, run.at(now)).left().expect_err("it is over");
+            assert_eq!(failure.to_string(), "not complete after 100ms");
+        }
+        // Stopped and continued.
+        let mut patience = fetch.patience(For::Bytes, run.at(10));
+        patience.go_on(run.at(29));
+        assert_eq!((patience.left().expect("not over"), patience.until()), (Some(MS), Some(run.at(30))));
+        patience.go_on(run.at(31));
+        assert_eq!(patience.left().expect_err("over").to_string(), "no byte for 20ms");
+    }
+
+    #[test]
+    fn a_limit_beyond_the_end_of_time_is_none() {
+        let forever = Some(Duration::MAX);
+        let run = Run::new(FetchLimits { connect_timeout: forever, timeout: forever, ..UNLIMITED });
+        let fetch = Fetch::begin(&run.job, 0, run.clock);
+        let patience = fetch.patience(For::Connection, run.at(1));
+        assert_eq!((patience.until(), patience.left().expect("no limit")), (None, None));
+    }
+
+    #[test]
+    fn a_poem_that_flows_for_ever_meets_the_timeout() {
+        let limits = FetchLimits { idle_timeout: Some(5 * MS), timeout: Some(100 * MS), retries: 9, ..UNLIMITED };
+        let run = Run::new(limits);
+        let mut fetch = Fetch::begin(&run.job, 0, run.at(1));
+        fetch.attempt(run.at(1)).expect("nothing to open");
+        fetch.connected(run.at(1));
+        for ms in 2..=100 {
+            assert_eq!(fetch.received(b"and so on", run.at(ms)).expect("in time"), Flow::More);
+        }
+        let failure = fetch.received(b"and so on", run.at(101)).expect_err("too late");
+        let failure = fetch.leg_ended(Err(failure), run.at(101)).expect_err("no poem");
+        assert_eq!(fetch.ended(Err(failure), run.at(101)), None);
+        assert_eq!(run.timed_events().last().expect("events"), "1 @101 failed: not complete after 100ms");
+    }
+
+    /// A fetch that is connected to the transform server, with all of its request unsent.
+    fn asking(run: &Run) -> Fetch {
+        let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+        fetch.attempt(run.at(1)).expect("nothing to open");
+        assert_eq!((fetch.address().port(), fetch.unsent().is_some()), (10_000, false));
+        fetch.connected(run.at(2));
+        fetch.received(b"a po", run.at(3)).expect("nothing wrong");
+        fetch.received(b"em", run.at(4)).expect("nothing wrong");
+        assert!(fetch.leg_ended(Ok(()), run.at(5)).expect("a poem"));
+        assert_eq!(fetch.address().port(), 11_000);
+        fetch.connected(run.at(6));
+        fetch
+    }
+
+    /// Sends all of the request, so many bytes at a time.
+    fn send(fetch: &mut Fetch, at_a_time: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while let Some(parts) = fetch.unsent() {
+            let unsent = parts.iter().flat_map(|part| part.iter().copied());
+            let taken: Vec<u8> = unsent.take(at_a_time).collect();
+            fetch.sent(taken.len());
+            sent.extend(taken);
+        }
+        sent
+    }
+
+    const ASKED: [&str; 7] = [
+        "1 started",
+        "1 attempt 1",
+        "1 connected",
+        "1 received 4",
+        "1 received 2",
+        "1 asking shout",
+        "1 connected via",
+    ];
+
+    #[test]
+    fn a_transform_is_a_second_leg_however_its_bytes_are_cut() {
+        const REPLY: &[u8] = b"7:A POEM.,";
+        for cut in 1..REPLY.len() {
+            let run = Run::with_transform(UNLIMITED);
+            let mut fetch = asking(&run);
+            assert_eq!(send(&mut fetch, cut), b"12:shout.a poem,");
+            let (first, rest) = REPLY.split_at(cut);
+            assert_eq!(fetch.received(first, run.at(7)).expect("so far so good"), Flow::More, "{cut}");
+            assert_eq!(fetch.received(rest, run.at(8)).expect("a reply"), Flow::Enough, "{cut}");
+            assert!(!fetch.leg_ended(Ok(()), run.at(9)).expect("the last leg"));
+            assert_eq!(fetch.ended(Ok(()), run.at(10)), None);
+            assert_eq!(run.events(), [&ASKED[..], &["1 changed 7", "1 done 6"]].concat());
+            assert_eq!(run.page(), "A POEM.");
+        }
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_transform_the_poem_is_kept() {
+        type Reply = (&'static [u8], Option<fn() -> Failure>);
+        let refused = || Failure::Connect(io::Error::from_raw_os_error(111));
+        let silent = || Failure::IdleTimeout(20 * MS);
+        let cases: [(Reply, &str); 6] = [
+            ((b"", None), "no reply"),
+            ((b"7:A PO", None), "the reply breaks off"),
+            ((b"7", None), "the reply breaks off"),
+            ((b"7:A PO", Some(reset)), "connection reset by peer"),
+            ((b"", Some(refused)), "connection refused"),
+            ((b"", Some(silent)), "no byte for 20ms"),
+        ];
+        for ((bytes, failure), why) in cases {
+            let run = Run::with_transform(FetchLimits { retries: 3, ..UNLIMITED });
+            let mut fetch = asking(&run);
+            send(&mut fetch, 100);
+            if !bytes.is_empty() {
+                assert_eq!(fetch.received(bytes, run.at(7)).expect("so far so good"), Flow::More);
+            }
+            let result = failure.map_or(Ok(()), |failure| Err(failure()));
+            assert!(!fetch.leg_ended(result, run.at(8)).expect("the poem is here"));
+            assert_eq!(fetch.ended(Ok(()), run.at(9)), None, "{why}");
+            let unchanged = format!("1 unchanged: {why}");
+            assert_eq!(run.events(), [&ASKED[..], &[&unchanged, "1 done 6"]].concat());
+            assert_eq!(run.page(), "a poem");
+        }
+    }
+
+    #[test]
+    fn a_malformed_reply_ends_its_leg_and_keeps_the_poem() {
+        let run = Run::with_transform(UNLIMITED);
+        let mut fetch = asking(&run);
+        send(&mut fetch, 100);
+        let failure = fetch.received(b"07:A POEM,", run.at(7)).expect_err("no netstring");
+        assert!(matches!(failure, Failure::Reply(_)), "{failure}");
+        assert!(!fetch.leg_ended(Err(failure), run.at(8)).expect("the poem is here"));
+        fetch.ended(Ok(()), run.at(9));
+        let events = run.events();
+        assert!(events[7].starts_with("1 unchanged: malformed reply: "), "{events:?}");
+        assert_eq!((events[8].as_str(), run.page().as_str()), ("1 done 6", "a poem"));
+    }
+
+    #[test]
+    fn a_poem_that_breaks_off_is_not_transformed_and_its_retry_begins_anew() {
+        let run = Run::with_transform(FetchLimits { retries: 1, ..UNLIMITED });
+        let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+        fetch.attempt(run.at(0)).expect("nothing to open");
+        fetch.connected(run.at(0));
+        fetch.received(b"half", run.at(0)).expect("nothing wrong");
+        let failure = fetch.leg_ended(Err(reset()), run.at(0)).expect_err("no poem");
+        assert!(fetch.ended(Err(failure), run.at(0)).is_some());
+        fetch.attempt(run.at(200)).expect("nothing to open");
+        fetch.received(b"whole", run.at(201)).expect("nothing wrong");
+        assert!(fetch.leg_ended(Ok(()), run.at(202)).expect("a poem"));
+        assert_eq!(send(&mut fetch, 100), b"11:shout.whole,");
+    }
+
+    #[test]
+    fn only_what_lies_with_the_other_side_is_tried_again() {
+        let error = || io::Error::from_raw_os_error(111);
+        for (failure, is_retried) in [
+            (Failure::Resolve(error()), true),
+            (Failure::Connect(error()), true),
+            (reset(), true),
+            (Failure::ConnectTimeout(MS), true),
+            (Failure::IdleTimeout(MS), true),
+            (Failure::Timeout(MS), false),
+            (Failure::Deliver { place: "stdout".to_owned(), error: full() }, false),
+            (Failure::no_socket(error()), false),
+            (Failure::no_thread(error()), false),
+            (Failure::NoReply, false),
+            (Failure::Bug, false),
+        ] {
+            let run = Run::new(FetchLimits { retries: 1, ..UNLIMITED });
+            let mut fetch = Fetch::begin(&run.job, 0, run.clock);
+            fetch.attempt(run.clock).expect("nothing to open");
+            let word = if is_retried { "retry" } else { "failed" };
+            let line = format!("1 {word}: {failure}");
+            assert_eq!(fetch.ended(Err(failure), run.clock).is_some(), is_retried, "{line}");
+            assert_eq!(run.events().last(), Some(&line));
+        }
+    }
+
+    #[test]
+    fn a_poem_that_cannot_be_put_anywhere_fails_at_once() {
+        let run = Run::into(FetchLimits { retries: 3, ..UNLIMITED }, 7, false, |_| {
+            let addresses = ["1", "2", "3"].map(|text| text.parse().expect("valid"));
+            Sink::files(Path::new("/dev/null/poems"), &addresses)
+        });
+        let mut fetch = Fetch::begin(&run.job, 0, run.clock);
+        let failure = fetch.attempt(run.clock).expect_err("no directory");
+        assert_eq!(fetch.ended(Err(failure), run.clock), None);
+        let lines = ["1 started", "1 attempt 1", "1 failed: cannot write /dev/null/poems: not a directory"];
+        assert_eq!(run.events(), lines);
+    }
+
+    #[test]
+    fn a_poem_that_cannot_be_delivered_fails_and_the_others_go_on() {
+        const FULL: &str = "cannot write stdout: no space left on device";
+        let fetch = |run: &Run, index: usize, poem: &[u8]| {
+            let mut fetch = Fetch::begin(&run.job, index, run.clock);
+            fetch.attempt(run.clock).expect("nothing to open");
+            let result = fetch.received(poem, run.clock).map(|_| ());
+            let result = fetch.leg_ended(result, run.clock).map(|_| ());
+            fetch.ended(result, run.clock);
+        };
+        let run = Run::on_stdout(Order::Completion);
+        fetch(&run, 0, b"first!");
+        assert_eq!(run.events()[2..], ["1 received 6", &format!("1 failed: {FULL}")]);
+
+        let run = Run::on_stdout(Order::Request { retries: false });
+        for (index, poem) in [(1, &b"second!"[..]), (2, b"third"), (0, b"first ")] {
+            fetch(&run, index, poem);
+        }
+        let is_end = |event: &String| event.contains(" done ") || event.contains(" failed: ");
+        let ends: Vec<String> = run.events().into_iter().filter(is_end).collect();
+        assert_eq!(ends, ["2 done 7", "3 done 5", "1 done 6", &format!("2 failed: {FULL}")]);
+        assert_eq!(run.page(), "first third");
+    }
+
+    #[test]
+    fn a_fetch_that_is_dropped_without_an_end_fails_once_as_a_bug() {
+        let run = Run::new(FetchLimits { retries: 3, ..UNLIMITED });
+        let mut fetch = Fetch::begin(&run.job, 0, run.at(1));
+        fetch.attempt(run.at(2)).expect("nothing to open");
+        fetch.connected(run.at(3));
+        drop(fetch);
+        let bug = "failed: internal error; the other poems are not affected";
+        assert_eq!(run.timed_events(), ["1 @1 started", "1 @2 attempt 1", "1 @3 connected", &format!("1 @3 {bug}")]);
+
+        let mut fetch = Fetch::begin(&run.job, 1, run.at(4));
+        fetch.give_up();
+        fetch.give_up();
+        drop(fetch);
+        let mut fetch = Fetch::begin(&run.job, 2, run.at(5));
+        fetch.attempt(run.at(6)).expect("nothing to open");
+        assert_eq!(fetch.ended(Ok(()), run.at(7)), None);
+        drop(fetch);
+        assert_eq!(
+            run.timed_events()[4..],
+            ["2 @4 started", &format!("2 @4 {bug}"), "3 @5 started", "3 @6 attempt 1", "3 @7 done 0"]
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! The contract of the clients: fetch these poems, tell the observers, put the bytes there.
+//! The clients: one contract (fetch these poems, tell the observers, put the bytes there), four models of waiting.
 //!
-//! Four models of waiting fulfil it, one a file. Each is given the same [`Job`] and leads each
-//! poem through the same life (`fetch.rs`); only the waiting differs:
+//! Each model is a file. Each is given a [`Job`], and leads every poem through one state machine without I/O
+//! (`fetch.rs`); only the waiting differs:
 //!
 //! | model | file | who waits |
 //! |---|---|---|
@@ -15,6 +15,7 @@ mod failure;
 mod fetch;
 mod observer;
 mod ordered;
+mod report_builder;
 mod resolver;
 mod select;
 mod sink;
@@ -32,11 +33,12 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
-pub use observer::{Event, Observer, ReportBuilder, Task};
+pub use observer::{Event, Observer, Task};
 pub use ordered::Order;
-pub use sink::{Sink, Undelivered};
+pub use report_builder::ReportBuilder;
+pub use sink::Sink;
 
-/// How much one read asks for. Large reads make large poems cheap; small ones cost the same.
+/// The buffer of one recv(2), in bytes. A large one makes large poems cheap, and costs small ones nothing.
 const READ_SIZE: usize = 256 * 1024;
 
 /// A way of waiting for many poems.
@@ -53,10 +55,10 @@ pub enum Model {
 }
 
 impl Model {
-    /// All of them, in the order in which a text would explain them.
+    /// All models, in the order in which a text would explain them.
     pub const ALL: [Self; 4] = [Self::Blocking, Self::Threads, Self::Select, Self::Async];
 
-    /// The word for it in reports.
+    /// The name of the model in reports and options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Async => "async",
@@ -66,7 +68,7 @@ impl Model {
         }
     }
 
-    /// The program that fetches poems so.
+    /// The file name of the client program of this model.
     pub fn program(self) -> &'static str {
         match self {
             Self::Async => "get-poetry",
@@ -79,8 +81,8 @@ impl Model {
     /// Fetches every poem of the job; returns when each is delivered or has failed.
     ///
     /// # Errors
-    /// Only if the model itself cannot work (no descriptor for a runtime, say). What happens to single poems
-    /// is for the observers.
+    /// The model itself cannot work (no descriptor for a runtime, say). The failures of single poems are told to the
+    /// observers.
     pub fn run(self, job: &Arc<Job>) -> io::Result<()> {
         match self {
             Self::Async => tasks::run(job),
@@ -103,38 +105,39 @@ impl fmt::Display for Model {
     }
 }
 
-/// How long to wait for what, and how often to try.
+/// The limits of each fetch: timeouts, retries, concurrency. A timeout of `None` means without limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchLimits {
-    /// For the connection to each address of a name. `None`: as long as the kernel tries.
+    /// Timeout of the connection to each address of a name. `None`: as long as the kernel tries.
     pub connect_timeout: Option<Duration>,
-    /// For the next byte, the first included.
+    /// Timeout of the next byte, the first included.
     pub idle_timeout: Option<Duration>,
-    /// For the whole poem, all attempts included.
+    /// Timeout of the whole poem, all attempts included.
     pub timeout: Option<Duration>,
-    /// Attempts after the first.
+    /// Attempts after the first. The poem fails with the last one's failure.
     pub retries: u32,
-    /// Poems under way at once.
+    /// Poems under way at once. More wait until one of these is settled.
     pub max_concurrency: NonZeroUsize,
 }
 
-/// A transform for every poem, and who does it.
+/// A transform for every poem, and the server that does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via {
-    /// Its name, without a `.`.
+    /// The name of the transform, without a `.`.
     pub transform: String,
     /// The transform server.
     pub address: Address,
 }
 
-/// What to fetch, within which limits, where to put it and whom to tell.
+/// The job of one run of a client: addresses, limits, the sink of the poems, the observers; and its time and chance.
 pub struct Job {
     addresses: Vec<Address>,
     limits: FetchLimits,
     via: Option<Via>,
-    sink: Arc<Sink>,
+    sink: Sink,
     observers: Vec<Arc<dyn Observer>>,
     clock: Instant,
+    seed: u64,
     counts: CallCounts,
 }
 
@@ -145,21 +148,27 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
-    /// A job whose time counts from `clock`.
+    /// A job whose times count from `clock`, and whose random numbers (the jitter of retries) follow from `seed`.
     pub fn new(
         addresses: Vec<Address>,
         limits: FetchLimits,
-        sink: Arc<Sink>,
+        sink: Sink,
         observers: Vec<Arc<dyn Observer>>,
         clock: Instant,
+        seed: u64,
     ) -> Self {
-        Self { addresses, limits, via: None, sink, observers, clock, counts: CallCounts::default() }
+        Self { addresses, limits, via: None, sink, observers, clock, seed, counts: CallCounts::default() }
     }
 
-    /// The same job, with each poem sent through a transform server. If that fails, the poem is delivered as it
-    /// came.
+    /// Has each poem sent through a transform server. If that fails, the poem is delivered as it came.
+    #[must_use]
     pub fn through(self, via: Option<Via>) -> Self {
         Self { via, ..self }
+    }
+
+    /// The sink of the poems.
+    pub fn sink(&self) -> &Sink {
+        &self.sink
     }
 
     /// The calls made so far.
@@ -167,8 +176,9 @@ impl Job {
         self.counts.read()
     }
 
-    fn observe(&self, index: usize, event: &Event<'_>) {
-        let at = self.clock.elapsed();
+    /// Tells the observers what happened at the moment `now`.
+    fn observe(&self, index: usize, now: Instant, event: &Event<'_>) {
+        let at = now.saturating_duration_since(self.clock);
         let task = Task { number: index + 1, address: &self.addresses[index] };
         for observer in &self.observers {
             observer.observe(task, at, event);
@@ -176,7 +186,7 @@ impl Job {
     }
 }
 
-/// The growing form of [`Calls`].
+/// The counters behind [`Calls`], shared by all threads of a run.
 #[derive(Debug, Default)]
 struct CallCounts {
     reads: AtomicU64,

@@ -1,27 +1,25 @@
-//! What clients report while they work, and the observer that makes a [`Report`] of it.
+//! Events of a run, and the observers that hear of them.
+//!
+//! Clients measure, observers describe: log, bars and report are made by observers, and know nothing of sockets.
 
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use super::{Failure, Model, Via};
+use super::{Failure, Via};
 use crate::address::Address;
-use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
-use crate::sync::lock;
-use crate::units::micros;
 
-/// Which poem an event is about.
+/// The poem that an event is about.
 #[derive(Debug, Clone, Copy)]
 pub struct Task<'a> {
-    /// Counts from 1, in the order of the command line.
+    /// The number of the poem, from 1, in the order of the command line.
     pub number: usize,
     /// The server.
     pub address: &'a Address,
 }
 
-/// What can happen to a poem, in this order; `Attempt` to `Retry` once for each attempt.
+/// The events of a poem's life, in this order; `Attempt` to `Retry` once for each attempt.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Its turn has come.
+    /// The poem's turn has come.
     Started,
     /// An attempt begins, counted from 1: the name is looked up, then the connection made.
     Attempt(u32),
@@ -37,12 +35,12 @@ pub enum Event<'a> {
     Changed(usize),
     /// The transform failed: the poem is delivered as it came.
     Unchanged {
-        /// What was asked, and whom.
+        /// The transform, and its server.
         via: &'a Via,
         /// Why it failed.
         failure: &'a Failure,
     },
-    /// The attempt failed; another one follows after the pause. What arrived is void.
+    /// The attempt failed; another one follows after the pause. The bytes that arrived are void.
     Retry {
         /// Why it failed.
         failure: &'a Failure,
@@ -51,9 +49,9 @@ pub enum Event<'a> {
     },
     /// The poem is whole and delivered.
     Done {
-        /// Its length.
+        /// Bytes received, before any transform.
         bytes: u64,
-        /// Since `Started`.
+        /// The time since `Started`.
         elapsed: Duration,
     },
     /// The poem is lost. May follow `Done`, if a poem that had to wait for its turn on stdout could not be
@@ -61,226 +59,8 @@ pub enum Event<'a> {
     Failed(&'a Failure),
 }
 
-/// Somebody who is told what happens, as it happens, from whatever thread it happens on.
-///
-/// The clients measure; observers describe: the log, the bars and the [`ReportBuilder`] are observers.
+/// An observer of a run, called for each event as it happens, on whatever thread it happens.
 pub trait Observer: Send + Sync {
     /// `event` happened to `task`, `at` after the start of the run.
     fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>);
-}
-
-/// The observer that writes the [`Report`].
-#[derive(Debug)]
-pub struct ReportBuilder {
-    model: Model,
-    started: SystemTime,
-    clock: Instant,
-    with_events: bool,
-    /// A poem counts as interrupted until it is heard of otherwise.
-    tasks: Mutex<Vec<TaskReport>>,
-}
-
-impl ReportBuilder {
-    /// A builder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
-    pub fn new(model: Model, addresses: &[Address], clock: Instant, with_events: bool) -> Self {
-        let unheard_of = |(index, address): (usize, &Address)| TaskReport {
-            task: index + 1,
-            address: address.to_string(),
-            status: Status::Interrupted,
-            error: None,
-            bytes: 0,
-            attempts: 0,
-            start_us: None,
-            connected_us: None,
-            first_byte_us: None,
-            end_us: None,
-            events: Events::default(),
-            transform: None,
-        };
-        Self {
-            model,
-            started: SystemTime::now(),
-            clock,
-            with_events,
-            tasks: Mutex::new(addresses.iter().enumerate().map(unheard_of).collect()),
-        }
-    }
-
-    /// The report as things stand now. Whatever is not settled counts as interrupted.
-    pub fn report(&self, calls: Calls) -> Report {
-        let now = micros(self.clock.elapsed());
-        let mut tasks = lock(&self.tasks).clone();
-        let mut elapsed_us = 0;
-        for task in &mut tasks {
-            if task.status == Status::Interrupted {
-                task.error = Some("interrupted".to_owned());
-                task.end_us = task.start_us.map(|_| now);
-                elapsed_us = now;
-                if let Some(transform) = task.transform.as_mut().filter(|it| it.status == Status::Interrupted) {
-                    transform.error = Some("interrupted".to_owned());
-                    transform.end_us = Some(now);
-                }
-            }
-            elapsed_us = elapsed_us.max(task.end_us.unwrap_or(0));
-        }
-        let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
-        Report {
-            schema: Report::SCHEMA,
-            model: self.model.name().into(),
-            started: self.started,
-            elapsed_us,
-            ok,
-            failed: tasks.len() - ok,
-            calls,
-            tasks,
-        }
-    }
-}
-
-impl Observer for ReportBuilder {
-    fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
-        let at = micros(at);
-        let record = &mut lock(&self.tasks)[task.number - 1];
-        match event {
-            Event::Started => record.start_us = Some(at),
-            Event::Attempt(number) => {
-                record.attempts = *number;
-                record.bytes = 0;
-                record.connected_us = None;
-                record.first_byte_us = None;
-                record.events = Events::default();
-                record.transform = None;
-            }
-            Event::Connected => record.connected_us = Some(at),
-            Event::Received(bytes) => {
-                record.bytes += *bytes as u64;
-                record.first_byte_us.get_or_insert(at);
-                if self.with_events {
-                    record.events.push(at, *bytes as u64);
-                }
-            }
-            Event::Asking(via) => {
-                record.transform = Some(TransformReport {
-                    name: via.transform.clone(),
-                    address: via.address.to_string(),
-                    status: Status::Interrupted,
-                    error: None,
-                    bytes: 0,
-                    start_us: at,
-                    connected_us: None,
-                    end_us: None,
-                });
-            }
-            Event::ConnectedVia => {
-                if let Some(transform) = &mut record.transform {
-                    transform.connected_us = Some(at);
-                }
-            }
-            Event::Changed(bytes) => {
-                if let Some(transform) = &mut record.transform {
-                    transform.status = Status::Ok;
-                    transform.bytes = *bytes as u64;
-                    transform.end_us = Some(at);
-                }
-            }
-            Event::Unchanged { failure, .. } => {
-                if let Some(transform) = &mut record.transform {
-                    transform.status = failure.status();
-                    transform.error = Some(failure.to_string());
-                    transform.end_us = Some(at);
-                }
-            }
-            Event::Retry { .. } => {}
-            Event::Done { .. } => {
-                record.status = Status::Ok;
-                record.end_us = Some(at);
-            }
-            Event::Failed(failure) => {
-                record.status = failure.status();
-                record.error = Some(failure.to_string());
-                record.end_us.get_or_insert(at);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn addresses() -> Vec<Address> {
-        ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec()
-    }
-
-    fn tell(builder: &ReportBuilder, number: usize, at: u32, event: &Event<'_>) {
-        let address = &addresses()[number - 1];
-        builder.observe(Task { number, address }, at * MS, event);
-    }
-
-    #[test]
-    fn a_run_is_written_down_as_it_was_told() {
-        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true);
-        for (at, event) in [
-            (1, Event::Started),
-            (1, Event::Attempt(1)),
-            (2, Event::Connected),
-            (5, Event::Received(10)),
-            (9, Event::Received(7)),
-            (9, Event::Done { bytes: 17, elapsed: 8 * MS }),
-        ] {
-            tell(&builder, 1, at, &event);
-        }
-        let report = builder.report(Calls::default());
-        let poem = &report.tasks[0];
-        assert_eq!((&*report.model, report.ok, report.failed), ("select", 1, 2));
-        assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Ok, 17, 1));
-        assert_eq!((poem.start_us, poem.connected_us), (Some(1_000), Some(2_000)));
-        assert_eq!((poem.first_byte_us, poem.end_us), (Some(5_000), Some(9_000)));
-        assert_eq!(poem.events.entries(), [(5_000, 10), (9_000, 7)]);
-    }
-
-    #[test]
-    fn a_retry_starts_the_record_anew_but_for_its_beginning() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), true);
-        let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
-        for (at, event) in [
-            (1, Event::Started),
-            (1, Event::Attempt(1)),
-            (2, Event::Connected),
-            (3, Event::Received(10)),
-            (4, Event::Retry { failure: &failure, pause: MS }),
-            (5, Event::Attempt(2)),
-            (6, Event::Failed(&failure)),
-        ] {
-            tell(&builder, 2, at, &event);
-        }
-        let poem = &builder.report(Calls::default()).tasks[1];
-        assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Reset, 0, 2));
-        assert_eq!((poem.start_us, poem.connected_us, poem.end_us), (Some(1_000), None, Some(6_000)));
-        assert!(poem.events.entries().is_empty());
-    }
-
-    #[test]
-    fn what_is_not_settled_is_interrupted() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
-        tell(&builder, 1, 0, &Event::Started);
-        let report = builder.report(Calls::default());
-        assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
-        assert!(report.tasks[0].end_us.is_some() && report.tasks[1].end_us.is_none());
-        assert_eq!(report.tasks[0].error.as_deref(), Some("interrupted"));
-    }
-
-    #[test]
-    fn a_poem_that_could_not_be_written_after_all_is_no_longer_ok() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
-        tell(&builder, 3, 0, &Event::Started);
-        tell(&builder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
-        let failure = Failure::Deliver { place: "stdout".to_owned(), error: io::ErrorKind::StorageFull.into() };
-        tell(&builder, 3, 9, &Event::Failed(&failure));
-        let report = builder.report(Calls::default());
-        assert_eq!((report.tasks[2].status, report.tasks[2].end_us), (Status::Error, Some(5_000)));
-    }
 }

@@ -1,46 +1,47 @@
-//! Poems on their way to one stream: each written whole and unmixed, in one order or the other.
+//! A writer of many poems to one stream: each whole and unmixed, in order of completion or of request.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::io::{self, Write};
 use std::mem;
 
-/// In which order complete poems are written to a stream.
+/// The order in which poems are written to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// As they are completed.
+    /// The order in which poems are completed.
     Completion,
-    /// As they were asked for. The first one that is not complete is written live, as its bytes arrive.
-    /// `retries` says whether an attempt may be followed by another.
+    /// The order of the command line. The first poem that is not complete is written live, as its bytes arrive.
     Request {
-        /// Costs a checksum of what was written live.
+        /// Whether an attempt may be followed by another one. Costs a checksum of what was written live.
         retries: bool,
     },
 }
 
-/// Poems on their way to one stream.
+/// The writer of all poems to one stream, by number. A poem whose turn has not come is buffered in memory.
 pub(super) struct OrderedWriter {
     writer: Box<dyn Write + Send>,
-    /// The task that writes live, if there is such an order; all before it are settled.
+    /// The poem that is written live, in order of request; all before it are settled.
     live: Option<usize>,
-    /// Whether a retry may have to repeat what was written live.
+    /// Whether checksums are kept: a retry may have to repeat what was written live.
     checked: bool,
     slots: Vec<Slot>,
 }
 
+/// One poem.
 #[derive(Default)]
 struct Slot {
-    /// Arrived, but not its turn yet.
+    /// Bytes that have arrived before the poem's turn.
     held: Vec<u8>,
     state: State,
-    /// Of the bytes on the stream: those of all attempts, and those that this attempt has repeated so far.
+    /// The bytes of this poem on the stream, of all attempts.
     shown: Checksum,
+    /// The part of `shown` that this attempt has brought again so far.
     repeated: Checksum,
-    /// A poem under way whose held bytes could not be written; said when it next asks.
+    /// The error of held bytes that were written while the poem was under way; returned by its next call.
     broken: Option<io::Error>,
 }
 
-/// Where a poem stands.
+/// The state of a poem.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     #[default]
@@ -49,6 +50,7 @@ pub(super) enum State {
     Lost,
 }
 
+/// Length and hash of a run of bytes.
 #[derive(Default, Clone)]
 struct Checksum {
     len: u64,
@@ -78,7 +80,7 @@ impl OrderedWriter {
         }
     }
 
-    /// The next bytes of a poem: written now, or when their turn comes.
+    /// Takes the next bytes of a poem, which are written now or when the poem's turn comes.
     pub(super) fn write(&mut self, task: usize, bytes: &[u8]) -> io::Result<()> {
         if let Some(error) = self.slots[task].broken.take() {
             return Err(error);
@@ -90,7 +92,7 @@ impl OrderedWriter {
         Ok(())
     }
 
-    /// Writes live. What an earlier attempt has written is not written twice, but it has to be the same.
+    /// Writes live. Bytes that an earlier attempt has written are compared instead of written twice.
     fn show(&mut self, task: usize, bytes: &[u8]) -> io::Result<()> {
         let slot = &mut self.slots[task];
         let missing = slot.shown.len - slot.repeated.len;
@@ -108,15 +110,15 @@ impl OrderedWriter {
         Ok(())
     }
 
-    /// What arrived of this attempt is void.
+    /// Drops the bytes of this attempt that are not on the stream.
     pub(super) fn void(&mut self, task: usize) {
         let slot = &mut self.slots[task];
         slot.held = Vec::new();
         slot.repeated = Checksum::default();
     }
 
-    /// The poem is whole, or will never be. Returns those that could not be written: this one, or others that
-    /// waited for it.
+    /// Ends a poem: it is whole, or will never be. Returns the poems that could not be written: this one, or others
+    /// that waited for it.
     pub(super) fn settle(&mut self, task: usize, state: State) -> Vec<(usize, io::Error)> {
         let slot = &mut self.slots[task];
         slot.state = state;
@@ -139,7 +141,7 @@ impl OrderedWriter {
         lost
     }
 
-    /// Gives the stream to the next poem that is not complete, after all complete ones before it.
+    /// Moves `live` on to the next poem under way, and writes the settled ones before it.
     fn pass_the_turn(&mut self, lost: &mut Vec<(usize, io::Error)>) {
         while let Some(live) = self.live.filter(|&live| live < self.slots.len()) {
             let held = mem::take(&mut self.slots[live].held);

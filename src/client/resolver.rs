@@ -1,7 +1,7 @@
-//! A resolver for a loop that must not block.
+//! A DNS resolver for a loop that must not block: a few threads, and a descriptor that tells when there are answers.
 //!
-//! getaddrinfo(3) waits, and has no readiness to ask for. So a few threads do the asking, and a byte on a socket
-//! pair tells the loop that there are answers: to poll(2) a name is then a descriptor like any other.
+//! getaddrinfo(3) waits, and has no readiness to ask for. Therefore threads do the asking, and a byte on a
+//! socketpair(2) tells the loop that there are answers: to poll(2) a name is then a descriptor like any other.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -13,15 +13,18 @@ use std::thread;
 use crate::address::Address;
 use crate::sync::lock;
 
-/// More names than this wait for one another.
+/// The most threads, each with one name. More names wait for one another.
 const THREADS: usize = 16;
 
+/// A resolver whose threads are started when there is something to ask.
 pub(super) struct Resolver {
     questions: mpsc::Sender<Question>,
     queue: Arc<Mutex<mpsc::Receiver<Question>>>,
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
+    /// Readable when there are answers.
     bell: UnixStream,
+    /// The other end, shared by the threads.
     ring: Arc<UnixStream>,
     threads: usize,
     asked: Ticket,
@@ -66,7 +69,7 @@ impl Resolver {
         Ok(ticket)
     }
 
-    /// The answers that have come since it was last asked.
+    /// Takes the answers that have come since the last call, and empties the socket.
     pub(super) fn answers(&mut self) -> Vec<Answer> {
         let mut rings = [0; 64];
         while matches!(self.bell.read(&mut rings), Ok(n) if n > 0) {}
@@ -81,7 +84,7 @@ impl Resolver {
                 if answer.send(Answer { ticket, addresses: address.resolve() }).is_err() {
                     return;
                 }
-                // A full pair rings already.
+                // EAGAIN: the socket is full, and readable.
                 let _ = (&*ring).write(&[1]);
             }
         };

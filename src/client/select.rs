@@ -71,7 +71,7 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
         }
         if answered {
             for answer in resolver.answers() {
-                // Nobody, if the one who asked has lost patience.
+                // No match if that fetch has timed out meanwhile.
                 if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
                     poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
                 }
@@ -80,10 +80,11 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     }
 }
 
-/// Who can go on.
+/// What poll(2) called ready.
 struct Ready {
-    /// Of each poem, whether its socket is ready.
+    /// For each poem, whether its socket is ready.
     poems: Vec<bool>,
+    /// Whether the resolver has answers.
     resolver: bool,
 }
 
@@ -115,7 +116,7 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
     Ok(ready)
 }
 
-/// poll(2) counts in milliseconds; rounded up, so that the deadline has passed when it returns.
+/// The timeout of poll(2), in milliseconds: rounded up, so that the deadline has passed when it returns.
 fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());
@@ -123,12 +124,13 @@ fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// One poem and what it waits for.
+/// One poem and its state.
 struct Poem {
     fetch: Fetch,
     state: State,
 }
 
+/// What a poem waits for.
 enum State {
     /// The next attempt is due at this time.
     Pausing { until: Instant },
@@ -136,7 +138,7 @@ enum State {
     Resolving { ticket: Ticket, patience: Patience },
     /// A connection is under way; more addresses could be tried.
     Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
-    /// There is something to send, if the socket takes it.
+    /// There is something to send when the socket takes it.
     Sending { stream: TcpStream, patience: Patience },
     /// Bytes may come.
     Receiving { stream: TcpStream, patience: Patience },
@@ -146,11 +148,11 @@ enum State {
     Settled,
 }
 
-/// Why a poem gets its turn.
+/// Why a poem takes a step.
 enum Wakeup {
     /// Its socket is ready.
     Ready,
-    /// Its time has come, or is up.
+    /// Its deadline has passed, or its pause is over.
     Time,
     /// The resolver has answered.
     Resolved(io::Result<Vec<SocketAddr>>),
@@ -158,7 +160,8 @@ enum Wakeup {
 
 impl Poem {
     fn begin(job: &Arc<Job>, index: usize) -> Self {
-        Self { fetch: Fetch::begin(job, index), state: State::Pausing { until: Instant::now() } }
+        let now = Instant::now();
+        Self { fetch: Fetch::begin(job, index, now), state: State::Pausing { until: now } }
     }
 
     fn is_settled(&self) -> bool {
@@ -169,7 +172,7 @@ impl Poem {
         matches!(self.state, State::Resolving { ticket, .. } if ticket == answer)
     }
 
-    /// The socket it waits for, and for what; nothing while it waits for time to pass or for the resolver.
+    /// The socket and the readiness that this poem waits for; none while it waits for time to pass or for the resolver.
     fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
             // A connection that stands, or has failed, makes its socket writable: connect(2), EINPROGRESS.
@@ -191,7 +194,7 @@ impl Poem {
         }
     }
 
-    /// Goes on as far as it can without waiting. A bug here is this poem's, and no other's.
+    /// Goes on as far as is possible without waiting. A panic is the failure of this poem, and of no other.
     fn step(&mut self, wakeup: Wakeup, resolver: &mut Resolver, buffer: &mut [u8]) {
         let step = AssertUnwindSafe(|| {
             let state = mem::replace(&mut self.state, State::Settled);
@@ -205,14 +208,15 @@ impl Poem {
                     }
                     Err(failure) => Err(failure),
                 };
-                match self.fetch.leg_ended(leg) {
+                match self.fetch.leg_ended(leg, Instant::now()) {
                     Ok(true) => next = self.set_out(resolver),
                     Ok(false) => break Ok(()),
                     Err(failure) => break Err(failure),
                 }
             };
-            if let Some(pause) = self.fetch.ended(result) {
-                self.state = State::Pausing { until: Instant::now() + pause };
+            let now = Instant::now();
+            if let Some(pause) = self.fetch.ended(result, now) {
+                self.state = State::Pausing { until: now + pause };
             }
         });
         if catch_unwind(step).is_err() {
@@ -230,7 +234,7 @@ impl Poem {
     ) -> Result<State, Failure> {
         match (state, wakeup) {
             (State::Pausing { .. }, Wakeup::Time) => {
-                self.fetch.attempt()?;
+                self.fetch.attempt(Instant::now())?;
                 self.set_out(resolver)
             }
             (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
@@ -248,12 +252,12 @@ impl Poem {
                 State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. },
                 Wakeup::Time,
             ) => Err(patience.lost()),
-            // Not what it waits for.
+            // A wakeup that this state does not wait for.
             (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_)) => Ok(state),
         }
     }
 
-    /// Begins a connection.
+    /// Begins the connection of a leg.
     fn set_out(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
         match self.fetch.address().literal() {
             Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
@@ -262,7 +266,7 @@ impl Poem {
     }
 
     fn resolve(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
-        let patience = self.fetch.patience(For::Connection);
+        let patience = self.fetch.patience(For::Connection, Instant::now());
         match resolver.ask(self.fetch.address().clone()) {
             Ok(ticket) => Ok(State::Resolving { ticket, patience }),
             Err(error) => Err(Failure::Local { what: "start the resolver", error }),
@@ -272,7 +276,7 @@ impl Poem {
     /// Starts to connect to the first of these addresses that does not fail at once; the last failure counts.
     fn connect(&mut self, mut addresses: VecDeque<SocketAddr>, mut failure: Failure) -> Result<State, Failure> {
         while let Some(address) = addresses.pop_front() {
-            let patience = self.fetch.patience(For::Connection);
+            let patience = self.fetch.patience(For::Connection, Instant::now());
             match start_to_connect(address) {
                 Ok((socket, true)) => return self.connected(socket.into()),
                 Ok((socket, false)) => return Ok(State::Connecting { socket, patience, others: addresses }),
@@ -283,13 +287,13 @@ impl Poem {
     }
 
     fn connected(&mut self, stream: TcpStream) -> Result<State, Failure> {
-        self.fetch.connected();
+        self.fetch.connected(Instant::now());
         Ok(self.send_or_receive(stream))
     }
 
-    /// What is to be sent comes first.
+    /// The state after a connection stands, or after a write: what is to be sent comes first.
     fn send_or_receive(&self, stream: TcpStream) -> State {
-        let patience = self.fetch.patience(For::Bytes);
+        let patience = self.fetch.patience(For::Bytes, Instant::now());
         match self.fetch.unsent() {
             Some(_) => State::Sending { stream, patience },
             None => State::Receiving { stream, patience },
@@ -312,8 +316,10 @@ impl Poem {
         self.fetch.job().counts.add_read();
         match stream.read(buffer) {
             Ok(0) => Ok(State::Complete),
-            Ok(n) => match self.fetch.received(&buffer[..n])? {
-                Flow::More => Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes) }),
+            Ok(n) => match self.fetch.received(&buffer[..n], Instant::now())? {
+                Flow::More => {
+                    Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes, Instant::now()) })
+                }
                 Flow::Enough => Ok(State::Complete),
             },
             Err(error) if is_for_later(&error) => Ok(State::Receiving { stream, patience }),
@@ -322,7 +328,7 @@ impl Poem {
     }
 }
 
-/// A connect(2) that does not wait. The second value tells whether the connection stands already.
+/// A connect(2) that does not wait. The second value tells whether the connection stands already (no EINPROGRESS).
 fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
     let made = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None);
     let socket = made.map_err(Failure::no_socket)?;

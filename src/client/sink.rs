@@ -1,4 +1,4 @@
-//! Where poems go: to a stream, whole and unmixed; into files; nowhere.
+//! The sink of a run, where its poems go: to a stream, whole and unmixed; into files; nowhere.
 
 use std::fmt::{self, Display};
 use std::fs::Permissions;
@@ -7,6 +7,7 @@ use std::mem;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
@@ -15,11 +16,10 @@ use super::ordered::{Order, OrderedWriter, State};
 use crate::address::Address;
 use crate::sync::lock;
 
-/// Takes the bytes of all poems of a run as they arrive, from any thread.
+/// The sink of all poems of a run, which takes their bytes as they arrive, from any thread.
 ///
-/// A task calls `open` for each attempt, `write` for each read and at last either
-/// `finish` or `abandon`; `void` takes an attempt back.
-/// Tasks are numbered from 0 here.
+/// A fetch calls `open` for each attempt, `write` for each read and at last either `finish` or `abandon`; `void` takes
+/// an attempt back. Poems are numbered from 0 here.
 #[derive(Debug)]
 pub struct Sink(Kind);
 
@@ -29,17 +29,36 @@ enum Kind {
     Stream(Mutex<OrderedWriter>),
 }
 
-/// A poem that could not be delivered: which, and why.
-pub type Undelivered = (usize, Failure);
+/// The end of a poem, as far as the sink is concerned.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// How long the stream or the disk took to take what was left.
+    pub(crate) took: Duration,
+    /// Poems that could not be delivered, by number: this one, or others that waited for it.
+    pub(crate) lost: Vec<(usize, Failure)>,
+}
+
+impl Delivery {
+    fn of(deliver: impl FnOnce() -> Vec<(usize, Failure)>) -> Self {
+        let begun = Instant::now();
+        let lost = deliver();
+        Self { took: begun.elapsed(), lost }
+    }
+
+    /// There was nothing to do.
+    fn nothing() -> Self {
+        Self { took: Duration::ZERO, lost: Vec::new() }
+    }
+}
 
 impl Sink {
-    /// Drops every byte.
+    /// A sink that drops every byte.
     pub fn discard() -> Self {
         Self(Kind::Nowhere)
     }
 
-    /// Writes each poem into a file of its own, `NUMBER-HOST-PORT.txt`, which appears under this name only when
-    /// it is whole. Makes the directory if there is none.
+    /// A sink that writes each poem into a file of its own, `NUMBER-HOST-PORT.txt`, which appears under this name only
+    /// when it is whole: rename(2). The directory is made if there is none.
     pub fn files(directory: &Path, addresses: &[Address]) -> Self {
         let width = addresses.len().to_string().len();
         let name = |(index, address): (usize, &Address)| {
@@ -53,12 +72,12 @@ impl Sink {
         })
     }
 
-    /// Writes `tasks` poems to one stream. Poems that must wait are kept in memory.
+    /// A sink that writes `tasks` poems to one stream. Poems that must wait are kept in memory.
     pub fn stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {
         Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
     }
 
-    /// An attempt begins.
+    /// Begins an attempt.
     ///
     /// # Errors
     /// The temporary file cannot be made.
@@ -77,7 +96,7 @@ impl Sink {
         Ok(())
     }
 
-    /// The next bytes of a poem.
+    /// Takes the next bytes of a poem.
     ///
     /// # Errors
     /// They cannot be written, now or when their turn comes.
@@ -95,12 +114,12 @@ impl Sink {
         }
     }
 
-    /// The poem is whole. Returns those that could not be delivered: this one, or others that waited for it.
+    /// Ends a whole poem: bytes that have not been written yet are written now, if it is the poem's turn.
     #[must_use]
-    pub(crate) fn finish(&self, task: usize) -> Vec<Undelivered> {
+    pub(crate) fn finish(&self, task: usize) -> Delivery {
         match &self.0 {
-            Kind::Nowhere => Vec::new(),
-            Kind::Files { directory, names, open } => {
+            Kind::Nowhere => Delivery::nothing(),
+            Kind::Files { directory, names, open } => Delivery::of(|| {
                 let path = directory.join(&names[task]);
                 let place = path.display();
                 match lock(&open[task]).take().map(|file| file.persist(&path)) {
@@ -108,12 +127,12 @@ impl Sink {
                     Some(Err(error)) => vec![(task, undelivered(&place, error.error))],
                     None => vec![(task, Failure::Bug)],
                 }
-            }
-            Kind::Stream(ordered) => on_stdout(lock(ordered).settle(task, State::Whole)),
+            }),
+            Kind::Stream(ordered) => Delivery::of(|| on_stdout(lock(ordered).settle(task, State::Whole))),
         }
     }
 
-    /// What arrived of this attempt is void.
+    /// Drops the bytes of this attempt.
     pub(crate) fn void(&self, task: usize) {
         match &self.0 {
             Kind::Nowhere => {}
@@ -122,18 +141,20 @@ impl Sink {
         }
     }
 
-    /// The poem will never be whole. Returns others that waited for it and could not be delivered.
+    /// Ends a poem that will never be whole. Others that waited for it are written now.
     #[must_use]
-    pub(crate) fn abandon(&self, task: usize) -> Vec<Undelivered> {
+    pub(crate) fn abandon(&self, task: usize) -> Delivery {
         self.void(task);
         match &self.0 {
-            Kind::Nowhere | Kind::Files { .. } => Vec::new(),
-            Kind::Stream(ordered) => on_stdout(lock(ordered).settle(task, State::Lost)),
+            Kind::Nowhere | Kind::Files { .. } => Delivery::nothing(),
+            Kind::Stream(ordered) => Delivery::of(|| on_stdout(lock(ordered).settle(task, State::Lost))),
         }
     }
 
-    /// Removes what is half done. For the end of a process in the middle of a run: tasks that still want to write
-    /// a file wait from now on for ever.
+    /// Removes temporary files, for a process that ends in the middle of a run.
+    ///
+    /// Nobody may create a file after this: a fetch that goes on on another thread would leave it behind. Each file's
+    /// lock is therefore never released (its guard is leaked), and a fetch that wants it waits for the process to end.
     pub fn clean_up(&self) {
         if let Kind::Files { open, .. } = &self.0 {
             for file in open {
@@ -145,10 +166,11 @@ impl Sink {
     }
 }
 
+/// A hidden file beside the one that it is to become, with the mode that open(2) and the umask give any new file.
 fn temporary(directory: &Path, name: &str) -> io::Result<NamedTempFile> {
     tempfile::Builder::new()
         .prefix(&format!(".{name}."))
-        .permissions(Permissions::from_mode(0o666)) // less the umask, like any file a shell makes
+        .permissions(Permissions::from_mode(0o666)) // less the umask
         .tempfile_in(directory)
         .map_err(|error| match error.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code),
@@ -164,7 +186,7 @@ fn stdout(error: io::Error) -> Failure {
     undelivered(&"stdout", error)
 }
 
-fn on_stdout(lost: Vec<(usize, io::Error)>) -> Vec<Undelivered> {
+fn on_stdout(lost: Vec<(usize, io::Error)>) -> Vec<(usize, Failure)> {
     lost.into_iter().map(|(task, error)| (task, stdout(error))).collect()
 }
 
@@ -204,10 +226,37 @@ mod tests {
         sink.write(0, b"whole").expect("written");
         sink.write(1, b"half").expect("written");
         assert!(names().iter().all(|name| name.starts_with('.')));
-        assert!(sink.finish(0).is_empty());
+        assert!(sink.finish(0).lost.is_empty());
         sink.clean_up();
         assert_eq!(names(), ["1-127.0.0.1-10000.txt"]);
         let poem = std::fs::read_to_string(directory.join("1-127.0.0.1-10000.txt"));
         assert_eq!(poem.expect("readable"), "whole");
+    }
+
+    /// A stream that takes no byte within a millisecond.
+    struct Slow;
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(1) {}
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_stream_takes_is_told() {
+        let sink = Sink::stream(Box::new(Slow), Order::Request { retries: false }, 2);
+        sink.write(1, b"waits for its turn").expect("held");
+        assert!(sink.finish(1).lost.is_empty());
+        assert!(sink.abandon(0).took >= Duration::from_millis(1));
+        let sink = Sink::stream(Box::new(Slow), Order::Completion, 1);
+        sink.write(0, b"at its end").expect("held");
+        assert!(sink.finish(0).took >= Duration::from_millis(1));
+        assert_eq!(Sink::discard().finish(0).took, Duration::ZERO);
     }
 }

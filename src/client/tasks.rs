@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -21,7 +22,7 @@ use tokio::time::{sleep, timeout_at};
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
 
-/// What all tasks use.
+/// The read buffer and the metrics of the runtime, shared by all tasks.
 struct Shared {
     buffer: RefCell<Vec<u8>>,
     metrics: RuntimeMetrics,
@@ -30,7 +31,7 @@ struct Shared {
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, fetch_all(job));
-    // A resolver that still ponders must not hold up the end.
+    // A getaddrinfo(3) that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
     Ok(())
 }
@@ -41,7 +42,7 @@ async fn fetch_all(job: &Arc<Job>) {
     let mut running = JoinSet::new();
     for index in 0..job.addresses.len() {
         if running.len() == job.limits.max_concurrency.get() {
-            // A task that panicked has told of its end like any other.
+            // After a panic, too: the fetch has failed when it was dropped.
             let _ = running.join_next().await;
         }
         running.spawn_local(fetch(Arc::clone(job), index, Rc::clone(&shared)));
@@ -50,10 +51,10 @@ async fn fetch_all(job: &Arc<Job>) {
 }
 
 async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
-    let mut fetch = Fetch::begin(&job, index);
+    let mut fetch = Fetch::begin(&job, index, Instant::now());
     loop {
         let result = attempt(&mut fetch, &shared).await;
-        match fetch.ended(result) {
+        match fetch.ended(result, Instant::now()) {
             Some(pause) => sleep(pause).await,
             None => return,
         }
@@ -61,10 +62,10 @@ async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
 }
 
 async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
-    fetch.attempt()?;
+    fetch.attempt(Instant::now())?;
     loop {
         let result = leg(fetch, shared).await;
-        if !fetch.leg_ended(result)? {
+        if !fetch.leg_ended(result, Instant::now())? {
             return Ok(());
         }
     }
@@ -73,16 +74,16 @@ async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
 /// One connection, from its beginning to its end.
 async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     let mut stream = connect(fetch).await?;
-    fetch.connected();
+    fetch.connected(Instant::now());
     while let Some(parts) = fetch.unsent() {
         let write = poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
-        let result = within(fetch.patience(For::Bytes), write).await?;
+        let result = within(fetch.patience(For::Bytes, Instant::now()), write).await?;
         fetch.job().counts.add_wakeup();
         fetch.sent(result.map_err(Failure::Broken)?);
     }
     loop {
         let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
-        let result = within(fetch.patience(For::Bytes), read).await?;
+        let result = within(fetch.patience(For::Bytes, Instant::now()), read).await?;
         let counts = &fetch.job().counts;
         counts.set_waits(shared.metrics.worker_park_count(0));
         counts.add_wakeup();
@@ -90,7 +91,7 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
         match result.map_err(Failure::Broken)? {
             0 => return Ok(()),
             n => {
-                if fetch.received(&shared.buffer.borrow()[..n])? == Flow::Enough {
+                if fetch.received(&shared.buffer.borrow()[..n], Instant::now())? == Flow::Enough {
                     return Ok(());
                 }
             }
@@ -98,7 +99,7 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     }
 }
 
-/// Reads into the common buffer, which is this task's until its next await.
+/// Reads into the shared buffer, which is this task's until its next await.
 fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut buffer = buffer.borrow_mut();
     let mut read = ReadBuf::new(&mut buffer);
@@ -110,7 +111,7 @@ fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Co
 async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for address in resolve(fetch).await? {
-        let connected = connect_to(address, fetch.patience(For::Connection)).await;
+        let connected = connect_to(address, fetch.patience(For::Connection, Instant::now())).await;
         fetch.job().counts.add_wakeup();
         match connected {
             Ok(stream) => return Ok(stream),
@@ -126,13 +127,13 @@ async fn connect_to(address: SocketAddr, patience: Patience) -> Result<TcpStream
     within(patience, connecting).await?.map_err(Failure::Connect)
 }
 
-/// The resolver only blocks: it runs on a thread of the runtime made for that, unless there is nothing to ask.
+/// Looks up the address: getaddrinfo(3) on one of the runtime's threads for what blocks, unless it is a literal.
 async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
     if let Some(address) = fetch.address().literal() {
         return Ok(vec![address]);
     }
     let address = fetch.address().clone();
-    match within(fetch.patience(For::Connection), spawn_blocking(move || address.resolve())).await? {
+    match within(fetch.patience(For::Connection, Instant::now()), spawn_blocking(move || address.resolve())).await? {
         Ok(found) => found.map_err(Failure::Resolve),
         Err(_) => Err(Failure::Bug),
     }

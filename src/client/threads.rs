@@ -3,54 +3,78 @@
 //! Each thread still waits in every call, but they wait side by side: the run takes as long as its slowest
 //! poem. The price is a stack and a scheduler's entry for every poem, and locks around whatever they share.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, Scope};
+use std::time::Instant;
 
 use super::blocking;
 use super::fetch::Fetch;
 use super::{Failure, Job};
 
-/// Says, however a thread ends, that it has ended.
-struct SendOnDrop(mpsc::Sender<()>);
+pub(super) fn run(job: &Arc<Job>) {
+    let (ended, endings) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut running = Running { threads: 0, endings };
+        for index in 0..job.addresses.len() {
+            if running.threads == job.limits.max_concurrency.get() {
+                running.wait_for_one();
+            }
+            loop {
+                match start_one(scope, job, index, ended.clone()) {
+                    Ok(()) => {
+                        running.threads += 1;
+                        break;
+                    }
+                    Err(error) if running.threads == 0 => {
+                        let now = Instant::now();
+                        Fetch::begin(job, index, now).ended(Err(Failure::no_thread(error)), now);
+                        break;
+                    }
+                    // EAGAIN: the system has no more threads now; one of ours will give its own back.
+                    Err(_) => running.wait_for_one(),
+                }
+            }
+        }
+    });
+}
+
+/// Starts the thread of one poem, which sends to `ended` when it ends.
+fn start_one<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    job: &'scope Arc<Job>,
+    index: usize,
+    ended: Sender<()>,
+) -> io::Result<()> {
+    let body = move || {
+        let _ended = SendOnDrop(ended);
+        blocking::fetch(job, index);
+    };
+    thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body).map(|_| ())
+}
+
+/// Sends on drop, so that a panic counts as an end.
+struct SendOnDrop(Sender<()>);
 
 impl Drop for SendOnDrop {
     fn drop(&mut self) {
-        // Nobody listens any more after the last poem has been started.
+        // Fails when the last poem has been started: then nothing is waited for but the end of the scope.
         let _ = self.0.send(());
     }
 }
 
-pub(super) fn run(job: &Arc<Job>) {
-    let (ended, endings) = mpsc::channel();
-    thread::scope(|scope| {
-        let mut running = 0;
-        for index in 0..job.addresses.len() {
-            loop {
-                if running < job.limits.max_concurrency.get() {
-                    let ended = ended.clone();
-                    let body = move || {
-                        let _at_the_end = SendOnDrop(ended);
-                        blocking::fetch(job, index);
-                    };
-                    match thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body) {
-                        Ok(_) => {
-                            running += 1;
-                            break;
-                        }
-                        Err(error) if running == 0 => {
-                            let what = "start a thread";
-                            Fetch::begin(job, index).ended(Err(Failure::Local { what, error }));
-                            break;
-                        }
-                        // The system has no more threads now; one of ours will give its own back.
-                        Err(_) => {}
-                    }
-                }
-                // A `SendOnDrop` is in every thread, so there is one to come.
-                let _ = endings.recv();
-                running -= 1;
-            }
-        }
-    });
+/// The threads that have not ended.
+struct Running {
+    threads: usize,
+    endings: Receiver<()>,
+}
+
+impl Running {
+    /// Waits for the end of one thread. There must be one.
+    fn wait_for_one(&mut self) {
+        // Cannot fail: each thread holds a sender until its end.
+        let _ = self.endings.recv();
+        self.threads -= 1;
+    }
 }

@@ -1,51 +1,53 @@
-//! A poem on its way through a transform server: what to say to it, and what to make of its answer.
+//! The client side of the transform protocol: one request, one reply, both netstrings.
 //!
-//! No socket here: the bytes come and go as [`super::fetch`] hands them on.
+//! Sans-I/O: the bytes come and go as [`super::fetch`] hands them on. The server side is in `server/transform.rs`.
 
 use std::io::IoSlice;
 
 use crate::proto::netstring::{Decoder, Error, Outgoing};
 
-/// The longest reply that is taken, or [`GROWTH`] times the poem if that is longer.
+/// The longest reply, in bytes, or [`GROWTH`] times the poem if that is longer. A longer one is malformed.
 const REPLY_LIMIT: usize = 64 << 20;
 
-/// The most that a transform may make of a byte.
+/// Bytes that a transform may make of one byte.
 const GROWTH: usize = 16;
 
-/// One poem, its request and its reply.
+/// One exchange with a transform server: the request, which grows with the poem, and the reply.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    /// `NAME.POEM`, of which the poem is still growing; then the same as a netstring under way.
     request: Request,
-    /// Where the poem begins.
+    /// The offset of the poem in the request.
     poem: usize,
-    /// What has arrived of the reply, and where its payload lies.
+    /// Bytes of the reply that have arrived.
     arrived: Vec<u8>,
+    /// The payload within `arrived`, from and to, when the reply is complete.
     reply: Option<(usize, usize)>,
 }
 
 #[derive(Debug)]
 enum Request {
+    /// `NAME.POEM`, while the poem arrives.
     Growing(Vec<u8>),
+    /// `NAME.POEM` as a netstring, while it is sent and the reply arrives.
     Asking(Outgoing<Vec<u8>>),
 }
 
 impl Exchange {
-    /// No poem yet, for the transform of this name.
+    /// An exchange for the transform of this name, with an empty poem.
     pub(super) fn new(transform: &str) -> Self {
         let request = format!("{transform}.").into_bytes();
         let poem = request.len();
         Self { request: Request::Growing(request), poem, arrived: Vec::new(), reply: None }
     }
 
-    /// The next bytes of the poem.
+    /// Adds the next bytes of the poem.
     pub(super) fn grow(&mut self, bytes: &[u8]) {
         if let Request::Growing(request) = &mut self.request {
             request.extend_from_slice(bytes);
         }
     }
 
-    /// The poem is whole: now ask.
+    /// Ends the poem: from now on there is a request to send.
     pub(super) fn ask(&mut self) {
         if let Request::Growing(request) = &mut self.request {
             self.request = Request::Asking(Outgoing::new(std::mem::take(request)));
@@ -56,7 +58,7 @@ impl Exchange {
         matches!(self.request, Request::Asking(_))
     }
 
-    /// What is left to send; `None`: nothing.
+    /// The part of the request that is not sent, for writev(2); `None`: nothing.
     pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
         match &self.request {
             Request::Asking(request) if !request.is_sent() => Some(request.unsent()),
@@ -70,7 +72,7 @@ impl Exchange {
         }
     }
 
-    /// The next bytes of the reply. Whether it is complete now.
+    /// Takes the next bytes of the reply. Returns whether it is complete.
     pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<bool, Error> {
         self.arrived.extend_from_slice(bytes);
         let limit = self.poem().len().saturating_mul(GROWTH).max(REPLY_LIMIT);
@@ -87,12 +89,12 @@ impl Exchange {
         self.reply.map(|(start, end)| &self.arrived[start..end])
     }
 
-    /// Whether the end of the stream came before the first byte of a reply.
+    /// Whether no byte of a reply has arrived.
     pub(super) fn has_no_reply(&self) -> bool {
         self.arrived.is_empty()
     }
 
-    /// The poem as it came.
+    /// The poem before the transform.
     pub(super) fn poem(&self) -> &[u8] {
         match &self.request {
             Request::Growing(request) => &request[self.poem..],

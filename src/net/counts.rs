@@ -1,66 +1,113 @@
-//! What a server has done so far.
+//! What a server has done so far, and how many connections it may have at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Counts since the server was started. They are read while they change: two of them need not fit together.
-#[derive(Debug, Default)]
+/// The right of one connection to be open, from accept(2) to close(2).
+pub(super) type Permit = OwnedSemaphorePermit;
+
+/// Counters of a server since its start. They are read while they change: two of them need not fit together.
+#[derive(Debug)]
 pub struct Counts {
     accepted: AtomicU64,
     served: AtomicU64,
     lost: AtomicU64,
+    /// Connections that have a task or a timer, and on which not everything is said.
+    under_way: AtomicU64,
     bytes: AtomicU64,
-    /// How many clients there is room for, and how much of it is free.
-    room: OnceLock<(usize, Arc<Semaphore>)>,
+    max: usize,
+    permits: Arc<Semaphore>,
+}
+
+impl Default for Counts {
+    /// Zeros, for a server that accepts no connections.
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl Counts {
-    /// Clients whose connections are open now, those among them that are just being closed politely.
-    pub fn connected(&self) -> u64 {
-        let taken = |(places, room): &(usize, Arc<Semaphore>)| places.saturating_sub(room.available_permits()) as u64;
-        self.room.get().map_or(0, taken)
+    /// Zeros, for a server of at most `max` connections at once.
+    pub(super) fn new(max: usize) -> Self {
+        let max = max.min(Semaphore::MAX_PERMITS);
+        Self {
+            accepted: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            max,
+            permits: Arc::new(Semaphore::new(max)),
+        }
     }
 
-    /// Clients accepted.
+    /// Connections open now, those that are being closed politely among them.
+    pub fn connected(&self) -> u64 {
+        self.max.saturating_sub(self.permits.available_permits()) as u64
+    }
+
+    /// Connections accepted.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Relaxed)
     }
 
-    /// Clients to whom everything was said, as far as the server knows.
+    /// Connections on which everything was said, as far as the server knows.
     pub fn served(&self) -> u64 {
         self.served.load(Relaxed)
     }
 
-    /// Clients that went away, or were given up.
+    /// Connections that broke, or were given up.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
 
-    /// Bytes that the kernel took for clients.
+    /// Bytes that the kernel took for peers.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    pub(crate) fn accept(&self) {
+    /// A permit, if there is one.
+    pub(super) fn try_permit(&self) -> Option<Permit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// A permit, when there is one.
+    pub(super) async fn permit(&self) -> Permit {
+        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    pub(super) fn accept(&self) {
         self.accepted.fetch_add(1, Relaxed);
     }
 
-    /// A server has begun that has room for so many clients.
-    pub(crate) fn watch(&self, places: usize, room: &Arc<Semaphore>) {
-        let _ = self.room.set((places, Arc::clone(room)));
-    }
-
-    pub(crate) fn serve(&self) {
+    pub(super) fn serve(&self) {
         self.served.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn lose(&self, clients: u64) {
-        self.lost.fetch_add(clients, Relaxed);
+    pub(super) fn lose(&self) {
+        self.lost.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn send(&self, bytes: usize) {
+    pub(super) fn send(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// A connection gets a task or a timer.
+    pub(super) fn begin(&self) {
+        self.under_way.fetch_add(1, Relaxed);
+    }
+
+    /// Such a connection is served or lost now.
+    pub(super) fn end(&self) {
+        self.under_way.fetch_sub(1, Relaxed);
+    }
+
+    /// The server has ended: connections still under way were reset. Returns how many.
+    pub(super) fn lose_under_way(&self) -> u64 {
+        let reset = self.under_way.swap(0, Relaxed);
+        self.lost.fetch_add(reset, Relaxed);
+        reset
     }
 }

@@ -1,12 +1,13 @@
 //! The polite close of `close.rs`, for very many connections.
 //!
-//! Most peers close a moment after they have seen the end of the stream. To wait for each of them in a task would
-//! cost more than to serve them: so a socket whose writing side is shut down is put into a queue and looked at a
-//! little later, with one read that does not wait. Only who is still there after a second look gets a task.
+//! Most peers close a moment after they have seen the end of the stream. A task that waits for each of them would cost
+//! more than serving them: a socket whose writing side is shut down is put into a queue instead, and a little later read
+//! once without waiting (a *look*). Only a connection that is still open after a second look gets a task.
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use socket2::SockRef;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::accept::Permit;
 use super::close::Drain;
+use super::counts::Permit;
 use crate::errors::is_for_later;
 
 /// Bounds of the time from the end of the stream to the first look.
@@ -31,7 +32,7 @@ const LOOK_BYTES: usize = 4 * 1024;
 
 /// Connections of one worker on which everything is said.
 #[derive(Debug)]
-pub(crate) struct Lingering {
+pub(super) struct Lingering {
     /// Not looked at yet, and looked at once; each in order of time.
     queues: [VecDeque<Parting>; 2],
     /// The time to the first look. It adapts to the peers, so that about one in sixteen looks is too early: what is
@@ -57,7 +58,7 @@ struct Parting {
 
 impl Lingering {
     /// Shuts down the writing side of a socket, and lingers.
-    pub(crate) fn add(&mut self, socket: TcpStream, permit: Permit) {
+    pub(super) fn add(&mut self, socket: TcpStream, permit: Permit) {
         if socket.shutdown(Shutdown::Write).is_err() {
             return; // The peer is gone.
         }
@@ -66,7 +67,7 @@ impl Lingering {
     }
 
     /// Closes those whose peers are gone, among those that are due.
-    pub(crate) fn look(&mut self, tasks: &TaskTracker) {
+    pub(super) fn look(&mut self, tasks: &TaskTracker) {
         if self.queues.iter().all(VecDeque::is_empty) {
             return;
         }
@@ -88,7 +89,7 @@ impl Lingering {
     }
 
     /// Looks at all of them, because others need their places.
-    pub(crate) fn look_now(&mut self, tasks: &TaskTracker) {
+    pub(super) fn look_now(&mut self, tasks: &TaskTracker) {
         self.patience = SOONEST;
         let now = Instant::now();
         for parting in self.queues.iter_mut().flatten() {
@@ -98,8 +99,8 @@ impl Lingering {
         self.look(tasks);
     }
 
-    /// Waits for the next look that is due, and looks.
-    pub(crate) async fn look_when_due(&mut self, tasks: &TaskTracker) {
+    /// Waits until the next look is due.
+    pub(super) async fn next_look(&mut self) {
         let Some(due) = self.queues.iter().filter_map(|queue| queue.front()).map(|parting| parting.due).min() else {
             return pending().await;
         };
@@ -108,11 +109,10 @@ impl Lingering {
         }
         self.timer.get_or_insert_with(|| Box::pin(sleep_until(due.into()))).await;
         self.timer = None;
-        self.look(tasks);
     }
 
     /// Gives each that is left a task.
-    pub(crate) fn into_tasks(self, tasks: &TaskTracker) {
+    pub(super) fn into_tasks(self, tasks: &TaskTracker) {
         for parting in self.queues.into_iter().flatten() {
             parting.into_task(tasks);
         }
@@ -147,11 +147,24 @@ impl Parting {
     }
 }
 
-/// The polite close of a connection that has a task already.
-pub(crate) async fn close(stream: &tokio::net::TcpStream) {
+/// The polite close ([`super::close::politely`]) of a connection that has a task already.
+pub(super) async fn close(stream: &tokio::net::TcpStream) {
     if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() {
         drain(stream, Drain::start()).await;
     }
+}
+
+/// The polite close of an idle connection: nothing that its peer has yet to read could be lost by a reset, and nothing
+/// is waited for, unless the peer has just begun to talk.
+pub(super) async fn close_idle(stream: &tokio::net::TcpStream) {
+    let is_silent = |result: io::Result<usize>| matches!(result, Err(error) if is_for_later(&error));
+    if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() && !is_silent(peek(stream)) {
+        drain(stream, Drain::start()).await;
+    }
+}
+
+fn peek(stream: &tokio::net::TcpStream) -> io::Result<usize> {
+    SockRef::from(stream).peek(&mut [MaybeUninit::uninit()])
 }
 
 /// Reads and discards until the peer closes, or it is enough.

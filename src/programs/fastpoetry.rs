@@ -1,23 +1,23 @@
 //! fastpoetry as a program.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::io;
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use clap::{Arg, Parser};
-use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{self, Launch, Nobody, Run, Service, ServiceArgs};
+use super::service::{self, DoorArgs, Launch, Nobody, Open, Queue, Run, Service, ServiceArgs};
 use crate::cli::logs::LogArgs;
-use crate::cli::{Error, FAILURE};
+use crate::cli::stopping::Request;
+use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::errors::reason;
-use crate::metrics::Page;
-use crate::net::{Handler, ServerLimits};
+use crate::net::{Door, ServerLimits};
 use crate::poem::Poem;
 use crate::server::fast::FastServer;
+use crate::sync::lock;
 
 /// Give out a poem to any number of clients at once: an async server
 ///
@@ -86,77 +86,88 @@ pub fn main() -> ExitCode {
     crate::cli::run("fastpoetry", |args: Args| service::run(&args.service, &args.logs))
 }
 
+impl From<Args> for (FastArgs, LogArgs) {
+    fn from(args: Args) -> Self {
+        (args.service, args.logs)
+    }
+}
+
 impl Launch for FastArgs {
     fn program(&self) -> &'static str {
         "fastpoetry"
     }
 
-    fn signals(&self) -> &'static [Signal] {
-        &[Signal::SIGHUP]
+    fn requests(&self) -> &'static [Request] {
+        &[Request::Reload]
     }
 
     fn common(&self) -> &ServiceArgs {
         &self.service
     }
 
-    fn what(&self) -> String {
-        format!("Serving {}", self.file.display())
-    }
-
-    fn check(&self) -> Result<(), (&'static str, Error)> {
-        Poem::check(&self.file).map_err(|error| ("file", Error::cannot("serve", self.file.display(), &error)))?;
-        self.faults.check(Usual::AtOnce, &self.file)
-    }
-
     fn one_shot(&self) -> Result<Option<u8>, Error> {
         self.faults.rehearse(Usual::AtOnce, &self.file)
     }
 
-    fn open(&self) -> Result<Arc<dyn Service>, Error> {
-        if self.faults.never_accept() {
-            return Ok(Arc::new(Nobody));
-        }
-        let cannot_serve = |error| Error::cannot("serve", self.file.display(), &error);
-        let poem = Poem::load(&self.file).map_err(cannot_serve)?;
-        let fault_plan = self.faults.fault_plan(Usual::AtOnce, &self.file)?;
-        let server =
-            FastServer::new(&self.file, poem, fault_plan, self.service.write_timeout()).map_err(cannot_serve)?;
-        Ok(Arc::new(server))
+    fn check(&self) -> Result<(), (&'static str, Error)> {
+        Poem::check(&self.file).map_err(|error| ("file", cannot_serve(&self.file, &error)))
     }
 
-    fn bind(&self) -> Result<Vec<TcpListener>, Error> {
-        match self.faults.never_accept() {
-            true => Ok(vec![self.service.listen.bind(0)?]),
-            false => self.service.listen.bind_shared(),
-        }
+    fn doors(&self) -> Vec<DoorArgs<'_>> {
+        let what = format!("Serving {}", self.file.display());
+        let queue = if self.faults.never_accept() { Queue::Single(0) } else { Queue::Shared };
+        vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue }]
+    }
+
+    fn resolve(&self) -> Result<Open, (&'static str, Error)> {
+        self.faults.check(Usual::AtOnce, &self.file)?;
+        let (file, faults) = (self.file.clone(), self.faults.clone());
+        Ok(Box::new(move || {
+            if faults.never_accept() {
+                return Ok(Arc::new(Nobody));
+            }
+            let poem = Poem::load(&file).map_err(|error| cannot_serve(&file, &error))?;
+            // Absolute, so that a reload works after chdir("/").
+            let path = path::absolute(&file).map_err(|error| cannot_serve(&file, &error))?;
+            let server = Arc::new(FastServer::new(poem, faults.fault_plan(Usual::AtOnce, &file)?));
+            Ok(Arc::new(FastService { server, file, path, reloading: Mutex::new(()) }))
+        }))
     }
 }
 
-impl Service for FastServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
-        let run = service::prepare(listeners, Arc::clone(&self), limits)?;
-        Ok(Box::new(move |stop| {
-            let mut ended = run(stop)?;
-            if !self.fault_plan().is_recorded() {
-                ended.status = FAILURE;
-            }
-            Ok(ended)
-        }))
+fn cannot_serve(file: &Path, error: &io::Error) -> Error {
+    Error::cannot("serve", file.display(), error)
+}
+
+/// A server of a poem that is a file.
+struct FastService {
+    server: Arc<FastServer>,
+    /// As it was named.
+    file: PathBuf,
+    path: PathBuf,
+    /// Held while the poem is read again: the last one to be asked for is read last.
+    reloading: Mutex<()>,
+}
+
+impl Service for FastService {
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        service::prepare(doors, Arc::clone(&self.server), limits)
     }
 
-    /// SIGHUP reads the poem again.
-    fn on_signal(&self, signal: Signal) {
-        if signal != Signal::SIGHUP {
-            return;
-        }
-        let file = self.file().display();
-        match self.reload() {
-            Ok(bytes) => info!(bytes, "Read {file} again: {bytes} bytes"),
+    fn reload(&self) {
+        let file = self.file.display();
+        let _in_turn = lock(&self.reloading);
+        match Poem::load(&self.path) {
+            Ok(poem) => {
+                let bytes = poem.bytes().len();
+                self.server.set_poem(poem);
+                info!(bytes, "Read {file} again: {bytes} bytes");
+            }
             Err(error) => error!("Cannot read {file} again: {}; keeping the poem as it was", reason(&error)),
         }
     }
 
-    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
-        service::add_counts(page, labels, self.counts());
+    fn status(&self) -> u8 {
+        if self.server.fault_plan().is_recorded() { SUCCESS } else { FAILURE }
     }
 }

@@ -12,10 +12,59 @@ pub mod service;
 pub mod slowpoetry;
 pub mod transformedpoetry;
 
-use clap::Command;
+use clap::{ArgMatches, Command, Parser};
 
-use crate::cli::command;
+use crate::cli::logs::LogArgs;
+use crate::cli::toml_args::TomlTable;
+use crate::cli::{Error, command};
 pub use crate::client::Model;
+use service::Launch;
+
+/// The arguments of a server, and of its log.
+pub type Parsed = (Box<dyn Launch>, LogArgs);
+
+/// A program whose server can be one of several in a daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceProgram {
+    /// The name of the program, and of its tables in a file.
+    pub name: &'static str,
+    /// Gives a command its arguments and its help.
+    pub augment: fn(Command) -> Command,
+    /// Its arguments from a command line.
+    pub from_matches: fn(&ArgMatches) -> Result<Parsed, clap::Error>,
+    /// Its arguments from a table of a file.
+    pub from_table: fn(&TomlTable<'_>) -> Result<Box<dyn Launch>, Error>,
+}
+
+impl ServiceProgram {
+    /// The program with the arguments `A`, those of its server among them.
+    const fn new<A, S>(name: &'static str) -> Self
+    where
+        A: Parser + clap::Args + Into<(S, LogArgs)>,
+        S: clap::Args + Launch + 'static,
+    {
+        fn from_matches<A, S>(matches: &ArgMatches) -> Result<Parsed, clap::Error>
+        where
+            A: Parser + Into<(S, LogArgs)>,
+            S: Launch + 'static,
+        {
+            let (server, logs) = A::from_arg_matches(matches)?.into();
+            Ok((Box::new(server), logs))
+        }
+        fn from_table<S: clap::Args + Launch + 'static>(table: &TomlTable<'_>) -> Result<Box<dyn Launch>, Error> {
+            Ok(Box::new(table.args::<S>(&[])?))
+        }
+        Self { name, augment: A::augment_args, from_matches: from_matches::<A, S>, from_table: from_table::<S> }
+    }
+}
+
+/// The programs that can be services. One more line here makes one more of them: on the command line of poetryd, in its
+/// file, and among the manuals.
+pub const SERVICES: [ServiceProgram; 3] = [
+    ServiceProgram::new::<fastpoetry::Args, fastpoetry::FastArgs>("fastpoetry"),
+    ServiceProgram::new::<transformedpoetry::Args, transformedpoetry::TransformArgs>("transformedpoetry"),
+    ServiceProgram::new::<poetry_proxy::Args, poetry_proxy::ProxyArgs>("poetry-proxy"),
+];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.
 ///
@@ -23,14 +72,10 @@ pub use crate::client::Model;
 /// section, in which every line is indented by two spaces; what explains such a line follows it after two spaces or
 /// more, or stands below, indented by six. Paragraphs in no section belong to the description.
 pub fn commands() -> Vec<Command> {
-    let mut commands = vec![
-        command::<slowpoetry::Args>("slowpoetry"),
-        command::<fastpoetry::Args>("fastpoetry"),
-        command::<poetry_proxy::Args>("poetry-proxy"),
-        command::<transformedpoetry::Args>("transformedpoetry"),
-        command::<poetry_race::Args>("poetry-race"),
-        command::<poetryd::Args>("poetryd"),
-    ];
+    let mut commands = vec![command::<slowpoetry::Args>("slowpoetry")];
+    commands.extend(SERVICES.map(|program| (program.augment)(Command::new(program.name).bin_name(program.name))));
+    commands.push(command::<poetry_race::Args>("poetry-race"));
+    commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
     commands
 }

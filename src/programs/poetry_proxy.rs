@@ -1,23 +1,23 @@
 //! poetry-proxy as a program.
 
-use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use nix::sys::signal::Signal;
 use tracing::info;
 
-use super::service::{self, Launch, Run, Service, ServiceArgs, counter, gauge};
+use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceArgs};
 use crate::address::Address;
 use crate::cache::freshness::Policy;
 use crate::cli::logs::LogArgs;
+use crate::cli::stopping::Request;
 use crate::cli::values::Limit;
 use crate::cli::{Error, values};
 use crate::metrics::{Metric, Page};
-use crate::net::{Handler, ServerLimits};
+use crate::net::counts::Counts;
+use crate::net::{Door, ServerLimits};
 use crate::server::proxy::{Config, ProxyServer};
 
 /// Serve another server's poem from memory: an async caching proxy
@@ -109,25 +109,32 @@ pub fn main() -> ExitCode {
     crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.logs))
 }
 
+impl From<Args> for (ProxyArgs, LogArgs) {
+    fn from(args: Args) -> Self {
+        (args.service, args.logs)
+    }
+}
+
 impl Launch for ProxyArgs {
     fn program(&self) -> &'static str {
         "poetry-proxy"
     }
 
-    fn signals(&self) -> &'static [Signal] {
-        &[Signal::SIGHUP, Signal::SIGUSR1]
+    fn requests(&self) -> &'static [Request] {
+        &[Request::Reload, Request::Report]
     }
 
     fn common(&self) -> &ServiceArgs {
         &self.service
     }
 
-    fn what(&self) -> String {
-        format!("Proxying {}", self.upstream)
+    fn doors(&self) -> Vec<DoorArgs<'_>> {
+        let what = format!("Proxying {}", self.upstream);
+        vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue: Queue::Shared }]
     }
 
-    fn open(&self) -> Result<Arc<dyn Service>, Error> {
-        let server = ProxyServer::new(Config {
+    fn resolve(&self) -> Result<Open, (&'static str, Error)> {
+        let config = Config {
             upstream: self.upstream.clone(),
             policy: Policy {
                 ttl: self.ttl,
@@ -136,35 +143,34 @@ impl Launch for ProxyArgs {
             },
             max_size: self.max_size.get(),
             upstream_timeout: self.upstream_timeout.0,
-            write_timeout: self.service.write_timeout(),
             keep_filling: self.keep_filling,
-        });
-        Ok(Arc::new(server.map_err(|error| Error::cannot("start", "the fetches", &error))?))
+        };
+        Ok(Box::new(|| {
+            let server = ProxyServer::new(config).map_err(|error| Error::cannot("start", "the fetches", &error))?;
+            Ok(Arc::new(server))
+        }))
     }
 }
 
 impl Service for ProxyServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(listeners, self, limits)
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        service::prepare(doors, self, limits)
     }
 
-    fn on_signal(&self, signal: Signal) {
-        match signal {
-            Signal::SIGHUP => {
-                self.forget();
-                info!("Forgot the poem");
-            }
-            Signal::SIGUSR1 => info!("Totals: {}", self.totals()),
-            _ => {}
-        }
+    fn reload(&self) {
+        self.forget();
+        info!("Forgot the poem");
+    }
+
+    fn report(&self, counts: &Counts) {
+        info!("Totals: {}", self.totals(counts.bytes()));
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
-        const ANSWERS: Metric = counter("poetry_proxy_answers_total", "Clients by how they were answered.");
-        const FETCHES: Metric = counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
-        const ENDED: Metric = counter("poetry_proxy_fetches_ended_total", "Fetches from upstream by outcome.");
-        const CACHED: Metric = gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
-        service::add_counts(page, labels, self.counts());
+        const ANSWERS: Metric = Metric::counter("poetry_proxy_answers_total", "Clients by how they were answered.");
+        const FETCHES: Metric = Metric::counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
+        const ENDED: Metric = Metric::counter("poetry_proxy_fetches_ended_total", "Fetches from upstream by outcome.");
+        const CACHED: Metric = Metric::gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
         for (answer, count) in self.answers() {
             page.add(ANSWERS, &[labels, &[("answer", answer)]].concat(), count);
         }

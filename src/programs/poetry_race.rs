@@ -14,10 +14,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::address::Address;
 use crate::cli::signals::{self, Signals};
-use crate::cli::{Error, FAILURE, SUCCESS, terminal, values};
+use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
 use crate::race::assertion::Assertion;
 use crate::race::{self, Run, Summary};
@@ -120,42 +121,64 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<u8, Error> {
-    let models = if args.models.is_empty() { Model::ALL.to_vec() } else { args.models.clone() };
-    for assertion in &args.assertions {
-        if let Some(absent) = assertion.models().into_iter().find(|model| !models.contains(model)) {
-            return Err(Error::usage(format!("the assertion speaks of {absent}, which does not take part")));
-        }
-    }
+    let models = args.models()?;
     let signals = Signals::block_with_hangup();
-    let directory =
-        tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))?;
-    let stage =
-        Arc::new(Stage { progress: progress(), child: Mutex::new(None), directory: directory.path().to_owned() });
-    let at_signal = Arc::clone(&stage);
-    let on_signal = move |signal| at_signal.leave(signal);
-    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
+    let directory = directory()?;
+    let stage = Stage::new(directory.path());
+    Stage::leave_on(signals, &stage)?;
     let runs = all_runs(args, &models, &stage)?;
     stage.progress.finish_and_clear();
     let summaries = race::summaries(&models, &runs);
+    stdout::write_all(args.result(&summaries).as_bytes())?;
+    draw(args, &summaries, &runs)?;
+    Ok(judge(args, &summaries, &runs))
+}
 
-    let tables = tables(&summaries);
-    let result = match (args.json, args.csv, args.markdown) {
-        (true, _, _) => json(args, &summaries),
-        (_, true, _) => csv(&summaries).to_csv(),
-        (_, _, true) => tables.map(|table| table.to_markdown()).join("\n"),
-        _ => tables.map(|table| table.to_text()).join("\n"),
-    };
-    write_stdout(&result)?;
-    if args.timeline.is_some() || args.waterfall {
-        let chart = Chart::of(&median_runs(&summaries, &runs));
-        if let Some(path) = &args.timeline {
-            fs::write(path, svg::draw(&chart)).map_err(|error| Error::cannot("write", path.display(), &error))?;
+impl Args {
+    /// The models that take part, among them all that an assertion is about.
+    fn models(&self) -> Result<Vec<Model>, Error> {
+        let models = if self.models.is_empty() { Model::ALL.to_vec() } else { self.models.clone() };
+        for assertion in &self.assertions {
+            if let Some(absent) = assertion.models().into_iter().find(|model| !models.contains(model)) {
+                return Err(Error::usage(format!("the assertion speaks of {absent}, which does not take part")));
+            }
         }
-        if args.waterfall {
-            say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
-        }
+        Ok(models)
     }
 
+    /// The result in the form that is asked for.
+    fn result(&self, summaries: &[Summary]) -> String {
+        match (self.json, self.csv, self.markdown) {
+            (true, _, _) => json(&self.addresses, summaries),
+            (_, true, _) => csv(summaries).to_csv(),
+            (_, _, true) => tables(summaries).map(|table| table.to_markdown()).join("\n"),
+            _ => tables(summaries).map(|table| table.to_text()).join("\n"),
+        }
+    }
+}
+
+/// The directory for the reports of the clients, removed when it is dropped.
+fn directory() -> Result<TempDir, Error> {
+    tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))
+}
+
+/// Draws the pictures that are asked for.
+fn draw(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> Result<(), Error> {
+    if args.timeline.is_none() && !args.waterfall {
+        return Ok(());
+    }
+    let chart = Chart::of(&median_runs(summaries, runs));
+    if let Some(path) = &args.timeline {
+        fs::write(path, svg::draw(&chart)).map_err(|error| Error::cannot("write", path.display(), &error))?;
+    }
+    if args.waterfall {
+        say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
+    }
+    Ok(())
+}
+
+/// Says what did not arrive and what does not hold. Returns the exit status.
+fn judge(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> u8 {
     let mut status = SUCCESS;
     let failed: usize = runs.iter().map(|(_, run)| run.report.failed).sum();
     if failed > 0 {
@@ -163,19 +186,19 @@ fn run(args: &Args) -> Result<u8, Error> {
         status = FAILURE;
     }
     for assertion in &args.assertions {
-        let verdict = assertion.judge(&summaries);
+        let verdict = assertion.judge(summaries);
         if !verdict.holds {
             say(&format!("poetry-race: {}\n", verdict.text));
             status = FAILURE;
         }
     }
-    Ok(status)
+    status
 }
 
-/// For a client that was told to stop.
+/// The time that a client gets to end after a signal.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// What has to be cleared away when a signal ends the race.
+/// The parts of a race that have to be cleared away when a signal ends it: the bar, the client that runs, the reports.
 struct Stage {
     progress: ProgressBar,
     child: Mutex<Option<u32>>,
@@ -183,6 +206,17 @@ struct Stage {
 }
 
 impl Stage {
+    fn new(directory: &Path) -> Arc<Self> {
+        Arc::new(Self { progress: progress(), child: Mutex::new(None), directory: directory.to_owned() })
+    }
+
+    /// Has the process end on each of these signals.
+    fn leave_on(signals: Signals, stage: &Arc<Self>) -> Result<(), Error> {
+        let stage = Arc::clone(stage);
+        let on_signal = move |signal| stage.leave(signal);
+        signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))
+    }
+
     fn start(&self, command: &mut Command) -> io::Result<Child> {
         let mut running = lock(&self.child);
         let child = command.spawn()?;
@@ -190,7 +224,7 @@ impl Stage {
         Ok(child)
     }
 
-    /// Holds the lock to the end, so that no other child is started.
+    /// Ends the client that runs, and the process. Holds the lock to the end, so that no other client is started.
     fn leave(&self, signal: Signal) -> ! {
         let child = lock(&self.child);
         // Ctrl-C on a terminal has reached it already.
@@ -236,7 +270,7 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
     Ok(runs)
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar if stderr is a terminal, and a hidden one elsewhere.
 fn progress() -> ProgressBar {
     let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
@@ -245,7 +279,7 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// For people: how long it took, and what it cost.
+/// The result for people: a table of times, and a table of costs.
 fn tables(summaries: &[Summary]) -> [Table; 2] {
     let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up"]);
     let mut costs = Table::new([
@@ -289,7 +323,7 @@ fn tables(summaries: &[Summary]) -> [Table; 2] {
     [times, costs]
 }
 
-/// For programs: the same, in plain units.
+/// The result for programs: one table, in plain units.
 fn csv(summaries: &[Summary]) -> Table {
     let mut table = Table::new([
         "model",
@@ -333,19 +367,19 @@ fn csv(summaries: &[Summary]) -> Table {
     table
 }
 
-fn json(args: &Args, summaries: &[Summary]) -> String {
+fn json(addresses: &[Address], summaries: &[Summary]) -> String {
     #[derive(Serialize)]
     struct Result<'a> {
         schema: u32,
         addresses: Vec<String>,
         models: &'a [Summary],
     }
-    let addresses = args.addresses.iter().map(ToString::to_string).collect();
+    let addresses = addresses.iter().map(ToString::to_string).collect();
     let result = Result { schema: 1, addresses, models: summaries };
     serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
 }
 
-/// Of each model the run that took its median time.
+/// The reports of the runs that took the median time, one for each model.
 fn median_runs(summaries: &[Summary], runs: &[(Model, Run)]) -> Vec<Report> {
     let median = |summary: &Summary| {
         let is_it =
@@ -355,14 +389,7 @@ fn median_runs(summaries: &[Summary], runs: &[(Model, Run)]) -> Vec<Report> {
     summaries.iter().filter_map(median).collect()
 }
 
-fn write_stdout(text: &str) -> Result<(), Error> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
-        _ => Ok(()),
-    }
-}
-
-/// If nobody hears it there is nobody left to tell.
+/// Writes to stderr. An error there has nobody who could be told of it.
 fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -1,24 +1,26 @@
-//! What the servers share: flags about clients, the way from arguments to a service, and how signals stop it.
+//! From arguments to a server: what a program with an async server has to say of itself, and how it is run.
+//!
+//! ```text
+//!   arguments ── Launch: one_shot? ── resolve ──▶ Open ── bind, open ──▶ Service ── prepare ──▶ Run ── serve ──▶ Ended
+//! ```
 
-use std::net::TcpListener;
+use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock, mpsc};
-use std::thread;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use tracing::{error, info};
+use tracing::info;
 
-use crate::cli::listen::{ListenArgs, address, announce};
+use crate::cli::listen::{ListenArgs, announce};
 use crate::cli::logs::{LogArgs, Style};
-use crate::cli::signals::{self, Signals};
-use crate::cli::terminal::Screen;
+use crate::cli::stopping::{self, Request, stop_on};
+use crate::cli::terminal::{self, Screen};
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, SUCCESS, open_files};
-use crate::errors::reason;
-use crate::metrics::{Kind, Metric, Page};
+use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
-use crate::net::{self, Handler, ServerLimits, Stop};
+use crate::net::{self, Door, FastPath, ServerLimits, Stop};
 
 /// The flags of every server about its clients.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,183 +49,6 @@ pub struct ServiceArgs {
     pub crowd: CrowdArgs,
 }
 
-impl ServiceArgs {
-    /// A client that takes nothing for so long is dropped.
-    pub fn write_timeout(&self) -> Option<Duration> {
-        self.crowd.clients.write_timeout.0
-    }
-
-    /// The limits of the server as a whole.
-    pub fn limits(&self) -> ServerLimits {
-        ServerLimits { max_clients: self.crowd.max_clients.get(), grace: self.crowd.clients.grace }
-    }
-}
-
-/// The arguments of an async server, and what becomes of them: a program, or one of the services of a daemon.
-///
-/// It is opened in the order of these functions, each of which may fail, and none of which starts a thread.
-pub trait Launch {
-    /// The name of its program.
-    fn program(&self) -> &'static str;
-
-    /// The signals that mean something to it, beside those that stop it.
-    fn signals(&self) -> &'static [Signal] {
-        &[]
-    }
-
-    /// What all async servers are told.
-    fn common(&self) -> &ServiceArgs;
-
-    /// What it does, for the address line: `Serving FILE`.
-    fn what(&self) -> String;
-
-    /// Looks for what can be wrong before anything is opened; what is wrong comes with the name of the argument.
-    ///
-    /// # Errors
-    /// A file is not there, or makes no sense.
-    fn check(&self) -> Result<(), (&'static str, Error)> {
-        Ok(())
-    }
-
-    /// What it is to do instead of serving, if that is so: its exit status.
-    ///
-    /// # Errors
-    /// It failed.
-    fn one_shot(&self) -> Result<Option<u8>, Error> {
-        Ok(None)
-    }
-
-    /// Opens its sockets.
-    ///
-    /// # Errors
-    /// The address is taken, or none of ours.
-    fn bind(&self) -> Result<Vec<TcpListener>, Error> {
-        self.common().listen.bind_shared()
-    }
-
-    /// Reads what it needs, and begins to write what it is to write.
-    ///
-    /// # Errors
-    /// A file cannot be read or written, or makes no sense.
-    fn open(&self) -> Result<Arc<dyn Service>, Error>;
-}
-
-/// An async server that only has to be started.
-pub trait Service: Send + Sync {
-    /// Gets everything that it needs to serve.
-    ///
-    /// # Errors
-    /// The system does not give it.
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error>;
-
-    /// Does what a signal means to it, if it means anything. This may take as long as a disk does.
-    fn on_signal(&self, _: Signal) {}
-
-    /// Adds its metrics, all with these labels.
-    fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
-}
-
-/// Serves until it is stopped, and returns what became of it.
-pub type Run = Box<dyn FnOnce(&Stop) -> Result<Ended, Error> + Send>;
-
-/// What became of a server.
-#[derive(Debug, Clone, Copy)]
-pub struct Ended {
-    /// Its exit status.
-    pub status: u8,
-    served: u64,
-    lost: u64,
-    reset: u64,
-}
-
-impl Ended {
-    /// A line for the log, after `what`.
-    pub fn tell(&self, what: &str) {
-        let Self { served, lost, reset, .. } = self;
-        info!(served, lost, reset, "{what}: {served} clients served, {lost} lost, {reset} of them reset at the end");
-    }
-}
-
-/// Prepares to serve, as [`Service::prepare`] has it.
-///
-/// # Errors
-/// The system does not give what it needs.
-pub fn prepare<H: Handler>(listeners: Vec<TcpListener>, server: Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
-    let cannot = |error| Error::cannot("start", "a worker", &error);
-    let prepared = net::prepare(listeners, Arc::clone(&server), limits).map_err(cannot)?;
-    Ok(Box::new(move |stop| {
-        let reset = prepared.run(stop).map_err(cannot)?;
-        Ok(Ended { status: SUCCESS, served: server.counts().served(), lost: server.counts().lost(), reset })
-    }))
-}
-
-/// The metrics that all servers have.
-pub fn add_counts(page: &mut Page, labels: &[(&str, &str)], counts: &Counts) {
-    const CLIENTS: Metric = gauge("poetry_clients", "Clients connected now.");
-    const ACCEPTED: Metric = counter("poetry_clients_accepted_total", "Clients accepted.");
-    const ENDED: Metric = counter("poetry_clients_ended_total", "Clients by outcome: served as planned, or lost.");
-    const BYTES: Metric = counter("poetry_sent_bytes_total", "Bytes sent to clients.");
-    page.add(CLIENTS, labels, counts.connected());
-    page.add(ACCEPTED, labels, counts.accepted());
-    for (outcome, count) in [("served", counts.served()), ("lost", counts.lost())] {
-        page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
-    }
-    page.add(BYTES, labels, counts.bytes());
-}
-
-/// A metric that only grows.
-pub const fn counter(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, help }
-}
-
-/// A metric that goes up and down.
-pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, help }
-}
-
-/// A server as a program of its own: opens it, says where it listens, and serves until a signal stops it.
-///
-/// # Errors
-/// It cannot be opened or started.
-pub fn run(service: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
-    logs.init(Style::Journal, &Screen::default())?;
-    if let Some(status) = service.one_shot()? {
-        return Ok(status);
-    }
-    open_files::raise_limit();
-    let limits = service.common().limits();
-    let opened = Arc::new(OnceLock::<Arc<dyn Service>>::new());
-    let told = Arc::clone(&opened);
-    let stop = stop_on(Signals::block(service.signals()), limits.grace, move |signal| {
-        if let Some(server) = told.get() {
-            server.on_signal(signal);
-        }
-    })?;
-    service.check().map_err(|(_, error)| error)?;
-    let listeners = service.bind()?;
-    let server = service.open()?;
-    let _ = opened.set(Arc::clone(&server));
-    let address = address(&listeners)?;
-    let run = server.prepare(listeners, &limits)?;
-    announce(&service.what(), address)?;
-    let ended = run(&stop)?;
-    ended.tell("Stopped");
-    Ok(ended.status)
-}
-
-/// A server that listens and accepts nobody.
-#[derive(Debug)]
-pub struct Nobody;
-
-impl Service for Nobody {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, _: &ServerLimits) -> Result<Run, Error> {
-        Ok(Box::new(move |stop| {
-            net::never_accept(listeners, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
-            Ok(Ended { status: SUCCESS, served: 0, lost: 0, reset: 0 })
-        }))
-    }
-}
-
 /// The flags of a server of many clients.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Clients")]
@@ -237,61 +62,250 @@ pub struct CrowdArgs {
     pub clients: ClientArgs,
 }
 
-/// What SIGINT and SIGTERM stop; `told` hears of these and of all other signals.
-///
-/// The first one closes the door, the second one resets who is left. If the server does not end then, because a file
-/// or a pipe does not answer, the process does.
-///
-/// # Errors
-/// The system gives no thread.
-pub fn stop_on(
-    signals: Signals,
-    grace: Duration,
-    told: impl Fn(Signal) + Send + Sync + 'static,
-) -> Result<Stop, Error> {
-    let stop = Stop::default();
-    let stopped = stop.clone();
-    let told: Told = Arc::new(told);
-    let mut asides = Asides::default();
-    let on_signal = move |signal| match signal {
-        Signal::SIGINT | Signal::SIGTERM => {
-            if stopped.is_closing() {
-                stopped.abort();
-                signals::exit_at_the_latest(signals::LAST_WORDS, SUCCESS);
-            } else {
-                stopped.close();
-                signals::exit_at_the_latest(grace.saturating_add(signals::LAST_WORDS), SUCCESS);
-            }
-            told(signal);
-        }
-        signal => asides.tell(signal, &told),
-    };
-    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
-    Ok(stop)
+impl ServiceArgs {
+    /// The limits of the server as a whole.
+    pub fn limits(&self) -> ServerLimits {
+        let CrowdArgs { max_clients, clients: ClientArgs { write_timeout, grace } } = &self.crowd;
+        ServerLimits { max_clients: max_clients.get(), write_timeout: write_timeout.0, grace: *grace }
+    }
 }
 
-type Told = Arc<dyn Fn(Signal) + Send + Sync>;
+/// The arguments of a program with an async server, and what becomes of them: the server alone, or one of several in a
+/// daemon.
+///
+/// Its functions are called in this order. Each may fail, and none starts a thread.
+pub trait Launch: fmt::Debug {
+    /// The name of its program.
+    fn program(&self) -> &'static str;
 
-/// A thread for each signal that takes its time, so that the next one, which may be to stop, is heard meanwhile.
-#[derive(Default)]
-struct Asides(Vec<(Signal, mpsc::SyncSender<()>)>);
+    /// What it hears of, beside a stop.
+    fn requests(&self) -> &'static [Request] {
+        &[]
+    }
 
-impl Asides {
-    fn tell(&mut self, signal: Signal, told: &Told) {
-        if let Some((_, aside)) = self.0.iter().find(|(known, _)| *known == signal) {
-            // If it is full, once more is noted already, and more than that is not needed.
-            let _ = aside.try_send(());
-            return;
-        }
-        let (aside, signals) = mpsc::sync_channel(1);
-        let told = Arc::clone(told);
-        let body = move || signals.into_iter().for_each(|()| told(signal));
-        match thread::Builder::new().name(signal.as_str().to_lowercase()).spawn(body) {
-            Ok(_) => {
-                let _ = aside.try_send(());
-                self.0.push((signal, aside));
-            }
-            Err(error) => error!("Cannot start a thread: {}; {signal} is ignored", reason(&error)),
+    /// The flags of every async server.
+    fn common(&self) -> &ServiceArgs;
+
+    /// What it is asked to do instead of serving, if that is so: its exit status.
+    ///
+    /// # Errors
+    /// That failed.
+    fn one_shot(&self) -> Result<Option<u8>, Error> {
+        Ok(None)
+    }
+
+    /// Looks, before anything is opened, for what will be missing then; the error comes with the name of the argument.
+    /// For a daemon, which has to know before it goes into the background.
+    ///
+    /// # Errors
+    /// A file is not there.
+    fn check(&self) -> Result<(), (&'static str, Error)> {
+        Ok(())
+    }
+
+    /// Where it listens. Most servers have one door.
+    fn doors(&self) -> Vec<DoorArgs<'_>>;
+
+    /// Makes sense of the arguments, and of files that only add to them, which are read once; the error comes with the
+    /// name of the argument.
+    ///
+    /// # Errors
+    /// They make no sense, or cannot be read.
+    fn resolve(&self) -> Result<Open, (&'static str, Error)>;
+}
+
+/// Reads what a server needs, and begins to write what it is to write.
+pub type Open = Box<dyn FnOnce() -> Result<Arc<dyn Service>, Error>>;
+
+/// A door that is not open yet.
+#[derive(Debug)]
+pub struct DoorArgs<'a> {
+    /// As [`Door::name`] has it.
+    pub name: &'static str,
+    /// What the server does there, for the address line: `Serving FILE`.
+    pub what: String,
+    /// The address.
+    pub listen: &'a ListenArgs,
+    /// How many listeners it has.
+    pub queue: Queue,
+}
+
+/// The listeners of a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// One for each processor.
+    Shared,
+    /// One, with this backlog if none was asked for.
+    Single(u32),
+}
+
+impl DoorArgs<'_> {
+    /// How many listeners it has.
+    pub fn listeners(&self) -> usize {
+        match self.queue {
+            Queue::Shared => crate::cli::listen::workers(),
+            Queue::Single(_) => 1,
         }
     }
+
+    /// Opens its sockets.
+    ///
+    /// # Errors
+    /// The address is taken, or none of ours.
+    pub fn bind(&self) -> Result<Door, Error> {
+        let listeners = match self.queue {
+            Queue::Shared => self.listen.bind_shared()?,
+            Queue::Single(backlog) => vec![self.listen.bind(backlog)?],
+        };
+        Ok(Door { name: self.name, listeners })
+    }
+}
+
+/// The address at which a door is open.
+///
+/// # Errors
+/// The system does not say, or it has no listener.
+pub fn address(door: &Door) -> Result<SocketAddr, Error> {
+    crate::cli::listen::address(&door.listeners)
+}
+
+/// An async server that only has to be started.
+pub trait Service: Send + Sync {
+    /// Gets everything that it needs to serve, as [`prepare`] does.
+    ///
+    /// # Errors
+    /// The system does not give it.
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error>;
+
+    /// Reads again what may have changed ([`Request::Reload`]). This may take as long as a disk does.
+    fn reload(&self) {}
+
+    /// Logs its totals ([`Request::Report`]).
+    fn report(&self, _: &Counts) {}
+
+    /// Adds the metrics that it has beside those of the engine, all with these labels.
+    fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
+
+    /// The exit status when it has ended.
+    fn status(&self) -> u8 {
+        SUCCESS
+    }
+}
+
+/// A server that is prepared to serve until it is stopped.
+pub struct Run {
+    counts: Arc<Counts>,
+    serve: Serve,
+}
+
+/// Returns how many connections were reset at the end.
+type Serve = Box<dyn FnOnce(&Stop) -> Result<u64, Error> + Send>;
+
+impl Run {
+    /// What it has done so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Serves, and returns what became of it.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub fn serve(self, stop: &Stop) -> Result<Ended, Error> {
+        let reset = (self.serve)(stop)?;
+        Ok(Ended { served: self.counts.served(), lost: self.counts.lost(), reset })
+    }
+}
+
+/// What became of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    served: u64,
+    lost: u64,
+    reset: u64,
+}
+
+impl Ended {
+    /// A line for the log, after `what`.
+    pub fn tell(&self, what: &str) {
+        let Self { served, lost, reset } = self;
+        info!(served, lost, reset, "{what}: {served} clients served, {lost} lost, {reset} of them reset at the end");
+    }
+}
+
+/// Prepares to serve, as [`Service::prepare`] has it.
+///
+/// # Errors
+/// The system does not give what it needs.
+pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
+    let cannot = |error| Error::cannot("start", "a worker", &error);
+    let prepared = net::prepare(doors, handler, limits).map_err(cannot)?;
+    Ok(Run { counts: Arc::clone(prepared.counts()), serve: Box::new(move |stop| prepared.run(stop).map_err(cannot)) })
+}
+
+/// A server that listens and accepts nobody.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Service for Nobody {
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, _: &ServerLimits) -> Result<Run, Error> {
+        let serve = move |stop: &Stop| {
+            net::never_accept(doors, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+            Ok(0)
+        };
+        Ok(Run { counts: Arc::default(), serve: Box::new(serve) })
+    }
+}
+
+/// Adds the metrics of a server: those that the engine has of each, and its own.
+pub fn add_metrics(page: &mut Page, labels: &[(&str, &str)], counts: &Counts, service: &dyn Service) {
+    const CLIENTS: Metric = Metric::gauge("poetry_clients", "Clients connected now.");
+    const ACCEPTED: Metric = Metric::counter("poetry_clients_accepted_total", "Clients accepted.");
+    const ENDED: Metric =
+        Metric::counter("poetry_clients_ended_total", "Clients by outcome: served as planned, or lost.");
+    const BYTES: Metric = Metric::counter("poetry_sent_bytes_total", "Bytes sent to clients.");
+    page.add(CLIENTS, labels, counts.connected());
+    page.add(ACCEPTED, labels, counts.accepted());
+    for (outcome, count) in [("served", counts.served()), ("lost", counts.lost())] {
+        page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
+    }
+    page.add(BYTES, labels, counts.bytes());
+    service.metrics(page, labels);
+}
+
+/// A server as a program of its own: opens it, says where it listens, and serves until a signal stops it.
+///
+/// # Errors
+/// It cannot be opened or started.
+pub fn run(launch: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
+    logs.init(Style::Journal, terminal::colour(), Screen::default())?;
+    if let Some(status) = launch.one_shot()? {
+        return Ok(status);
+    }
+    open_files::raise_limit();
+    let (limits, stop) = (launch.common().limits(), Stop::default());
+    let started = Arc::new(OnceLock::<(Arc<dyn Service>, Arc<Counts>)>::new());
+    let told = Arc::clone(&started);
+    stop_on(stopping::block(launch.requests()), limits.grace, stop.clone(), move |request| {
+        let Some((service, counts)) = told.get() else { return };
+        match request {
+            Request::Stop => {}
+            Request::Reload => service.reload(),
+            Request::Report => service.report(counts),
+        }
+    })?;
+
+    let open = launch.resolve().map_err(|(_, error)| error)?;
+    let (mut doors, mut lines) = (Vec::new(), Vec::new());
+    for args in launch.doors() {
+        let door = args.bind()?;
+        lines.push((args.what, address(&door)?));
+        doors.push(door);
+    }
+    let service = open()?;
+    let run = Arc::clone(&service).prepare(doors, &limits)?;
+    let _ = started.set((Arc::clone(&service), Arc::clone(run.counts())));
+    lines.iter().try_for_each(|(what, address)| announce(what, *address))?;
+    run.serve(&stop)?.tell("Stopped");
+    Ok(service.status())
 }

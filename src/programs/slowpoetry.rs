@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::slice;
 
 use clap::{Arg, Parser};
 use tracing::info;
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{self, ClientArgs};
+use super::service::ClientArgs;
 use crate::cli::listen::{ListenArgs, address, announce};
 use crate::cli::logs::{LogArgs, Style};
-use crate::cli::signals::{self, Signals};
-use crate::cli::terminal::Screen;
+use crate::cli::stopping::{self, stop_on};
+use crate::cli::terminal::{self, Screen};
 use crate::cli::{Error, FAILURE, SUCCESS, open_files};
-use crate::net::never_accept;
+use crate::net::{Door, Stop, never_accept};
 use crate::pace::Pace;
 use crate::poem::Poem;
 use crate::server::slow::{SlowServer, Stopper};
@@ -91,7 +89,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    args.logs.init(Style::Journal, &Screen::default())?;
+    args.logs.init(Style::Journal, terminal::colour(), Screen::default())?;
     open_files::raise_limit();
     if let Some(status) = args.faults.rehearse(Usual::Slow, &args.file)? {
         return Ok(status);
@@ -104,27 +102,27 @@ fn run(args: Args) -> Result<u8, Error> {
     let listener = args.listen.bind(BACKLOG)?;
     let fault_plan = args.faults.fault_plan(Usual::Slow, &args.file)?;
     // Not sooner: a name that is slow to resolve can be interrupted.
-    let signals = Signals::block(&[]);
+    let signals = stopping::block(&[]);
     if let Some(pace) = args.faults.steady_pace(Usual::Slow) {
         tell_pace(&args.file, &pace);
     }
     let server =
         SlowServer { file: args.file, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
-    announce(&serving, address(std::slice::from_ref(&listener))?)?;
+    announce(&serving, address(slice::from_ref(&listener))?)?;
     let stopper = Stopper::new(listener);
-    stop_on(signals, args.patience.grace, stopper.clone())
-        .map_err(|error| Error::cannot("start", "a thread", &error))?;
+    stop_on(signals, args.patience.grace, stopper.clone(), |_| {})?;
     server.run(&stopper);
     Ok(if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE })
 }
 
 fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
     let listener = args.listen.bind(0)?;
-    let stop = service::stop_on(Signals::block(&[]), args.patience.grace, |_| {})?;
-    let listeners = vec![listener];
-    announce(serving, address(&listeners)?)?;
-    never_accept(listeners, &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    let stop = Stop::default();
+    stop_on(stopping::block(&[]), args.patience.grace, stop.clone(), |_| {})?;
+    announce(serving, address(slice::from_ref(&listener))?)?;
+    let door = Door { name: "poem", listeners: vec![listener] };
+    never_accept(vec![door], &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
     Ok(SUCCESS)
 }
 
@@ -141,21 +139,4 @@ fn tell_pace(file: &Path, pace: &Pace) {
         human(total),
         pace.num_bytes
     );
-}
-
-/// The first signal closes the door; the second one, or the end of the grace time, ends the transfer.
-fn stop_on(signals: Signals, grace: Duration, stopper: Stopper) -> std::io::Result<()> {
-    let (tell, told) = mpsc::channel();
-    thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        if told.recv().is_ok() {
-            stopper.close();
-            // A second signal, or the end of the time: both mean now.
-            let _ = told.recv_timeout(grace);
-            stopper.abort();
-            signals::exit_at_the_latest(signals::LAST_WORDS, SUCCESS);
-        }
-    })?;
-    signals.watch(move |_| {
-        let _ = tell.send(());
-    })
 }

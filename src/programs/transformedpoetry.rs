@@ -1,21 +1,19 @@
 //! transformedpoetry as a program.
 
-use std::io::{self, Write};
-use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 
-use super::service::{self, Launch, Run, Service, ServiceArgs};
+use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceArgs};
 use crate::cli::logs::LogArgs;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
-use crate::cli::{Error, SUCCESS, values};
+use crate::cli::{Error, SUCCESS, stdout, values};
 use crate::metrics::{Metric, Page};
-use crate::net::{Handler, ServerLimits};
-use crate::server::transform::{self, TransformServer};
+use crate::net::{Door, ServerLimits};
+use crate::server::transform::{RequestLimits, TransformServer};
 use crate::transforms::ALL;
 
 /// Change poems: an async server that takes a poem and gives it back in lower case, upside down, or numbered
@@ -86,6 +84,12 @@ pub fn main() -> ExitCode {
     crate::cli::run("transformedpoetry", |args: Args| service::run(&args.service, &args.logs))
 }
 
+impl From<Args> for (TransformArgs, LogArgs) {
+    fn from(args: Args) -> Self {
+        (args.service, args.logs)
+    }
+}
+
 impl Launch for TransformArgs {
     fn program(&self) -> &'static str {
         "transformedpoetry"
@@ -95,33 +99,32 @@ impl Launch for TransformArgs {
         &self.service
     }
 
-    fn what(&self) -> String {
-        "Serving transforms".to_owned()
-    }
-
     fn one_shot(&self) -> Result<Option<u8>, Error> {
         self.list.then(list).transpose()
     }
 
-    fn open(&self) -> Result<Arc<dyn Service>, Error> {
-        Ok(Arc::new(TransformServer::new(transform::RequestLimits {
+    fn doors(&self) -> Vec<DoorArgs<'_>> {
+        let what = "Serving transforms".to_owned();
+        vec![DoorArgs { name: "requests", what, listen: &self.service.listen, queue: Queue::Shared }]
+    }
+
+    fn resolve(&self) -> Result<Open, (&'static str, Error)> {
+        let limits = RequestLimits {
             max_length: self.max_length.get(),
             idle_timeout: self.idle_timeout.0,
-            write_timeout: self.service.write_timeout(),
             keep_alive: self.keep_alive,
-        })))
+        };
+        Ok(Box::new(|| Ok(Arc::new(TransformServer::new(limits)))))
     }
 }
 
 impl Service for TransformServer {
-    fn prepare(self: Arc<Self>, listeners: Vec<TcpListener>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(listeners, self, limits)
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        service::prepare(doors, self, limits)
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
-        const REQUESTS: Metric =
-            service::counter("poetry_transform_requests_total", "Requests by what became of them.");
-        service::add_counts(page, labels, self.counts());
+        const REQUESTS: Metric = Metric::counter("poetry_transform_requests_total", "Requests by what became of them.");
         for (outcome, count) in self.outcomes() {
             page.add(REQUESTS, &[labels, &[("outcome", outcome)]].concat(), count);
         }
@@ -133,8 +136,5 @@ fn list() -> Result<u8, Error> {
     let width = ALL.iter().map(|transform| transform.name.len()).max().unwrap_or(0);
     let lines: String =
         ALL.iter().map(|transform| format!("{:width$}  {}\n", transform.name, transform.about)).collect();
-    match io::stdout().write_all(lines.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
-        _ => Ok(SUCCESS),
-    }
+    stdout::write_all(lines.as_bytes()).map(|()| SUCCESS)
 }

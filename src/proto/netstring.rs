@@ -12,14 +12,12 @@
 //! The specification is D. J. Bernstein, *Netstrings* (1997), <https://cr.yp.to/proto/netstrings.txt>.
 //!
 //! Nothing here does I/O or allocates for what has only been announced. A [`Decoder`] looks at the bytes that have
-//! arrived, however they were cut; an [`Outgoing`] is a netstring on its way out, however little is taken at a time;
-//! [`Codec`] is both for [`tokio_util::codec`].
+//! arrived, however they were cut; an [`Outgoing`] is a netstring on its way out, however little is taken at a time.
 //!
 //! ```
-//! use poetry_suite::proto::netstring::{Decoder, encode};
+//! use poetry_suite::proto::netstring::{Decoder, Outgoing};
 //!
-//! let mut stream = Vec::new();
-//! encode(b"hello world!", &mut stream);
+//! let stream = Outgoing::new("hello world!").unsent().map(|part| part.to_vec()).concat();
 //! assert_eq!(stream, b"12:hello world!,");
 //!
 //! let mut decoder = Decoder::new(1024);
@@ -30,9 +28,9 @@
 //! assert!(rest.is_empty());
 //! ```
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 
-use tokio_util::bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio_util::bytes::{Buf, Bytes, BytesMut};
 
 /// Where a stream is not netstrings, and why. Nothing after it can be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +91,19 @@ impl Decoder {
         Ok(Some(payload))
     }
 
+    /// Takes the next netstring out of a buffer, as [`decode`](Self::decode) does, without copying its payload.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub fn split(&mut self, bytes: &mut BytesMut) -> Result<Option<Bytes>, Error> {
+        let Some((start, end)) = self.find(bytes)? else { return Ok(None) };
+        self.taken += end as u64 + 1;
+        bytes.advance(start);
+        let payload = bytes.split_to(end - start).freeze();
+        bytes.advance(1);
+        Ok(Some(payload))
+    }
+
     /// The stream has ended, with `rest` left in it.
     ///
     /// # Errors
@@ -132,15 +143,6 @@ impl Decoder {
     fn error(&self, at: usize, what: Malformed) -> Error {
         Error { at: self.taken + at as u64, what }
     }
-}
-
-/// Appends `payload` as a netstring.
-pub fn encode(payload: &[u8], out: &mut Vec<u8>) {
-    let length = Length::of(payload);
-    out.reserve(length.as_bytes().len() + payload.len() + 1);
-    out.extend_from_slice(length.as_bytes());
-    out.extend_from_slice(payload);
-    out.push(b',');
 }
 
 /// The digits and the colon before a payload.
@@ -213,69 +215,17 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
     }
 }
 
-/// Netstrings for [`tokio_util::codec`]. Errors are [`io::Error`]s of the kind `InvalidData` with an [`Error`] inside.
-#[derive(Debug, Clone)]
-pub struct Codec(Decoder);
-
-impl Codec {
-    /// A codec that refuses to decode payloads of more than `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        Self(Decoder::new(limit))
-    }
-}
-
-impl tokio_util::codec::Decoder for Codec {
-    type Item = Bytes;
-    type Error = io::Error;
-
-    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<Bytes>> {
-        let Some((start, end)) = self.0.find(bytes).map_err(invalid)? else { return Ok(None) };
-        self.0.taken += end as u64 + 1;
-        bytes.advance(start);
-        let payload = bytes.split_to(end - start).freeze();
-        bytes.advance(1);
-        Ok(Some(payload))
-    }
-
-    fn decode_eof(&mut self, bytes: &mut BytesMut) -> io::Result<Option<Bytes>> {
-        match self.decode(bytes)? {
-            Some(payload) => Ok(Some(payload)),
-            None => self.0.finish(bytes).map(|()| None).map_err(invalid),
-        }
-    }
-}
-
-impl<P: AsRef<[u8]>> tokio_util::codec::Encoder<P> for Codec {
-    type Error = io::Error;
-
-    fn encode(&mut self, payload: P, out: &mut BytesMut) -> io::Result<()> {
-        let payload = payload.as_ref();
-        let length = Length::of(payload);
-        out.reserve(length.as_bytes().len() + payload.len() + 1);
-        out.put_slice(length.as_bytes());
-        out.put_slice(payload);
-        out.put_u8(b',');
-        Ok(())
-    }
-}
-
-fn invalid(error: Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use tokio_util::codec::{Decoder as _, Encoder as _};
+    use tokio_util::bytes::BufMut;
 
     const LIMIT: usize = 100;
 
     fn encoded(payload: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(payload, &mut out);
-        out
+        Outgoing::new(payload).unsent().map(|part| part.to_vec()).concat()
     }
 
     /// Decodes a stream that arrives in these pieces.
@@ -418,30 +368,26 @@ mod tests {
         }
 
         #[test]
-        fn the_codec_decodes_what_the_decoder_does(bytes in vec(prop_oneof![
+        fn a_buffer_is_split_into_what_is_decoded(bytes in vec(prop_oneof![
             6 => prop::sample::select(b"0123:,a".to_vec()),
             1 => any::<u8>(),
         ], 0..60)) {
-            let (payloads, end) = decode_pieces([&bytes[..]]);
-            let mut codec = Codec::new(LIMIT);
-            let mut buffer = BytesMut::new();
-            let mut decoded = Vec::new();
-            let mut result = Ok(None);
+            let expected = decode_pieces([&bytes[..]]);
+            let mut decoder = Decoder::new(LIMIT);
+            let (mut buffer, mut payloads) = (BytesMut::new(), Vec::new());
+            let mut result = Ok(());
             for byte in &bytes {
                 buffer.put_u8(*byte);
-                result = codec.decode(&mut buffer);
-                match &result {
-                    Ok(Some(payload)) => decoded.push(payload.to_vec()),
-                    Ok(None) => {}
-                    Err(_) => break,
+                match decoder.split(&mut buffer) {
+                    Ok(payload) => payloads.extend(payload.map(|payload| payload.to_vec())),
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
                 }
             }
-            if result.is_ok() {
-                result = codec.decode_eof(&mut buffer);
-            }
-            prop_assert_eq!(decoded, payloads);
-            let error = result.err().map(|error| error.downcast::<Error>().expect("an error of this module"));
-            prop_assert_eq!(error, end.err());
+            let result = result.and_then(|()| decoder.finish(&buffer));
+            prop_assert_eq!((payloads, result), expected);
         }
 
         #[test]
@@ -460,10 +406,8 @@ mod tests {
                 sent.extend_from_slice(&unsent[..taken]);
                 out.sent(taken);
             }
-            let mut framed = BytesMut::new();
-            Codec::new(LIMIT).encode(&payload, &mut framed).expect("encoded");
-            prop_assert_eq!(&sent, &encoded(&payload));
-            prop_assert_eq!(&framed[..], &sent[..]);
+            let expected = [payload.len().to_string().as_bytes(), b":", &payload, b","].concat();
+            prop_assert_eq!(&sent, &expected);
         }
     }
 }

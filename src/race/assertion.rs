@@ -1,4 +1,4 @@
-//! What should hold of a race, as people write it: `async <= 1.1 * bound`.
+//! Assertions about a race, as people write them: `async <= 1.1 * bound`.
 //!
 //! ```text
 //! assertion  := sum ("<" | "<=" | ">" | ">=") sum
@@ -16,18 +16,18 @@
 use super::Summary;
 use crate::client::Model;
 
-/// Something that holds of a race, or does not.
+/// An assertion about a race: a comparison of two sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assertion {
     text: String,
     left: Sum,
     relation: Relation,
     right: Sum,
-    /// Whose bound is meant.
+    /// The model whose bound is meant: the first one named.
     model: Model,
 }
 
-/// Why a text is no assertion.
+/// The error of a text that is no assertion: what is wrong, and the rest of the text from there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at '{rest}'; an assertion is like 'async <= 1.1 * bound'")]
 pub struct SyntaxError {
@@ -35,10 +35,10 @@ pub struct SyntaxError {
     rest: String,
 }
 
-/// What an assertion came to.
+/// The verdict on an assertion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// Whether it holds.
+    /// Whether the assertion holds.
     pub holds: bool,
     /// The assertion with the values of both sides.
     pub text: String,
@@ -72,10 +72,10 @@ enum Measure {
 }
 
 impl Assertion {
-    /// Reads an assertion.
+    /// Parses an assertion.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// The text is not of the grammar above.
     pub fn parse(text: &str) -> Result<Self, SyntaxError> {
         let mut parser = Parser { rest: text.trim(), model: None, depth: 0 };
         let left = parser.sum()?;
@@ -90,7 +90,7 @@ impl Assertion {
         }
     }
 
-    /// The models it speaks of, which have to take part.
+    /// The models that the assertion names, which have to take part.
     pub fn models(&self) -> Vec<Model> {
         let mut models = vec![self.model];
         self.left.add_models(&mut models);
@@ -113,7 +113,7 @@ impl Assertion {
     }
 }
 
-/// At most six digits behind the point.
+/// A value with at most six digits behind the point.
 fn short(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -182,13 +182,13 @@ impl Measure {
 
 struct Parser<'a> {
     rest: &'a str,
-    /// The first one named.
+    /// The first model named.
     model: Option<Model>,
     depth: u32,
 }
 
 impl<'a> Parser<'a> {
-    /// Nobody nests deeper, and the stack is not endless.
+    /// The most brackets in one assertion. The parser recurses, and the stack is not endless.
     const DEEPEST: u32 = 100;
 
     fn error(&self, what: &'static str) -> SyntaxError {
@@ -205,7 +205,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// As many characters as are of this kind.
+    /// Takes the longest prefix of characters of one kind.
     fn word(&mut self, is_part: fn(char) -> bool) -> &'a str {
         let end = self.rest.find(|c| !is_part(c)).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);

@@ -1,6 +1,6 @@
-//! The four clients against the same servers, in turns, as child processes; and what each of them cost.
+//! A race of the four clients against the same servers: child processes, in turns, and the cost of each.
 //!
-//! Time is measured by the children themselves, in their reports; what they cost besides is read from the system.
+//! The children measure time themselves, in their reports; other costs are read from getrusage(2) and /proc.
 //! [`Summary`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
@@ -24,29 +24,29 @@ use crate::units::{Micros, micros};
 /// One run of one client.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// What it measured itself.
+    /// The report of the client.
     pub report: Report,
-    /// What it cost.
+    /// The cost of the process.
     pub cost: Cost,
 }
 
-/// What a run cost besides its time. Threads and memory are looked at from outside while it runs: what is there for
-/// less than some milliseconds may be missed.
+/// The cost of a run besides its time. Threads and memory are sampled from /proc while the client runs: peaks of less
+/// than some milliseconds may be missed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// From the start of the process to its end, less what its report covers.
+    /// The time from the start of the process to its end, less the time of its report.
     pub start_up_us: Micros,
     /// Processor time in user mode.
     pub user_us: Micros,
     /// Processor time in the kernel.
     pub system_us: Micros,
-    /// How often it waited.
+    /// Voluntary context switches: the process waited.
     pub voluntary_switches: u64,
-    /// How often it was made to wait.
+    /// Involuntary context switches: the process was preempted.
     pub involuntary_switches: u64,
-    /// The most threads at once.
+    /// Peak number of threads.
     pub peak_threads: u64,
-    /// The most memory at once, in kilobytes of 1,024 bytes.
+    /// Peak resident set size, in kilobytes of 1,024 bytes.
     pub peak_rss_kb: u64,
     /// Calls of recv(2).
     pub reads: u64,
@@ -54,7 +54,7 @@ pub struct Cost {
     pub waits: u64,
 }
 
-/// How one model did.
+/// The summary of one model: one row of the result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// The model of waiting.
@@ -63,22 +63,22 @@ pub struct Summary {
     pub runs: usize,
     /// The median time.
     pub time_us: Micros,
-    /// The shortest and the longest.
+    /// The shortest and the longest time.
     pub spread_us: (Micros, Micros),
-    /// The time of a client that waits in this model and loses none: the sum over the poems for the blocking one, the
-    /// slowest poem for the others.
+    /// The least time that is possible in this model: the sum over the poems for the blocking one, the slowest poem for
+    /// the others.
     pub bound_us: Micros,
     /// The median of each cost.
     pub cost: Cost,
 }
 
 impl Summary {
-    /// How many times the bound it took.
+    /// The median time in units of the bound.
     pub fn ratio(&self) -> f64 {
         quotient(self.time_us, self.bound_us)
     }
 
-    /// How much faster it was than another one.
+    /// The speed-up over another model.
     pub fn speed_up(&self, other: &Self) -> f64 {
         quotient(other.time_us, self.time_us)
     }
@@ -130,7 +130,8 @@ pub fn run(
     Ok(Run { report, cost })
 }
 
-/// Looks at a process while it runs: often in the beginning, when most happens, and then less and less.
+/// A thread that samples /proc of a process while it runs: often in the beginning, when most happens, and then less
+/// and less.
 struct Watch {
     over: mpsc::Sender<()>,
     thread: thread::JoinHandle<(u64, u64)>,
@@ -146,7 +147,7 @@ impl Watch {
             let (mut threads, mut memory) = (0, 0);
             let mut pause = Self::FIRST;
             loop {
-                // Of a process that is gone nothing is to be read.
+                // ENOENT: the process is gone.
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
                 threads = threads.max(field(&status, "Threads:"));
                 memory = memory.max(field(&status, "VmHWM:"));
@@ -172,7 +173,7 @@ fn field(status: &str, name: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// How the models did in these runs, in the order of the models.
+/// The summaries of these runs, in the order of the models.
 pub fn summaries(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
     let poems = server_times(runs);
     models
@@ -206,8 +207,8 @@ pub fn summaries(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
         .collect()
 }
 
-/// How long each server takes for its poem, from the poem's turn to its end: the median of the model that got it
-/// soonest. (In another one it may have had to wait for its own other client.)
+/// The time that each server takes for its poem, from the poem's turn to its end: the median of the fastest model. (In
+/// another model a server that is asked twice may have had to serve its other client first.)
 fn server_times(runs: &[(Model, Run)]) -> Vec<Micros> {
     let poems = runs.first().map_or(0, |(_, run)| run.report.tasks.len());
     let took = |run: &Run, poem: usize| {
@@ -223,7 +224,7 @@ fn server_times(runs: &[(Model, Run)]) -> Vec<Micros> {
     (0..poems).map(|poem| soonest(poem).unwrap_or(0)).collect()
 }
 
-/// The lower one of two in the middle.
+/// The median; of an even number of values the lower one of the two in the middle.
 fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
@@ -232,7 +233,7 @@ fn median(mut values: Vec<u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::waterfall::tests::{report, task};
+    use crate::report::fixtures::{report, task};
 
     fn run(model: Model, ends: &[(Micros, Micros)]) -> (Model, Run) {
         let tasks = ends.iter().enumerate().map(|(index, (start, end))| task(index + 1, *start, *end)).collect();

@@ -1,8 +1,10 @@
-//! What was measured: plain data, its text and its JSON; as a picture ([`waterfall`]) and in tables ([`table`]).
+//! The report of a run: plain data, its JSON and its tally; as a picture ([`waterfall`]) and in tables ([`table`]).
 //!
-//! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made
-//! from it and from nothing else. `docs/report.schema.json` describes its JSON form.
+//! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made from reports and
+//! from nothing else. `docs/report.schema.json` describes the JSON form.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod table;
 pub mod waterfall;
 
@@ -14,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::units::{Micros, human};
 
-/// One run of a client.
+/// The report of one run of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this format: [`Report::SCHEMA`].
@@ -24,11 +26,11 @@ pub struct Report {
     /// When the run began; RFC 3339 in JSON.
     #[serde(serialize_with = "to_rfc3339", deserialize_with = "from_rfc3339")]
     pub started: SystemTime,
-    /// From the start to the end of the last poem.
+    /// The time from the start of the run to the end of its last poem.
     pub elapsed_us: Micros,
     /// Poems that arrived whole and were delivered.
     pub ok: usize,
-    /// Poems that were not.
+    /// Poems that failed.
     pub failed: usize,
     /// System calls and wake-ups of the whole run.
     pub calls: Calls,
@@ -36,64 +38,64 @@ pub struct Report {
     pub tasks: Vec<TaskReport>,
 }
 
-/// What it took to wait.
+/// Counts of system calls and wake-ups: the cost of waiting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calls {
     /// Calls of recv(2) for poems, the ones that found nothing and the ends of stream included.
     pub reads: u64,
     /// Calls that wait for many sockets at once: poll(2), or the runtime's epoll_wait(2).
-    /// None where the read itself waits.
+    /// Zero where the read itself waits.
     pub waits: u64,
-    /// How often control came back to a poem that may have slept: a blocking connect or read that
-    /// returned, a socket that poll(2) called ready, a task that the runtime polled.
+    /// Wake-ups of poems that may have slept: a blocking connect(2), recv(2) or send(2) that returned, a
+    /// socket that poll(2) called ready, a task that the runtime polled.
     pub wakeups: u64,
 }
 
-/// One poem of a run. Times that were never reached are `None`.
+/// The report of one poem. Moments that were never reached are `None`.
 ///
 /// After a retry, everything but `start_us` and `attempts` speaks of the last attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
-    /// Counts from 1.
+    /// The number of the poem, from 1.
     pub task: usize,
-    /// `HOST:PORT`.
+    /// The server, `HOST:PORT`.
     pub address: String,
-    /// How it ended.
+    /// How the fetch ended.
     pub status: Status,
-    /// Why it failed, in words.
+    /// Why the fetch failed, in words.
     pub error: Option<String>,
     /// Bytes received.
     pub bytes: u64,
-    /// Connections tried: 1 without a retry, 0 if it was never begun.
+    /// Attempts: 1 without a retry, 0 if the poem was never begun.
     pub attempts: u32,
-    /// When its turn came.
+    /// When the poem's turn came.
     pub start_us: Option<Micros>,
     /// When the connection stood.
     pub connected_us: Option<Micros>,
-    /// When its first byte was here.
+    /// When the first byte was read.
     pub first_byte_us: Option<Micros>,
-    /// When it was complete, or had failed for good.
+    /// When the poem was delivered, or had failed for good.
     pub end_us: Option<Micros>,
-    /// What arrived when; empty if it was not recorded.
+    /// The reads; empty if they were not recorded.
     pub events: Events,
-    /// What became of it at a transform server, if it was sent to one.
+    /// The exchange with a transform server, if the poem was sent to one.
     pub transform: Option<TransformReport>,
 }
 
-/// One poem at a transform server. Whatever becomes of it there, the poem is delivered, changed or not.
+/// The report of one exchange with a transform server. Whether it succeeds or fails, the poem is delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransformReport {
-    /// The transform.
+    /// The name of the transform.
     pub name: String,
     /// The transform server, `HOST:PORT`.
     pub address: String,
-    /// How it ended.
+    /// How the exchange ended.
     pub status: Status,
-    /// Why it failed, in words.
+    /// Why the exchange failed, in words.
     pub error: Option<String>,
     /// Bytes of the changed poem.
     pub bytes: u64,
-    /// When the poem was whole, and its transform began.
+    /// When the poem was whole, and the exchange began.
     pub start_us: Micros,
     /// When the connection stood.
     pub connected_us: Option<Micros>,
@@ -107,7 +109,7 @@ pub struct TransformReport {
 pub enum Status {
     /// The poem is whole.
     Ok,
-    /// Nobody listens there.
+    /// No server listens at the address.
     Refused,
     /// The connection was reset: what arrived is not a poem.
     Reset,
@@ -122,7 +124,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The word for it, in JSON and in pictures.
+    /// The name of the status, in JSON and in pictures.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -214,7 +216,7 @@ impl Events {
         self.in_last = 1;
     }
 
-    /// Merges every two neighbours. The limit is even, and so is what is merged.
+    /// Merges every two neighbours. The limit is even: no entry is left over.
     fn halve(&mut self) {
         let merge = |pair: &[(Micros, u64)]| (pair[1].0, pair[0].1 + pair[1].1);
         self.entries = self.entries.chunks_exact(2).map(merge).collect();

@@ -1,6 +1,6 @@
-//! A table as plain data, and its forms.
+//! Tables as plain data, and their forms: text, Markdown, CSV.
 
-/// Rows of cells under a header.
+/// A table: rows of cells under a header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     header: Vec<String>,
@@ -8,7 +8,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table; its rows have as many cells as the header.
+    /// An empty table, whose rows have as many cells as the header.
     pub fn new(header: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { header: header.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
@@ -19,12 +19,12 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// For people: aligned columns, the first one to the left, the others to the right.
+    /// The table for people: aligned columns, the first one to the left, the others to the right.
     pub fn to_text(&self) -> String {
         self.aligned(|cells| cells.join("  ")).collect()
     }
 
-    /// For documents.
+    /// The table for documents: Markdown with aligned columns.
     pub fn to_markdown(&self) -> String {
         let mut lines: Vec<String> = self.aligned(|cells| format!("| {} |", cells.join(" | "))).collect();
         let rule: Vec<String> = self
@@ -37,7 +37,7 @@ impl Table {
         lines.concat()
     }
 
-    /// For programs: RFC 4180, but for the line ends, which are those of this system.
+    /// The table for programs: CSV as in RFC 4180, but with LF as the line end.
     pub fn to_csv(&self) -> String {
         let quoted = |cell: &String| {
             if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }

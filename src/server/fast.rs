@@ -2,20 +2,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpStream;
-use std::path::{self, Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollTimeout;
-use socket2::SockRef;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
+use tracing::debug;
 
 use super::fault_plan::{FaultPlan, Transfer};
-use crate::net::counts::Counts;
-use crate::net::wait::{gone, send_some};
-use crate::net::{Handler, Peer, Progress, close, send_now, timer};
+use crate::net::{Connection, FastPath, Progress, Unregistered, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
@@ -23,99 +18,65 @@ use crate::sync::lock;
 /// Pieces sent before a client is made to wait for its turn like others.
 const PIECES: usize = 16;
 
-/// Gives out a poem that is in memory once, however many clients are at it.
+/// A connection that pauses for longer gets a task, which sees a reset; a timer's entry notices only when it sends.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The async poem server: one copy of the poem in memory, however many connections it is sent to.
 #[derive(Debug)]
 pub struct FastServer {
-    file: PathBuf,
-    /// The same, from wherever.
-    place: PathBuf,
     poem: Mutex<Poem>,
-    /// Only one at a time reads the poem again, so that the last one who asked for it gets what is there then.
-    reloading: Mutex<()>,
     fault_plan: FaultPlan,
-    write_timeout: Option<Duration>,
-    counts: Counts,
 }
 
 impl FastServer {
-    /// Serves the poem that was read from this file. A client that takes nothing for the `write_timeout` is dropped.
-    ///
-    /// # Errors
-    /// There is no current directory that the file could be in.
-    pub fn new(file: &Path, poem: Poem, fault_plan: FaultPlan, write_timeout: Option<Duration>) -> io::Result<Self> {
-        // The process may change its directory before it reads the poem again.
-        let (place, poem) = (path::absolute(file)?, Mutex::new(poem));
-        Ok(Self {
-            file: file.to_owned(),
-            place,
-            poem,
-            reloading: Mutex::new(()),
-            fault_plan,
-            write_timeout,
-            counts: Counts::default(),
-        })
+    /// A server of this poem that treats its connections as planned.
+    pub fn new(poem: Poem, fault_plan: FaultPlan) -> Self {
+        Self { poem: Mutex::new(poem), fault_plan }
     }
 
-    /// How it treats its clients.
+    /// Serves another poem from now on. Connections under way keep the one they began with.
+    pub fn set_poem(&self, poem: Poem) {
+        *lock(&self.poem) = poem;
+    }
+
+    /// How it treats its connections.
     pub fn fault_plan(&self) -> &FaultPlan {
         &self.fault_plan
     }
-
-    /// Reads the poem again, and returns its length. Clients under way keep the one they began with.
-    ///
-    /// # Errors
-    /// The poem cannot be read; the old one stays.
-    pub fn reload(&self) -> io::Result<usize> {
-        let _in_turn = lock(&self.reloading);
-        let poem = Poem::load(&self.place)?;
-        let bytes = poem.bytes().len();
-        *lock(&self.poem) = poem;
-        Ok(bytes)
-    }
-
-    /// The file it was read from, as it was named.
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-
-    /// The poem that the next client gets.
-    pub fn poem(&self) -> Poem {
-        lock(&self.poem).clone()
-    }
 }
 
-impl Handler for FastServer {
-    /// In a box, because a future keeps every argument that is handed on, once for each hand.
-    type Rest = Box<Transfer>;
+impl FastPath for FastServer {
+    const EOF_ENDS_MESSAGE: bool = true;
 
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
+    /// Boxed: an async fn stores its arguments in the future, and again in each nested one.
+    type State = Box<Transfer>;
 
     fn start(&self) -> io::Result<()> {
         self.fault_plan.start()
     }
 
-    fn try_serve(&self, socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>> {
-        let now = Instant::now();
-        let mut transfer = self.fault_plan.begin(&peer, self.poem(), now);
-        Ok(match self.advance(socket, &mut transfer, now)? {
+    fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {
+        let (peer, now) = (socket.peer(), Instant::now());
+        debug!(%peer, "Somebody at {peer} wants poetry!");
+        let poem = lock(&self.poem).clone();
+        let mut transfer = self.fault_plan.begin(&peer, poem, now);
+        Ok(match advance(socket, &mut transfer, now)? {
             Halt::End(how) => Progress::End(how),
-            Halt::Later(due) => Progress::Later(due, Box::new(transfer)),
-            Halt::Blocked => Progress::Rest(Box::new(transfer)),
+            Halt::Later(due) => Progress::Until(due, Box::new(transfer)),
+            Halt::Blocked => Progress::Blocked(Box::new(transfer)),
         })
     }
 
-    fn on_timer(&self, socket: &TcpStream, mut transfer: Self::Rest) -> io::Result<Progress<Self::Rest>> {
-        Ok(match self.advance(socket, &mut transfer, Instant::now())? {
+    fn on_timer(&self, socket: &Unregistered<'_>, mut transfer: Self::State) -> io::Result<Progress<Self::State>> {
+        Ok(match advance(socket, &mut transfer, Instant::now())? {
             Halt::End(how) => Progress::End(how),
-            Halt::Later(due) => Progress::Later(due, transfer),
-            Halt::Blocked => Progress::Rest(transfer),
+            Halt::Later(due) => Progress::Until(due, transfer),
+            Halt::Blocked => Progress::Blocked(transfer),
         })
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut transfer: Self::Rest) -> io::Result<Ending> {
-        let result = self.give(stream, &mut transfer).await;
+    async fn finish(&self, connection: &mut Connection, mut transfer: Self::State) -> io::Result<Ending> {
+        let result = give(connection, &mut transfer).await;
         match &result {
             Ok(how) => transfer.end(*how),
             // Given up: it is the server that resets the connection.
@@ -136,102 +97,80 @@ enum Halt {
     Blocked,
 }
 
-impl FastServer {
-    /// Does what can be done at the moment `now` without waiting.
-    fn advance(&self, socket: &TcpStream, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
-        // A client that takes its pieces as fast as they come must not keep others waiting.
-        for _ in 0..PIECES {
-            match transfer.next(now) {
-                // What was sent has to depart first.
-                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => break,
-                Next::End(how) => {
-                    transfer.end(how);
-                    return Ok(Halt::End(how));
-                }
-                Next::Wait(time) if time <= timer::LONGEST => return Ok(Halt::Later(now + time)),
-                Next::Wait(_) => break,
-                Next::Send(piece) => {
-                    match send_now(socket, &transfer.poem()[piece.clone()], transfer.closes_at(piece.end)) {
-                        Ok(n) => {
-                            self.sent(transfer, n, now);
-                            if n < piece.len() {
-                                break;
-                            }
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => {
-                            transfer.lose();
-                            return Err(error);
-                        }
+/// Does what can be done at the moment `now` without waiting.
+fn advance(socket: &Unregistered<'_>, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
+    // A client that takes its pieces as fast as they come must not keep others waiting.
+    for _ in 0..PIECES {
+        match transfer.next(now) {
+            // What was sent has to depart first.
+            Next::End(Ending::Rst) if transfer.time_left(now).is_none() => break,
+            Next::End(how) => {
+                transfer.end(how);
+                return Ok(Halt::End(how));
+            }
+            Next::Wait(time) if time <= LONGEST_PAUSE => return Ok(Halt::Later(now + time)),
+            Next::Wait(_) => break,
+            Next::Send(piece) => match socket.send(&transfer.poem()[piece.clone()], transfer.closes_at(piece.end)) {
+                Ok(n) => {
+                    transfer.sent(n, now);
+                    if n < piece.len() {
+                        break;
                     }
                 }
-            }
-        }
-        Ok(Halt::Blocked)
-    }
-
-    /// Takes a transfer to its end, and returns what that is.
-    async fn give(&self, stream: &tokio::net::TcpStream, transfer: &mut Transfer) -> io::Result<Ending> {
-        loop {
-            let now = Instant::now();
-            match transfer.next(now) {
-                Next::Wait(time) => wait(stream, time).await?,
-                Next::Send(piece) => {
-                    // A client that takes everything at once must not keep others waiting.
-                    consume_budget().await;
-                    let (bytes, to_the_end) = (&transfer.poem()[piece.clone()], transfer.closes_at(piece.end));
-                    let sending = send_some(stream, self.write_timeout, || send_now(stream, bytes, to_the_end));
-                    let sent = match transfer.time_left(now) {
-                        None => sending.await?,
-                        // In a box, so that only who has to pays for it.
-                        Some(left) => match Box::pin(timeout(left, sending)).await {
-                            Ok(sent) => sent?,
-                            Err(_) => continue,
-                        },
-                    };
-                    self.sent(transfer, sent, Instant::now());
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    transfer.lose();
+                    return Err(error);
                 }
-                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => {
-                    Box::pin(self.departure(stream)).await?;
-                    return Ok(Ending::Rst);
-                }
-                Next::End(how) => return Ok(how),
+            },
+        }
+    }
+    Ok(Halt::Blocked)
+}
+
+/// Takes a transfer to its end, and returns what that is.
+async fn give(connection: &Connection, transfer: &mut Transfer) -> io::Result<Ending> {
+    loop {
+        let now = Instant::now();
+        match transfer.next(now) {
+            Next::Wait(time) => wait(connection, time).await?,
+            Next::Send(piece) => {
+                // A client that takes everything at once must not keep others waiting.
+                consume_budget().await;
+                let (bytes, is_last) = (&transfer.poem()[piece.clone()], transfer.closes_at(piece.end));
+                let sending = connection.send_some(|stream| send_now(stream, bytes, is_last));
+                let sent = match transfer.time_left(now) {
+                    None => sending.await?,
+                    // Boxed: few connections have such a limit, and all would have the larger future.
+                    Some(left) => match Box::pin(timeout(left, sending)).await {
+                        Ok(sent) => sent?,
+                        Err(_) => continue,
+                    },
+                };
+                transfer.sent(sent, Instant::now());
             }
+            Next::End(Ending::Rst) if transfer.time_left(now).is_none() => {
+                Box::pin(connection.flush()).await?;
+                return Ok(Ending::Rst);
+            }
+            Next::End(how) => return Ok(how),
         }
-    }
-
-    fn sent(&self, transfer: &mut Transfer, bytes: usize, now: Instant) {
-        self.counts.send(bytes);
-        transfer.sent(bytes, now);
-    }
-
-    /// Waits until everything that was written is on its way, because a reset would throw away the rest.
-    async fn departure(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
-        for unsent in close::departing() {
-            close::call_when_unsent(&SockRef::from(stream), unsent)?;
-            let departed = || match close::has_departed(stream, PollTimeout::ZERO)? {
-                true => Ok(0),
-                false => Err(io::ErrorKind::WouldBlock.into()),
-            };
-            send_some(stream, self.write_timeout, departed).await?;
-        }
-        Ok(())
     }
 }
 
-/// Waits, unless the client resets the connection: a slow schedule must not hold the place of one that is gone.
-async fn wait(stream: &tokio::net::TcpStream, time: Duration) -> io::Result<()> {
+/// Waits, unless the peer resets the connection: a slow schedule must not hold the permit of a connection that is gone.
+async fn wait(connection: &Connection, time: Duration) -> io::Result<()> {
     let until = Instant::now() + time;
-    if timeout(time, poll_fn(|context| stream.poll_read_ready(context))).await.is_err() {
+    if timeout(time, poll_fn(|context| connection.stream().poll_read_ready(context))).await.is_err() {
         return Ok(());
     }
-    // It has said something, or closed its side, as it may: from now on only an error counts. That takes a larger
-    // future, which the silent majority should not pay for.
+    // The peer has said something, or closed its side, as it may: from now on only an error counts. Boxed: most peers
+    // are silent, and all would have the larger future.
     Box::pin(async {
         tokio::select! {
             () = sleep_until(until.into()) => Ok(()),
-            error = gone(stream) => Err(error),
+            error = connection.broken() => Err(error),
         }
     })
     .await

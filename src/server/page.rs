@@ -5,39 +5,36 @@
 
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
+use tracing::debug;
 
-use crate::net::counts::Counts;
-use crate::net::wait::{read_some, send_some};
-use crate::net::{Handler, Peer, Progress, send_now};
+use crate::net::{Connection, Handler, send_now};
 use crate::pace::Ending;
 
 /// The longest head of a request.
 const HEAD: usize = 8 * 1024;
 
-/// For the head of a request, and for each part of the reply.
+/// For the head of a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves one page, made anew for each request.
-pub struct WebServer {
+pub struct PageServer {
     path: &'static str,
     content_type: &'static str,
     page: Box<dyn Fn() -> String + Send + Sync>,
-    counts: Counts,
 }
 
-impl WebServer {
+impl PageServer {
     /// A server of the page at this path.
     pub fn new(
         path: &'static str,
         content_type: &'static str,
         page: impl Fn() -> String + Send + Sync + 'static,
     ) -> Self {
-        Self { path, content_type, page: Box::new(page), counts: Counts::default() }
+        Self { path, content_type, page: Box::new(page) }
     }
 
     /// The whole reply to a request with this head.
@@ -67,51 +64,40 @@ impl WebServer {
     }
 }
 
-impl fmt::Debug for WebServer {
+impl fmt::Debug for PageServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebServer").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("PageServer").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Handler for WebServer {
-    type Rest = ();
-
+impl Handler for PageServer {
     /// A reply says how long it is.
     const EOF_ENDS_MESSAGE: bool = false;
 
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn try_serve(&self, _: &TcpStream, _: Peer) -> io::Result<Progress<()>> {
-        Ok(Progress::Rest(()))
-    }
-
-    async fn serve(&self, stream: &tokio::net::TcpStream, (): ()) -> io::Result<Ending> {
-        // For all of it: a byte now and then is not enough to keep a place.
-        let head = timeout(PATIENCE, head(stream)).await??;
+    async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
+        let peer = connection.peer();
+        debug!(%peer, "Somebody at {peer} wants a page!");
+        // For all of the head: a byte now and then must not keep a permit.
+        let Some(head) = timeout(PATIENCE, read_head(connection)).await?? else { return Ok(Ending::Fin) };
         let reply = self.reply(if is_whole(&head) { &head } else { b"" });
         let mut sent = 0;
         while sent < reply.len() {
             let rest = &reply.as_bytes()[sent..];
-            let n = send_some(stream, Some(PATIENCE), || send_now(stream, rest, true)).await?;
-            self.counts.send(n);
-            sent += n;
+            sent += connection.send_some(|stream| send_now(stream, rest, true)).await?;
         }
         Ok(Ending::Fin)
     }
 }
 
-/// All that comes up to the empty line, or what comes in its place.
-async fn head(stream: &tokio::net::TcpStream) -> io::Result<BytesMut> {
-    let mut head = BytesMut::new();
-    while !is_whole(&head) && head.len() < HEAD {
+/// Reads up to the empty line, or as much as there is in its place; `None` if the server stops before a request comes.
+async fn read_head(connection: &mut Connection) -> io::Result<Option<BytesMut>> {
+    let mut head = BytesMut::with_capacity(1024);
+    let mut read = connection.read_request(&mut head, None).await?;
+    while read.is_some_and(|read| read > 0) && !is_whole(&head) && head.len() < HEAD {
         head.reserve(1024);
-        if read_some(stream, &mut head, None).await? == 0 {
-            break;
-        }
+        read = Some(connection.read_some(&mut head, None).await?);
     }
-    Ok(head)
+    Ok(read.map(|_| head))
 }
 
 /// Whether an empty line is there, with lines that end as they should or as people type them.
@@ -125,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_in_the_first_line() {
-        let server = WebServer::new("/metrics", "text/x", || "the page\n".to_owned());
+        let server = PageServer::new("/metrics", "text/x", || "the page\n".to_owned());
         let reply = |head: &str| server.reply(head.as_bytes());
         let page = "HTTP/1.1 200 OK\r\nContent-Type: text/x\r\nContent-Length: 9\r\nConnection: close\r\n\r\n";
         assert_eq!(reply("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), format!("{page}the page\n"));

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::fault_plan::{FaultPlan, Transfer};
 use crate::errors::reason;
-use crate::net::close;
+use crate::net::{Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
@@ -85,10 +85,12 @@ impl Stopper {
         close::abruptly(&SockRef::from(&listener));
         Self(Arc::new(Shared { listener, state: Mutex::default(), changed: Condvar::new() }))
     }
+}
 
-    /// Closes the door: whoever comes now, or waits in the queue, is refused. The client being served is served to
+impl Stoppable for Stopper {
+    /// Closes the door: clients that come now, or wait in the queue, are refused. The client being served is served to
     /// the end.
-    pub fn close(&self) {
+    fn close(&self) {
         let mut state = self.0.lock();
         state.closing = true;
         if state.hanging {
@@ -101,13 +103,17 @@ impl Stopper {
     }
 
     /// Resets the client being served, whatever its thread waits for.
-    pub fn abort(&self) {
+    fn abort(&self) {
         self.close();
         let mut state = self.0.lock();
         state.aborting = true;
         state.reset_client();
         drop(state);
         self.0.changed.notify_all();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.0.lock().closing
     }
 }
 
@@ -251,7 +257,7 @@ impl SlowServer {
                     let taken = match stream.write(&transfer.poem()[piece.clone()]) {
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            crate::net::send_now(stream, &transfer.poem()[piece][..1], false).map_err(|_| error)
+                            send_now(stream, &transfer.poem()[piece][..1], false).map_err(|_| error)
                         }
                         taken => taken,
                     };

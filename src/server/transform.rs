@@ -4,26 +4,21 @@
 //! of the stream without a reply means that it has to make do with the poem as it is.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::sync::Semaphore;
 use tokio::task::coop::consume_budget;
 use tokio::task::spawn_blocking;
-use tokio_util::bytes::BytesMut;
-use tokio_util::codec::Decoder;
-use tracing::warn;
+use tokio_util::bytes::{Bytes, BytesMut};
+use tracing::{debug, warn};
 
 use crate::errors::is_for_later;
-use crate::net::counts::Counts;
-use crate::net::wait::{read_some, send_some};
-use crate::net::{Handler, Peer, Progress};
+use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_parts_now};
 use crate::pace::Ending;
-use crate::proto::netstring::{self, Codec, Outgoing};
+use crate::proto::netstring::{self, Decoder, Outgoing};
 use crate::transforms::{self, Refusal};
 
 /// What a read asks for.
@@ -41,9 +36,9 @@ const SHORT: usize = 128 * 1024;
 /// Changes poems for any number of clients.
 #[derive(Debug)]
 pub struct TransformServer {
-    counts: Counts,
-    outcomes: Outcomes,
     limits: RequestLimits,
+    /// Requests so far by their [`Outcome`].
+    outcomes: [AtomicU64; Outcome::ALL.len()],
     /// As many long poems are changed at once as there are processors.
     long_ones: Semaphore,
 }
@@ -55,8 +50,6 @@ pub struct RequestLimits {
     pub max_length: usize,
     /// A client that says nothing for so long, in or between requests, is let go. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// A client that takes nothing of its reply for so long is dropped. `None`: never.
-    pub write_timeout: Option<Duration>,
     /// Any number of requests on a connection, instead of one.
     pub keep_alive: bool,
 }
@@ -64,21 +57,38 @@ pub struct RequestLimits {
 /// What has been said on a connection.
 #[derive(Debug)]
 pub struct Talk {
-    codec: Codec,
+    decoder: Decoder,
     arrived: BytesMut,
     reply: Option<Outgoing<Vec<u8>>>,
 }
 
-/// Requests by what became of them.
-#[derive(Debug, Default)]
-struct Outcomes([AtomicU64; 7]);
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Malformed,
+    NoName,
+    Unknown,
+    Refused,
+    Silent,
+    Failed,
+}
 
-impl Outcomes {
-    const NAMES: [&str; 7] = ["answered", "malformed", "no_name", "unknown", "refused", "silent", "failed"];
-    const ANSWERED: usize = 0;
+impl Outcome {
+    const ALL: [Self; 7] =
+        [Self::Answered, Self::Malformed, Self::NoName, Self::Unknown, Self::Refused, Self::Silent, Self::Failed];
 
-    fn count(&self, outcome: usize) {
-        self.0[outcome].fetch_add(1, Relaxed);
+    /// The word for it in metrics.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Malformed => "malformed",
+            Self::NoName => "no_name",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+            Self::Silent => "silent",
+            Self::Failed => "failed",
+        }
     }
 }
 
@@ -100,16 +110,28 @@ enum Refused {
 }
 
 impl Refused {
-    /// Its place among the [`Outcomes`].
-    fn outcome(&self) -> usize {
+    fn outcome(&self) -> Outcome {
         match self {
-            Self::Malformed(_) => 1,
-            Self::NoName => 2,
-            Self::Unknown(_) => 3,
-            Self::Transform { .. } => 4,
-            Self::Silent(_) => 5,
-            Self::Bug => 6,
+            Self::Malformed(_) => Outcome::Malformed,
+            Self::NoName => Outcome::NoName,
+            Self::Unknown(_) => Outcome::Unknown,
+            Self::Transform { .. } => Outcome::Refused,
+            Self::Silent(_) => Outcome::Silent,
+            Self::Bug => Outcome::Failed,
         }
+    }
+}
+
+type Reply = Result<Vec<u8>, Refused>;
+
+impl Talk {
+    fn new(max_length: usize) -> Self {
+        Self { decoder: Decoder::new(max_length), arrived: BytesMut::new(), reply: None }
+    }
+
+    /// The next request, if all of it has arrived.
+    fn request(&mut self) -> Result<Option<Bytes>, Refused> {
+        Ok(self.decoder.split(&mut self.arrived)?)
     }
 }
 
@@ -117,23 +139,28 @@ impl TransformServer {
     /// A server for everything in [`transforms::ALL`].
     pub fn new(limits: RequestLimits) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self { counts: Counts::default(), outcomes: Outcomes::default(), limits, long_ones: Semaphore::new(processors) }
+        Self { limits, outcomes: Default::default(), long_ones: Semaphore::new(processors) }
     }
 
     /// How many requests came to which end, by name: `answered`, or why not.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcomes::NAMES.into_iter().zip(self.outcomes.0.iter().map(|count| count.load(Relaxed)))
+        Outcome::ALL.into_iter().map(|outcome| (outcome.word(), self.outcomes[outcome as usize].load(Relaxed)))
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Relaxed);
     }
 
     fn refuse(&self, peer: Peer, refused: &Refused) {
-        self.outcomes.count(refused.outcome());
+        self.count(refused.outcome());
         warn!(%peer, "No reply to {peer}: {refused}");
     }
 
-    /// The reply to the next request; `None` if no more requests come.
-    async fn next_reply(&self, stream: &tokio::net::TcpStream, talk: &mut Talk) -> io::Result<Option<Reply>> {
+    /// The reply to the next request; `None` if no more requests come, or the server is asked to stop before one does.
+    async fn next_reply(&self, connection: &mut Connection, talk: &mut Talk) -> io::Result<Option<Reply>> {
+        let limit = self.limits.idle_timeout;
         loop {
-            match talk.codec.decode(&mut talk.arrived) {
+            match talk.request() {
                 Ok(Some(request)) if request.len() <= SHORT => return Ok(Some(answer(&request))),
                 Ok(Some(request)) => {
                     let _turn = self.long_ones.acquire().await;
@@ -141,57 +168,52 @@ impl TransformServer {
                     return Ok(Some(reply.unwrap_or(Err(Refused::Bug))));
                 }
                 Ok(None) => {}
-                Err(error) => return Ok(Some(Err(malformed(error)?))),
+                Err(refused) => return Ok(Some(Err(refused))),
             }
-            if talk.arrived.is_empty() {
+            let read = if talk.arrived.is_empty() {
                 // Nothing is kept for a client that may be silent for long.
                 talk.arrived = BytesMut::new();
+                connection.read_request(&mut talk.arrived, limit).await.transpose()
             } else {
                 talk.arrived.reserve(READ);
-            }
-            match (read_some(stream, &mut talk.arrived, self.limits.idle_timeout).await, self.limits.idle_timeout) {
-                (Ok(0), _) => {
-                    let end = talk.codec.decode_eof(&mut talk.arrived).err();
-                    return end.map(|error| malformed(error).map(Err)).transpose();
-                }
-                (Ok(_), _) => {}
-                (Err(error), Some(limit)) if error.kind() == io::ErrorKind::TimedOut => {
+                Some(connection.read_some(&mut talk.arrived, limit).await)
+            };
+            match (read, limit) {
+                (None, _) => return Ok(None),
+                (Some(Ok(0)), _) => return Ok(talk.decoder.finish(&talk.arrived).err().map(|error| Err(error.into()))),
+                (Some(Ok(_)), _) => {}
+                (Some(Err(error)), Some(limit)) if error.kind() == io::ErrorKind::TimedOut => {
                     return Ok(Some(Err(Refused::Silent(limit))).filter(|_| !talk.arrived.is_empty()));
                 }
-                (Err(error), _) => return Err(error),
+                (Some(Err(error)), _) => return Err(error),
             }
         }
     }
 }
 
-type Reply = Result<Vec<u8>, Refused>;
-
-impl Handler for TransformServer {
-    type Rest = Box<Talk>;
-
+impl FastPath for TransformServer {
     /// A netstring says how long it is.
     const EOF_ENDS_MESSAGE: bool = false;
 
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
+    type State = Box<Talk>;
 
     /// A short request that comes with the connection is answered at once.
-    fn try_serve(&self, mut socket: &TcpStream, peer: Peer) -> io::Result<Progress<Self::Rest>> {
-        let mut talk =
-            Box::new(Talk { codec: Codec::new(self.limits.max_length), arrived: BytesMut::new(), reply: None });
+    fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {
+        let peer = socket.peer();
+        debug!(%peer, "Somebody at {peer} wants a poem changed!");
+        let mut talk = Box::new(Talk::new(self.limits.max_length));
         let heard = BUFFER
             .with_borrow_mut(|buffer| socket.read(buffer).inspect(|&n| talk.arrived.extend_from_slice(&buffer[..n])));
         match heard {
             Ok(0) => return Ok(Progress::End(Ending::Fin)),
             Ok(_) => {}
-            Err(error) if is_for_later(&error) => return Ok(Progress::Rest(talk)),
+            Err(error) if is_for_later(&error) => return Ok(Progress::Blocked(talk)),
             Err(error) => return Err(error),
         }
-        let reply = match talk.codec.decode(&mut talk.arrived) {
+        let reply = match talk.request() {
             Ok(Some(request)) => answer(&request),
-            Ok(None) => return Ok(Progress::Rest(talk)),
-            Err(error) => Err(malformed(error)?),
+            Ok(None) => return Ok(Progress::Blocked(talk)),
+            Err(refused) => Err(refused),
         };
         let mut reply = match reply {
             Ok(reply) => Outgoing::new(reply),
@@ -200,56 +222,43 @@ impl Handler for TransformServer {
                 return Ok(Progress::End(Ending::Fin));
             }
         };
-        match socket.write_vectored(&reply.unsent()) {
-            Ok(n) => {
-                self.counts.send(n);
-                reply.sent(n);
-            }
+        match socket.send_parts(&reply.unsent()) {
+            Ok(n) => reply.sent(n),
             Err(error) if is_for_later(&error) => {}
             Err(error) => return Err(error),
         }
         if reply.is_sent() && !self.limits.keep_alive {
-            self.outcomes.count(Outcomes::ANSWERED);
+            self.count(Outcome::Answered);
             return Ok(Progress::End(Ending::Fin));
         }
         talk.reply = Some(reply);
-        Ok(Progress::Rest(talk))
+        Ok(Progress::Blocked(talk))
     }
 
-    async fn serve(&self, stream: &tokio::net::TcpStream, mut talk: Self::Rest) -> io::Result<Ending> {
+    async fn finish(&self, connection: &mut Connection, mut talk: Self::State) -> io::Result<Ending> {
         loop {
             if let Some(mut reply) = talk.reply.take() {
                 while !reply.is_sent() {
-                    let send = || {
-                        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                        Ok(sendmsg(stream, &reply.unsent(), &mut SendAncillaryBuffer::default(), flags)?)
-                    };
-                    let sent = send_some(stream, self.limits.write_timeout, send).await?;
-                    self.counts.send(sent);
+                    let sent = connection.send_some(|stream| send_parts_now(stream, &reply.unsent())).await?;
                     reply.sent(sent);
                 }
-                self.outcomes.count(Outcomes::ANSWERED);
+                self.count(Outcome::Answered);
                 if !self.limits.keep_alive {
                     return Ok(Ending::Fin);
                 }
                 // A client that has asked for much at once must not keep others waiting.
                 consume_budget().await;
             }
-            match self.next_reply(stream, &mut talk).await? {
+            match self.next_reply(connection, &mut talk).await? {
                 Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
                 Some(Err(refused)) => {
-                    self.refuse(Peer(stream.peer_addr().ok()), &refused);
+                    self.refuse(connection.peer(), &refused);
                     return Ok(Ending::Fin);
                 }
                 None => return Ok(Ending::Fin),
             }
         }
     }
-}
-
-/// The codec's error as it was before it had to be an [`io::Error`].
-fn malformed(error: io::Error) -> io::Result<Refused> {
-    error.downcast().map(Refused::Malformed)
 }
 
 /// `NAME.POEM`, split at the first dot.

@@ -35,7 +35,7 @@ fn a_bug_in_one_task_costs_one_poem() {
             max_concurrency: NonZeroUsize::new(2).expect("not zero"),
         };
         let observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), Arc::new(Clumsy { task: 2 })];
-        let job = Arc::new(Job::new(addresses, limits, Arc::new(Sink::discard()), observers, clock));
+        let job = Arc::new(Job::new(addresses, limits, Sink::discard(), observers, clock, 0));
         model.run(&job).expect("the model works");
         let report = builder.report(job.calls());
         let statuses: Vec<Status> = report.tasks.iter().map(|task| task.status).collect();

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use poetry_suite::cli::open_files;
-use poetry_suite::proto::netstring::encode;
+use poetry_suite::proto::netstring::Outgoing;
 use poetry_suite::transforms;
 use serde_json::Value;
 
@@ -19,9 +19,7 @@ use crate::harness::{
 const NO_ARGS: [&str; 0] = [];
 
 fn netstring(payload: impl AsRef<[u8]>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode(payload.as_ref(), &mut bytes);
-    bytes
+    Outgoing::new(payload).unsent().map(|part| part.to_vec()).concat()
 }
 
 /// A request for a transform of a poem.

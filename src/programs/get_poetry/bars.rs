@@ -1,4 +1,4 @@
-//! Progress on a terminal: one line per poem, folded to the height of the screen.
+//! Progress bars on a terminal: one line per poem, folded to the height of the screen.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -13,15 +13,15 @@ use crate::cli::terminal::{MARGIN, Screen};
 use crate::client::{Event, Observer, Task};
 use crate::sync::lock;
 
-/// Between two looks at the board. People see no faster change.
+/// The time between two drawings. People see no faster change.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The observer that draws. What happens changes a board; a thread draws the board ten times a second.
+/// The observer that draws bars. Events change a board; a thread draws the board ten times a second.
 #[derive(Debug)]
 pub(super) struct Bars {
     board: Arc<Mutex<Board>>,
     drawing: Arc<Mutex<Drawing>>,
-    /// Dropped to end the thread.
+    /// The end of a channel, dropped to end the thread.
     _alive: mpsc::Sender<()>,
 }
 
@@ -53,7 +53,7 @@ impl Bars {
         drawing.closed = true;
         // Nothing can be done about a terminal that does not take it.
         let _ = drawing.bars.clear();
-        // Else the next message would put them back below itself.
+        // indicatif would redraw them after the next log line.
         drawing.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
@@ -64,10 +64,12 @@ impl Observer for Bars {
     }
 }
 
+/// The lines on the screen.
 #[derive(Debug)]
 struct Drawing {
     bars: MultiProgress,
     lines: Vec<ProgressBar>,
+    /// Whether nothing is to be drawn any more.
     closed: bool,
 }
 
@@ -93,7 +95,7 @@ impl Drawing {
     }
 }
 
-/// Where every poem stands.
+/// The state of every poem, as far as bars show it.
 #[derive(Debug)]
 struct Board {
     poems: Vec<Poem>,
@@ -179,8 +181,8 @@ impl Board {
         };
     }
 
-    /// The lines to show on a screen with so many rows: poems that are not over, and if they are too many
-    /// the last line for all the others together.
+    /// The lines for a screen of `rows` rows: one for each poem that is not over, and if they are too many the last
+    /// line for all the others together.
     fn render(&self, rows: usize, now: Duration) -> Vec<String> {
         let room = rows.saturating_sub(1).max(1);
         let open: Vec<&Poem> = self.poems.iter().filter(|poem| poem.state != State::Over).collect();

@@ -1,38 +1,34 @@
-//! The four clients as programs: what they are asked, what they say, how they end.
+//! The four clients as programs: one command line, four models.
+//!
+//! The arguments and the run are here; what a run shows is in `bars` and `messages`, how it ends in `finish`.
 
 mod bars;
+mod finish;
+mod messages;
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::mem;
+use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
-use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Parser;
-use nix::sys::signal::Signal;
-use tracing::{debug, error, info, warn};
+use tracing::warn;
 
 use crate::address::Address;
 use crate::cli::logs::{LogArgs, Style};
-use crate::cli::signals::{self, Signals};
+use crate::cli::signals::Signals;
 use crate::cli::stdout::Stdout;
 use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
-use crate::cli::{Error, FAILURE, SUCCESS, open_files, terminal};
-use crate::client::{Event, FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Task, Via};
-use crate::errors::reason;
-use crate::report::waterfall::{Chart, svg, text};
-use crate::sync::lock;
-use crate::units::{human, micros};
+use crate::cli::{Error, open_files, terminal};
+use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
 use bars::Bars;
+use finish::{Cause, Finish, Reports};
+use messages::Messages;
 
-/// Open files that are not poems: the standard streams, a runtime's own, a library's.
+/// Descriptors that are not for poems: the standard streams, a runtime's own, a library's.
 const OTHER_FILES: u64 = 32;
 
 /// Fetch poems from servers that give them out, and measure how long it takes
@@ -138,10 +134,6 @@ Exit status:
   2    the command line makes no sense
   130  interrupted by Ctrl-C (129: by SIGHUP, 143: by SIGTERM)";
 
-/// For clearing bars, a report and the tally after a signal: a terminal or pipe that takes nothing must not hold up
-/// the end.
-const LAST_WORDS: Duration = Duration::from_millis(80);
-
 /// The `main` of the program for `model`.
 pub fn main(model: Model) -> ExitCode {
     crate::cli::run(model.program(), |args| run(model, args))
@@ -150,56 +142,40 @@ pub fn main(model: Model) -> ExitCode {
 fn run(model: Model, args: Args) -> Result<u8, Error> {
     let signals = Signals::block_with_hangup();
     let screen = args.screen();
-    args.logs.init(Style::Talk, &screen)?;
+    args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
     let limits = args.limits(open_files::raise_limit());
 
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
-    let with_events = args.json || args.report.is_some() || args.timeline.is_some();
-    let builder = Arc::new(ReportBuilder::new(model, &args.addresses, clock, with_events));
-    let log = Arc::new(Log { running: bars.is_none(), voice: Mutex::default() });
-    let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), log.clone()];
+    let messages = Arc::new(Messages::new(bars.is_none()));
+    let reports = args.reports();
+    let builder = Arc::new(ReportBuilder::new(model, &args.addresses, clock, reports.have_reads()));
+    let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), messages.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
-    let via = args.transform.clone().zip(args.via.clone()).map(|(transform, address)| Via { transform, address });
-    let mut broken = None;
-    let finish = Arc::new_cyclic(|finish| {
-        let sink = Arc::new(args.sink(&screen, finish).unwrap_or_else(|error| {
-            broken = Some(error);
-            Sink::discard()
-        }));
-        let job = Job::new(args.addresses, limits, Arc::clone(&sink), observers, clock);
-        let job = Arc::new(job.through(via));
-        let ended = AtomicBool::new(false);
-        let wanted =
-            Wanted { json: args.json, report: args.report, timeline: args.timeline, waterfall: args.waterfall };
-        Finish { job, sink, builder, bars, log, wanted, ended }
-    });
-    if let Some(error) = broken {
-        return Err(Error::cannot("write", "stdout", &error));
-    }
-
-    let at_signal = Arc::clone(&finish);
-    let on_signal = move |signal| {
-        signals::exit_at_the_latest(LAST_WORDS, signals::exit_status(signal));
-        process::exit(at_signal.end(Cause::Signal(signal)).into());
-    };
-    signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))?;
-    let result = model.run(&finish.job);
+    let finish = Arc::new(Finish::new(builder, messages, bars, reports));
+    let sink = args.sink(screen, &finish);
+    let via = args.via();
+    let job = Job::new(args.addresses, limits, sink, observers, clock, fastrand::u64(..));
+    let job = Arc::new(job.through(via));
+    finish.watch(&job, signals)?;
+    let result = model.run(&job);
     let status = finish.end(Cause::Complete);
     result.map_err(|error| Error::cannot("wait", "for poems", &error))?;
     Ok(status)
 }
 
+/// What the flags come to.
 impl Args {
-    /// Bars take the place of messages on a terminal, unless somebody asked for other messages, or the terminal
-    /// shows a poem live.
+    /// stderr, with bars if it is a terminal. Bars take the place of messages: not if other messages are asked for,
+    /// nor if the terminal shows a poem live.
     fn screen(&self) -> Screen {
         let usable = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let live = self.ordered && io::stdout().is_terminal();
         if usable && self.logs.is_plain() && !live { Screen::with_bars() } else { Screen::default() }
     }
 
+    /// The limits of each fetch, with no more poems at once than there may be open files.
     fn limits(&self, open_files: u64) -> FetchLimits {
         let files_per_poem = if self.output.is_some() { 2 } else { 1 };
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
@@ -217,181 +193,33 @@ impl Args {
         }
     }
 
-    fn sink(&self, screen: &Screen, finish: &Weak<Finish>) -> io::Result<Sink> {
+    /// The forms of the report.
+    fn reports(&self) -> Reports {
+        Reports {
+            json: self.json,
+            file: self.report.clone(),
+            timeline: self.timeline.clone(),
+            waterfall: self.waterfall,
+        }
+    }
+
+    /// The place of the poems. A stdout that turns out to be closed ends the run.
+    fn sink(&self, screen: Screen, finish: &Arc<Finish>) -> Sink {
         if let Some(directory) = &self.output {
-            return Ok(Sink::files(directory, &self.addresses));
+            return Sink::files(directory, &self.addresses);
         }
         if self.discard || self.json {
-            return Ok(Sink::discard());
+            return Sink::discard();
         }
         let order = if self.ordered { Order::Request { retries: self.retries > 0 } } else { Order::Completion };
-        let finish = Weak::clone(finish);
-        let stdout = Stdout::new(screen.clone(), move || {
-            if let Some(finish) = finish.upgrade() {
-                process::exit(finish.end(Cause::NobodyReads).into());
-            }
-        })?;
-        Ok(Sink::stream(Box::new(stdout), order, self.addresses.len()))
+        let finish = Arc::clone(finish);
+        let stdout = Stdout::new(screen, move || finish.exit(Cause::NobodyReads));
+        Sink::stream(Box::new(stdout), order, self.addresses.len())
     }
-}
 
-/// Why a run is over.
-#[derive(Clone, Copy)]
-enum Cause {
-    Complete,
-    Signal(Signal),
-    NobodyReads,
-}
-
-/// Where a run ends, from whatever thread: bars off, report out, tally said, status found.
-struct Finish {
-    job: Arc<Job>,
-    sink: Arc<Sink>,
-    builder: Arc<ReportBuilder>,
-    bars: Option<Arc<Bars>>,
-    log: Arc<Log>,
-    wanted: Wanted,
-    ended: AtomicBool,
-}
-
-/// The forms in which the report is asked for.
-struct Wanted {
-    json: bool,
-    report: Option<PathBuf>,
-    timeline: Option<PathBuf>,
-    waterfall: bool,
-}
-
-impl Finish {
-    /// Returns the exit status to whoever ends the run first. Anybody else waits here for the process to end, but
-    /// for a signal: it ends the process even if its end has begun, and is stuck.
-    fn end(&self, end: Cause) -> u8 {
-        if self.ended.swap(true, Ordering::AcqRel) {
-            match end {
-                Cause::Signal(signal) => return signals::exit_status(signal),
-                Cause::Complete | Cause::NobodyReads => wait_for_ever(),
-            }
-        }
-        if !matches!(end, Cause::Complete) {
-            self.sink.clean_up();
-        }
-        self.log.fall_silent();
-        if let Some(bars) = &self.bars {
-            bars.clear();
-        }
-        let report = self.builder.report(self.job.calls());
-        let mut written = true;
-        if let Some(path) = &self.wanted.report {
-            written &= told(&write_file(path, &report.to_json()), path);
-        }
-        if self.wanted.json {
-            written &= told(&write_stdout(&report.to_json()), Path::new("stdout"));
-        }
-        if !matches!(end, Cause::NobodyReads) {
-            info!(elapsed_us = report.elapsed_us, "{}", report.tally());
-        }
-        if self.wanted.timeline.is_some() || self.wanted.waterfall {
-            let chart = Chart::of(slice::from_ref(&report));
-            if let Some(path) = &self.wanted.timeline {
-                written &= told(&write_file(path, &svg::draw(&chart)), path);
-            }
-            if self.wanted.waterfall && !matches!(end, Cause::NobodyReads) {
-                // Whoever does not hear it does not want it.
-                let _ = io::stderr().write_all(text::draw(&chart, terminal::canvas()).as_bytes());
-            }
-        }
-        match end {
-            Cause::Signal(signal) => signals::exit_status(signal),
-            _ if !written => FAILURE,
-            Cause::Complete if report.failed > 0 => FAILURE,
-            Cause::Complete | Cause::NobodyReads => SUCCESS,
-        }
-    }
-}
-
-fn told(result: &io::Result<()>, place: &Path) -> bool {
-    if let Err(error) = result {
-        error!("Cannot write the report to {}: {}", place.display(), reason(error));
-    }
-    result.is_ok()
-}
-
-fn wait_for_ever() -> ! {
-    loop {
-        thread::park();
-    }
-}
-
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    File::create(path)?.write_all(text.as_bytes())
-}
-
-fn write_stdout(text: &str) -> io::Result<()> {
-    let mut stdout = Stdout::new(Screen::default(), || {})?;
-    match stdout.write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
-}
-
-/// The observer that writes messages.
-struct Log {
-    /// Also those that bars take the place of.
-    running: bool,
-    /// Held while a message is written.
-    voice: Mutex<()>,
-}
-
-impl Log {
-    /// Nothing is said about poems after the tally: tasks that still want to wait from now on for ever.
-    fn fall_silent(&self) {
-        mem::forget(lock(&self.voice));
-    }
-}
-
-impl Observer for Log {
-    fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
-        if matches!(event, Event::Received(_)) && !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let Task { number, address } = task;
-        let _voice = lock(&self.voice);
-        match event {
-            Event::Started if !self.running => {}
-            Event::Started => info!(task = number, %address, "Task {number}: get poetry from: {address}"),
-            Event::Attempt(1) => {}
-            Event::Attempt(attempt) => debug!(task = number, %address, attempt, "Task {number}: attempt {attempt}"),
-            Event::Connected => debug!(task = number, %address, "Task {number}: connected to {address}"),
-            Event::Received(bytes) => {
-                debug!(task = number, %address, bytes, "Task {number}: got {bytes} bytes of poetry from {address}");
-            }
-            Event::Asking(via) => {
-                debug!(task = number, "Task {number}: asking {} for {}", via.address, via.transform);
-            }
-            Event::ConnectedVia => debug!(task = number, "Task {number}: connected for the transform"),
-            Event::Changed(bytes) => debug!(task = number, bytes, "Task {number}: transformed into {bytes} bytes"),
-            Event::Unchanged { via, failure } => {
-                let (transform, status) = (&via.transform, failure.status());
-                error!(
-                    task = number, %address, transform, ?status,
-                    "Task {number}: {transform} failed: {}: {failure}; keeping the poem as it was", via.address
-                );
-            }
-            Event::Retry { failure, pause } => {
-                let pause = human(*pause);
-                warn!(task = number, %address, "Task {number}: {address}: {failure}; trying again in {pause}");
-            }
-            Event::Done { bytes, elapsed } => {
-                let (elapsed_us, time) = (micros(*elapsed), human(*elapsed));
-                info!(
-                    task = number, %address, bytes, elapsed_us,
-                    "Task {number}: got {bytes} bytes of poetry from {address} in {time}"
-                );
-            }
-            Event::Failed(failure) => {
-                let status = failure.status();
-                error!(task = number, %address, ?status, "Task {number}: failed: {address}: {failure}");
-            }
-        }
+    /// The transform of each poem, and its server.
+    fn via(&self) -> Option<Via> {
+        let (transform, address) = (self.transform.clone()?, self.via.clone()?);
+        Some(Via { transform, address })
     }
 }

@@ -6,61 +6,49 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Launch, NO_SERVICE, Options};
+use super::program::{NO_SERVICE, any_of};
+use super::{Options, Resolved};
 use crate::cli::Error;
 use crate::cli::listen::ListenArgs;
-use crate::cli::toml_args::{File, TomlTable};
-use crate::programs::fastpoetry::FastArgs;
-use crate::programs::poetry_proxy::ProxyArgs;
-use crate::programs::transformedpoetry::TransformArgs;
-
-type Read = fn(&TomlTable<'_>) -> Result<Box<dyn Launch>, Error>;
-
-/// The programs that can be services, by the names of their tables.
-const PROGRAMS: [(&str, Read); 3] = [
-    ("fastpoetry", |table| Ok(Box::new(table.args::<FastArgs>(&[])?))),
-    ("transformedpoetry", |table| Ok(Box::new(table.args::<TransformArgs>(&[])?))),
-    ("poetry-proxy", |table| Ok(Box::new(table.args::<ProxyArgs>(&[])?))),
-];
-
-/// A service of the file, and where it is found there: `FILE:LINE`.
-pub(super) type Found = (String, Box<dyn Launch>);
+use crate::cli::toml_args::File;
+use crate::programs::SERVICES;
 
 /// Reads a file: poetryd's own options, and the services in the order of the file.
 ///
 /// # Errors
 /// It cannot be read, or something in it makes no sense; what can be known before anything is opened is checked.
-pub(super) fn read(path: &Path) -> Result<(Options, Vec<Found>), Error> {
+pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
     let file = File::read(path)?;
     let parsed = file.parse()?;
     let whole = file.table(&parsed);
     if whole.has("slowpoetry") {
         return Err(whole.wrong("slowpoetry", NO_SERVICE));
     }
-    let options: Options = whole.args(&PROGRAMS.map(|(name, _)| name))?;
+    let options: Options = whole.args(&SERVICES.map(|program| program.name))?;
     if options.user.is_some() {
         options.identity().map_err(|error| error.after(&format!("{}: ", whole.place("user"))))?;
     }
     let mut tables = Vec::new();
-    for (name, read) in PROGRAMS {
-        tables.extend(whole.tables(name)?.into_iter().map(|table| (table, read)));
+    for program in SERVICES {
+        tables.extend(whole.tables(program.name)?.into_iter().map(|table| (table, program)));
     }
     if tables.is_empty() {
-        return Err(
-            whole.wrong("", "there is no service: write [[fastpoetry]], [[transformedpoetry]] or [[poetry-proxy]]")
-        );
+        let tables = any_of(&SERVICES.map(|program| format!("[[{}]]", program.name)));
+        return Err(whole.wrong("", &format!("there is no service: write {tables}")));
     }
     tables.sort_by_key(|(table, _)| table.line());
     let mut services = Vec::new();
     let mut taken: Vec<(SocketAddr, usize)> = Vec::new();
-    for (table, read) in tables {
-        let service = read(&table)?;
-        service.check().map_err(|(key, error)| error.after(&format!("{}: {key}: ", table.place(key))))?;
-        if let Some(address) = address(&service.common().listen) {
+    for (table, program) in tables {
+        let launch = (program.from_table)(&table)?;
+        let wrong = |(key, error): (&str, Error)| error.after(&format!("{}: {key}: ", table.place(key)));
+        launch.check().map_err(wrong)?;
+        let open = launch.resolve().map_err(wrong)?;
+        for address in launch.doors().iter().filter_map(|door| address(door.listen)) {
             free(address, &taken).map_err(|what| table.wrong("port", &format!("port: {what}")))?;
             taken.push((address, table.line()));
         }
-        services.push((table.place(""), service));
+        services.push(Resolved { prefix: format!("{}: {}: ", table.place(""), program.name), launch, open });
     }
     if let Some(address) = options.metrics.as_ref().and_then(address) {
         free(address, &taken).map_err(|what| whole.wrong("metrics", &format!("metrics: {what}")))?;

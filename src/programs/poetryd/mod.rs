@@ -1,35 +1,33 @@
 //! poetryd as a program: the async servers as one service.
 
 mod config;
+mod program;
 mod running;
 
-use std::ffi::OsString;
 use std::net::TcpListener;
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use nix::sys::signal::Signal;
+use clap::Parser;
 use nix::unistd::geteuid;
 use tracing::error;
 
-use crate::cli::listen::{ListenArgs, workers};
+use crate::cli::listen::ListenArgs;
 use crate::cli::logs::{LogArgs, LogFormat, Style};
-use crate::cli::signals::Signals;
-use crate::cli::terminal::Screen;
+use crate::cli::stopping::{self, Request};
+use crate::cli::terminal::{self, Screen};
 use crate::cli::{Error, SUCCESS, internal_error, is_same_file, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
 use crate::daemon::log_file::LogFile;
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
-use crate::programs::fastpoetry;
-use crate::programs::poetry_proxy;
-use crate::programs::service::Launch;
-use crate::programs::transformedpoetry;
-use running::{Daemon, METRICS_BACKLOG, Running};
+use crate::net::Door;
+use crate::programs::service::{DoorArgs, Launch, Open, Queue};
+use program::Program;
+use running::{Daemon, Opened};
 
 /// Run poetry servers as a service: in the background, as another user, under systemd, watched
 ///
@@ -94,19 +92,6 @@ struct Options {
     logs: LogArgs,
 }
 
-/// The programs that can be services, with the words that they take themselves.
-#[derive(Debug, Subcommand)]
-enum Program {
-    #[command(name = "fastpoetry")]
-    Fast(fastpoetry::Args),
-    #[command(name = "transformedpoetry")]
-    Transform(transformedpoetry::Args),
-    #[command(name = "poetry-proxy")]
-    Proxy(poetry_proxy::Args),
-    #[command(external_subcommand)]
-    Other(Vec<OsString>),
-}
-
 const AFTER_HELP: &str = "\
 Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
 
@@ -148,15 +133,14 @@ pub fn main() -> ExitCode {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
-    let is_daemon = args.daemon;
-    let check = args.check;
-    let startup = Startup::read(args)?;
-    if let [(_, service)] = &startup.services[..]
-        && let Some(status) = service.one_shot()?
+    let (is_daemon, only_check) = (args.daemon, args.check);
+    if let Some(Program::Service(launch, _)) = &args.program
+        && let Some(status) = launch.one_shot()?
     {
         return Ok(status);
     }
-    if check {
+    let startup = Startup::read(args)?;
+    if only_check {
         return Ok(SUCCESS);
     }
     if is_daemon && detached.is_none() {
@@ -173,31 +157,33 @@ fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
 /// What is to be run.
 struct Startup {
     options: Options,
-    /// With what errors about them begin.
-    services: Vec<(String, Box<dyn Launch>)>,
+    services: Vec<Resolved>,
     /// All inherited sockets are for the only service.
     is_single: bool,
     identity: Option<Identity>,
 }
 
+/// A service that can be opened.
+struct Resolved {
+    /// Prefix for its error messages.
+    prefix: String,
+    launch: Box<dyn Launch>,
+    open: Open,
+}
+
 impl Startup {
     fn read(args: Args) -> Result<Self, Error> {
         let (options, services, is_single) = match (args.program, args.config) {
-            (Some(program), None) => {
-                let (service, logs): (Box<dyn Launch>, LogArgs) = match program {
-                    Program::Fast(args) => (Box::new(args.service), args.logs),
-                    Program::Transform(args) => (Box::new(args.service), args.logs),
-                    Program::Proxy(args) => (Box::new(args.service), args.logs),
-                    Program::Other(words) => return Err(no_such_program(&words)),
-                };
-                service.check().map_err(|(_, error)| error)?;
+            (Some(Program::Service(launch, logs)), None) => {
+                launch.check().map_err(|(_, error)| error)?;
+                let open = launch.resolve().map_err(|(_, error)| error)?;
                 let logs = logs.over(args.options.logs);
-                (Options { logs, ..args.options }, vec![(String::new(), service)], true)
+                (Options { logs, ..args.options }, vec![Resolved { prefix: String::new(), launch, open }], true)
             }
+            (Some(Program::Other(name)), None) => return Err(program::unknown(&name)),
             (None, Some(path)) => {
                 let (options, services) = config::read(&path)?;
-                let name = |(place, service): config::Found| (format!("{place}: {}: ", service.program()), service);
-                (args.options.over(options), services.into_iter().map(name).collect(), false)
+                (args.options.over(options), services, false)
             }
             (Some(_), Some(_)) => return Err(Error::usage("either a PROGRAM or --config, not both; see --help")),
             (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
@@ -214,56 +200,49 @@ impl Startup {
     /// Opens everything, in the order that [`crate::daemon`] explains, and serves.
     fn start(self, detached: Option<Detached>) -> Result<u8, Error> {
         let inherited = inherited_listeners().map_err(|error| Error::failure(error.to_string()))?;
-        let mut inherited: Vec<TcpListener> = inherited.into_iter().map(|(_, listener)| listener).collect();
+        let inherited = Inherited(inherited.into_iter().map(|(_, listener)| listener).collect());
         if self.identity.is_some() && !geteuid().is_root() {
             return Err(Error::failure("cannot become another user: only root can"));
         }
         open_files::raise_limit();
         // From now on signals are kept back until there is somebody to hear them.
-        let signals = Signals::block(&[Signal::SIGHUP, Signal::SIGUSR1]);
+        let signals = stopping::block(&[Request::Reload, Request::Report]);
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
         let _pid_file = pid_file.transpose()?;
         // Not before: as long as another process has the pid file, its log is not ours.
         let log = self.open_log()?;
-        self.serve(signals, &mut inherited, log.clone(), detached).inspect_err(|_| {
+        let served = self.open(inherited, log.clone()).and_then(|daemon| daemon.serve(signals, detached));
+        served.inspect_err(|_| {
             if let Some(log) = log {
                 log.take_back();
             }
         })
     }
 
-    fn serve(
-        self,
-        signals: Signals,
-        inherited: &mut Vec<TcpListener>,
-        log: Option<LogFile>,
-        detached: Option<Detached>,
-    ) -> Result<u8, Error> {
+    /// Opens every service, and becomes who it is to be: from then on there may be threads.
+    fn open(self, mut inherited: Inherited, log: Option<LogFile>) -> Result<Daemon, Error> {
         // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
         let mut bound = Vec::new();
-        for (place, service) in &self.services {
-            bound.push(self.bind(service.as_ref(), inherited).map_err(|error| error.after(place))?);
+        for Resolved { prefix, launch, .. } in &self.services {
+            let doors = launch.doors();
+            let doors: Result<Vec<Door>, Error> = match self.is_single {
+                true => doors.iter().map(|door| inherited.bind_to_all(door)).collect(),
+                false => doors.iter().map(|door| inherited.bind(door)).collect(),
+            };
+            bound.push(doors.map_err(|error| error.after(prefix))?);
         }
-        let metrics =
-            self.options.metrics.as_ref().map(|listen| {
-                bind(listen, 1, inherited, || listen.bind(METRICS_BACKLOG).map(|listener| vec![listener]))
-            });
-        let metrics = metrics.transpose()?;
-        if let Some(address) = inherited.first().and_then(|listener| listener.local_addr().ok()) {
-            return Err(Error::failure(format!("the inherited socket {address} is for none of the services")));
-        }
-        let mut running = Vec::new();
-        for ((place, service), listeners) in self.services.iter().zip(bound) {
-            running.push(Running::open(service.as_ref(), listeners).map_err(|error| error.after(place))?);
+        let metrics = self.options.metrics.as_ref().map(|listen| inherited.bind(&metrics_door(listen))).transpose()?;
+        inherited.finish()?;
+        let mut opened = Vec::new();
+        for (Resolved { prefix, launch, open }, doors) in self.services.into_iter().zip(bound) {
+            opened.push(Opened::new(launch.as_ref(), open, doors).map_err(|error| error.after(&prefix))?);
         }
         if let Some(identity) = &self.identity {
             identity.assume().map_err(|error| privileges(&error))?;
         }
-        // From here on there are threads.
-        let service = Daemon { running, metrics, log, notifier: Notifier::from_env() };
-        service.serve(signals, detached)
+        Ok(Daemon { services: opened, metrics, log, notifier: Notifier::from_env() })
     }
 
     fn open_log(&self) -> Result<Option<LogFile>, Error> {
@@ -271,7 +250,7 @@ impl Startup {
         const KEEP: usize = 5;
         let Options { log_file, log_size, log_keep, logs, .. } = &self.options;
         let Some(path) = log_file else {
-            logs.init(Style::Journal, &Screen::default())?;
+            logs.init(Style::Journal, terminal::colour(), Screen::default())?;
             return Ok(None);
         };
         let open = || {
@@ -285,49 +264,54 @@ impl Startup {
             Ok(log)
         };
         let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
-        logs.init_to(Style::Journal, log.clone())?;
+        logs.init(Style::Journal, false, log.clone())?;
         panic::set_hook(Box::new(|panic| error!("{}", internal_error(panic))));
         Ok(Some(log))
     }
+}
 
-    fn bind(&self, service: &dyn Launch, inherited: &mut Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
-        if !self.is_single {
-            return bind(&service.common().listen, workers(), inherited, || service.bind());
+/// The door of the page of metrics. Its queue is short: few ask, and now and then.
+fn metrics_door(listen: &ListenArgs) -> DoorArgs<'_> {
+    DoorArgs { name: "metrics", what: "Metrics".to_owned(), listen, queue: Queue::Single(128) }
+}
+
+/// Sockets that systemd has opened, and that are nobody's yet.
+struct Inherited(Vec<TcpListener>);
+
+impl Inherited {
+    /// A door with the inherited socket of its address, or with new ones.
+    fn bind(&mut self, door: &DoorArgs<'_>) -> Result<Door, Error> {
+        if self.0.is_empty() {
+            return door.bind();
         }
-        let adopted = inherited.drain(..).map(|listener| ListenArgs::adopt(&listener, workers()));
-        let adopted: Vec<TcpListener> = adopted.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect();
-        if adopted.is_empty() { service.bind() } else { Ok(adopted) }
+        let address = door.listen.address()?;
+        match self.0.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address)) {
+            Some(found) => {
+                let listeners = ListenArgs::adopt(&self.0.remove(found), door.listeners())?;
+                Ok(Door { name: door.name, listeners })
+            }
+            None => door.bind(),
+        }
     }
-}
 
-/// Why one of the servers is none of the programs that can be services.
-const NO_SERVICE: &str = "slowpoetry serves one client at a time, and runs alone";
-
-fn no_such_program(words: &[OsString]) -> Error {
-    let name = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-    let hint = match &*name {
-        "slowpoetry" => &format!("; {NO_SERVICE}"),
-        file if file.ends_with(".toml") => "; a file comes after --config",
-        _ => "",
-    };
-    let programs = "fastpoetry, transformedpoetry or poetry-proxy";
-    Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
-}
-
-/// The inherited socket of this address, or new ones.
-fn bind(
-    listen: &ListenArgs,
-    workers: usize,
-    inherited: &mut Vec<TcpListener>,
-    new: impl FnOnce() -> Result<Vec<TcpListener>, Error>,
-) -> Result<Vec<TcpListener>, Error> {
-    if inherited.is_empty() {
-        return new();
+    /// A door with all inherited sockets, whatever their address, or with new ones.
+    fn bind_to_all(&mut self, door: &DoorArgs<'_>) -> Result<Door, Error> {
+        if self.0.is_empty() {
+            return door.bind();
+        }
+        let mut listeners = Vec::new();
+        for listener in self.0.drain(..) {
+            listeners.extend(ListenArgs::adopt(&listener, door.listeners())?);
+        }
+        Ok(Door { name: door.name, listeners })
     }
-    let address = listen.address()?;
-    match inherited.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address)) {
-        Some(found) => ListenArgs::adopt(&inherited.remove(found), workers),
-        None => new(),
+
+    /// None may be left over.
+    fn finish(self) -> Result<(), Error> {
+        match self.0.first().and_then(|listener| listener.local_addr().ok()) {
+            Some(address) => Err(Error::failure(format!("the inherited socket {address} is for none of the services"))),
+            None => Ok(()),
+        }
     }
 }
 

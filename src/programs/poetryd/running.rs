@@ -1,49 +1,83 @@
 //! Services that are open, from there to their end.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::signal::Signal;
 use tracing::{error, info, warn};
 
-use crate::cli::listen::{address, announce};
+use crate::cli::listen::announce;
 use crate::cli::signals::Signals;
+use crate::cli::stopping::{Request, stop_on};
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::daemon::detach::Detached;
 use crate::daemon::log_file::LogFile;
 use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::errors::reason;
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
-use crate::net::{ServerLimits, Stop};
-use crate::programs::service::{Launch, Run, Service, counter, gauge, prepare, stop_on};
-use crate::server::page::WebServer;
+use crate::net::counts::Counts;
+use crate::net::{Door, ServerLimits, Stop, Stoppable};
+use crate::programs::service::{Launch, Open, Run, Service, add_metrics, address, prepare};
+use crate::server::page::PageServer;
 use crate::sync::lock;
 
-/// A service that listens.
-pub(super) struct Running {
+/// A service that listens, and has not begun.
+pub(super) struct Opened {
     program: &'static str,
-    what: String,
-    address: SocketAddr,
+    /// The lines that say where it listens.
+    lines: Vec<(String, SocketAddr)>,
     limits: ServerLimits,
-    server: Arc<dyn Service>,
-    listeners: Vec<TcpListener>,
+    service: Arc<dyn Service>,
+    doors: Vec<Door>,
 }
 
-/// The queue of the page of metrics.
-pub(super) const METRICS_BACKLOG: u32 = 128;
-
 /// Of the page of metrics: it is for a few that ask now and then.
-const METRICS_LIMITS: ServerLimits = ServerLimits { max_clients: 100, grace: Duration::from_secs(1) };
+const METRICS_LIMITS: ServerLimits =
+    ServerLimits { max_clients: 100, write_timeout: Some(Duration::from_secs(5)), grace: Duration::from_secs(1) };
 
 /// Everything that listens, before it serves.
 pub(super) struct Daemon {
-    pub(super) running: Vec<Running>,
-    pub(super) metrics: Option<Vec<TcpListener>>,
+    pub(super) services: Vec<Opened>,
+    pub(super) metrics: Option<Door>,
     pub(super) log: Option<LogFile>,
     pub(super) notifier: Notifier,
+}
+
+impl Opened {
+    /// Opens what a service needs, beside its doors.
+    ///
+    /// # Errors
+    /// As for [`Open`].
+    pub(super) fn new(launch: &dyn Launch, open: Open, doors: Vec<Door>) -> Result<Self, Error> {
+        let mut lines = Vec::new();
+        for (args, door) in launch.doors().into_iter().zip(&doors) {
+            lines.push((args.what, address(door)?));
+        }
+        Ok(Self { program: launch.program(), lines, limits: launch.common().limits(), service: open()?, doors })
+    }
+
+    /// Where it listens, for the log and for labels: its first address.
+    fn address(&self) -> String {
+        self.lines.first().map(|(_, address)| address.to_string()).unwrap_or_default()
+    }
+}
+
+/// A service that is prepared to serve.
+struct Ready {
+    program: &'static str,
+    address: String,
+    service: Arc<dyn Service>,
+    run: Run,
+}
+
+/// A service that serves, as others see it.
+struct Running {
+    program: &'static str,
+    address: String,
+    service: Arc<dyn Service>,
+    counts: Arc<Counts>,
 }
 
 impl Daemon {
@@ -52,29 +86,34 @@ impl Daemon {
     /// # Errors
     /// One of the services cannot be started: then none is.
     pub(super) fn serve(self, signals: Signals, detached: Option<Detached>) -> Result<u8, Error> {
-        let Self { running, metrics, log, notifier } = self;
-        let page = page(&running);
-        let servers: Vec<Arc<dyn Service>> = running.iter().map(|service| Arc::clone(&service.server)).collect();
-        let graces = running.iter().map(|service| service.limits.grace);
+        let Self { services, metrics, log, notifier } = self;
+        let graces = services.iter().map(|service| service.limits.grace);
         let grace = graces.chain(metrics.as_ref().map(|_| METRICS_LIMITS.grace)).max().unwrap_or_default();
         let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
-        let stop = stop_on(signals, grace, on_signal(servers, log, Arc::clone(&manager)))?;
+        let running = Arc::new(OnceLock::new());
+        let stop = Stop::default();
+        stop_on(signals, grace, stop.clone(), on_request(Arc::clone(&running), log, Arc::clone(&manager)))?;
 
         // Everything that can fail, and then the word that it has not.
-        let (mut lines, mut runs) = (Vec::new(), Vec::new());
-        for Running { program, what, address, limits, server, listeners } in running {
-            let run = server.prepare(listeners, &limits);
-            runs.push((program, address, run.map_err(|error| error.after(&format!("{program} on {address}: ")))?));
-            lines.push((what, address));
+        let (mut lines, mut ready) = (Vec::new(), Vec::new());
+        for opened in services {
+            let (program, address) = (opened.program, opened.address());
+            let run = Arc::clone(&opened.service).prepare(opened.doors, &opened.limits);
+            let run = run.map_err(|error| error.after(&format!("{program} on {address}: ")))?;
+            lines.extend(opened.lines);
+            ready.push(Ready { program, address, service: opened.service, run });
         }
-        if let Some(listeners) = metrics {
-            let address = address(&listeners)?;
-            let web = Arc::new(WebServer::new("/metrics", CONTENT_TYPE, page));
-            runs.push(("metrics", address, prepare(listeners, web, &METRICS_LIMITS)?));
+        let services: Vec<Running> = ready.iter().map(Running::new).collect();
+        let services = Arc::clone(running.get_or_init(|| Arc::new(services)));
+        if let Some(door) = metrics {
+            let address = address(&door)?;
             lines.push(("Metrics".to_owned(), address));
+            let service = Arc::new(PageService(PageServer::new("/metrics", CONTENT_TYPE, page(services)).into()));
+            let run = Arc::clone(&service).prepare(vec![door], &METRICS_LIMITS)?;
+            ready.push(Ready { program: "metrics", address: address.to_string(), service, run });
         }
         lines.into_iter().try_for_each(|(what, address)| announce(&what, address))?;
-        let threads = runs.into_iter().map(|run| start(run, &stop)).collect::<Result<Vec<_>, Error>>()?;
+        let threads = ready.into_iter().map(|ready| start(ready, &stop)).collect::<Result<Vec<_>, Error>>()?;
         let _watchdog = watchdog(&notifier, &stop)?;
         if let Some(detached) = detached {
             let told = detached.settle().and_then(|()| detached.ready());
@@ -88,34 +127,30 @@ impl Daemon {
 }
 
 impl Running {
-    /// Opens what a service needs, beside its sockets.
-    ///
-    /// # Errors
-    /// As for [`Launch::open`].
-    pub(super) fn open(service: &dyn Launch, listeners: Vec<TcpListener>) -> Result<Self, Error> {
-        Ok(Self {
-            program: service.program(),
-            what: service.what(),
-            address: address(&listeners)?,
-            limits: service.common().limits(),
-            server: service.open()?,
-            listeners,
-        })
+    fn new(ready: &Ready) -> Self {
+        let Ready { program, address, service, run } = ready;
+        Self { program, address: address.clone(), service: Arc::clone(service), counts: Arc::clone(run.counts()) }
+    }
+}
+
+/// The page of metrics.
+struct PageService(Arc<PageServer>);
+
+impl Service for PageService {
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        prepare(doors, Arc::clone(&self.0), limits)
     }
 }
 
 /// Starts what is prepared. All of them serve, or none.
-fn start(
-    (program, address, run): (&'static str, SocketAddr, Run),
-    stop: &Stop,
-) -> Result<thread::JoinHandle<u8>, Error> {
+fn start(Ready { program, address, service, run }: Ready, stop: &Stop) -> Result<thread::JoinHandle<u8>, Error> {
     let stop = stop.clone();
     let body = move || {
         let _together = StopAtTheEnd(&stop);
-        match run(&stop) {
+        match run.serve(&stop) {
             Ok(ended) => {
                 ended.tell(&format!("Stopped {program} on {address}"));
-                ended.status
+                service.status()
             }
             Err(error) => {
                 error!("{program} on {address}: {}", error.message);
@@ -142,33 +177,28 @@ fn watchdog(notifier: &Notifier, stop: &Stop) -> Result<Option<Watchdog>, Error>
     watchdog.map(Some).map_err(|error| Error::cannot("start", "a thread", &error))
 }
 
-fn on_signal(
-    servers: Vec<Arc<dyn Service>>,
+fn on_request(
+    running: Arc<OnceLock<Arc<Vec<Running>>>>,
     log: Option<LogFile>,
     manager: Arc<Manager>,
-) -> impl Fn(Signal) + Send + Sync + 'static {
-    move |signal| match signal {
-        Signal::SIGINT | Signal::SIGTERM => manager.stopping(),
-        Signal::SIGHUP | Signal::SIGUSR1 => {
-            let is_reload = signal == Signal::SIGHUP;
-            let is_told = is_reload && manager.tell_in_between(State::Reloading);
-            if is_reload
-                && let Some(log) = &log
+) -> impl Fn(Request) + Send + Sync + 'static {
+    let each = move |tell: fn(&Running)| running.get().into_iter().flat_map(|services| services.iter()).for_each(tell);
+    move |request| match request {
+        Request::Stop => manager.stopping(),
+        Request::Report => each(|it| it.service.report(&it.counts)),
+        Request::Reload => {
+            let is_told = manager.tell_in_between(State::Reloading);
+            if let Some(log) = &log
                 && let Err(error) = log.reopen()
             {
                 error!("Cannot open the log file again: {}; going on in the old one", reason(&error));
             }
-            for server in &servers {
-                server.on_signal(signal);
-            }
-            if is_reload {
-                info!("Reloaded");
-            }
+            each(|it| it.service.reload());
+            info!("Reloaded");
             if is_told {
                 manager.tell_in_between(State::Ready);
             }
         }
-        _ => {}
     }
 }
 
@@ -220,12 +250,11 @@ impl Manager {
 }
 
 /// Makes the page of metrics.
-fn page(running: &[Running]) -> impl Fn() -> String + Send + Sync + 'static {
-    const BUILD: Metric = gauge("poetry_build_info", "Always 1; the label is the version.");
-    const STARTED: Metric = gauge("poetry_start_time_seconds", "When the process was started, in seconds since 1970.");
-    const SCRAPES: Metric = counter("poetry_scrapes_total", "Times this page was made.");
-    let services: Vec<_> =
-        running.iter().map(|it| (it.program, it.address.to_string(), Arc::clone(&it.server))).collect();
+fn page(services: Arc<Vec<Running>>) -> impl Fn() -> String + Send + Sync + 'static {
+    const BUILD: Metric = Metric::gauge("poetry_build_info", "Always 1; the label is the version.");
+    const STARTED: Metric =
+        Metric::gauge("poetry_start_time_seconds", "When the process was started, in seconds since 1970.");
+    const SCRAPES: Metric = Metric::counter("poetry_scrapes_total", "Times this page was made.");
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let scrapes = AtomicU64::new(0);
     move || {
@@ -233,8 +262,8 @@ fn page(running: &[Running]) -> impl Fn() -> String + Send + Sync + 'static {
         page.add(BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.add(STARTED, &[], started);
         page.add(SCRAPES, &[], scrapes.fetch_add(1, Relaxed) + 1);
-        for (program, address, server) in &services {
-            server.metrics(&mut page, &[("service", program), ("address", address)]);
+        for Running { program, address, service, counts } in services.iter() {
+            add_metrics(&mut page, &[("service", program), ("address", address)], counts, service.as_ref());
         }
         page.text()
     }

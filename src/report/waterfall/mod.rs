@@ -1,4 +1,4 @@
-//! Reports as pictures: one lane a poem, time to the right, models below each other on one time axis.
+//! Waterfall charts of reports: one lane a poem, time to the right, models below each other on one time axis.
 //!
 //! ```text
 //!  1  ├ connecting ┼ waiting ┼──── receiving ────┤ done
@@ -7,84 +7,86 @@
 //! ```
 //!
 //! This file turns [`Report`]s into a [`Chart`], which is plain data: lanes made of phases. [`svg`] and [`text`] draw
-//! it, and know nothing of reports.
+//! charts, and know nothing of reports.
 
 pub mod svg;
 pub mod text;
 
 use std::time::Duration;
 
-use crate::report::{Micros, Report, Status, TaskReport, human};
+use super::{Report, Status, TaskReport};
+use crate::units::{Micros, human};
 
-/// Everything that is drawn.
+/// A chart: everything that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chart {
-    /// One a report.
+    /// The panels, one for each report.
     pub panels: Vec<Panel>,
     /// The length of the time axis that all panels share; at least 1.
     pub span_us: Micros,
 }
 
-/// One run of a client.
+/// A panel: one run of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panel {
     /// The model of waiting.
     pub title: String,
-    /// What the run came to.
+    /// The tally of the run.
     pub tally: String,
     /// The poems, in order.
     pub lanes: Vec<Lane>,
 }
 
-/// One poem.
+/// A lane: one poem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lane {
-    /// Its number and server.
+    /// The number and the server of the poem.
     pub label: String,
-    /// In order of time, without gaps, from 0 to its end; those of no length are left out.
+    /// Phases in order of time, without gaps, from 0 to the end of the poem; those of no length are left out.
     pub phases: Vec<Phase>,
-    /// When bytes arrived.
+    /// The moments at which bytes arrived.
     pub reads: Vec<Micros>,
-    /// How it ended, and when; `None` if it was never begun.
+    /// How the poem ended, and when; `None` if it was never begun.
     pub end: Option<(Outcome, Micros)>,
-    /// What there is to say about its end.
+    /// A note about the end: the time it took, or the failure.
     pub note: String,
 }
 
-/// A stretch of time in which a poem was in one state.
+/// A phase: a stretch of time in which a poem was in one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phase {
-    /// What it was doing.
+    /// The state of the poem.
     pub state: State,
-    /// From the start of the run.
+    /// The beginning, from the start of the run.
     pub start: Micros,
-    /// Not before `start`.
+    /// The end, not before `start`.
     pub end: Micros,
 }
 
-/// What a poem is doing.
+/// The state of a poem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// Its turn has not come.
+    /// The turn of the poem has not come.
     NotStarted,
-    /// From its turn to the connection of the last attempt: names, earlier attempts and pauses included.
+    /// From the turn of the poem to the connection of the last attempt: name look-ups, earlier attempts and pauses
+    /// included.
     Connecting,
-    /// Connected, and nothing has come.
+    /// Connected, and no byte has come.
     Waiting,
-    /// From its first byte on.
+    /// From the first byte on.
     Receiving,
-    /// It is whole, and at the transform server.
+    /// The poem is whole, and at the transform server.
     Transforming,
 }
 
 /// How a poem ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is whole.
+    /// The poem is whole.
     Done,
     /// The connection broke.
     Cut,
-    /// Some limit ran out.
+    /// A timeout passed.
     TimedOut,
     /// The client was stopped.
     Interrupted,
@@ -93,10 +95,10 @@ pub enum Outcome {
 }
 
 impl State {
-    /// All of them, in the order in which a poem goes through them.
+    /// All states, in the order in which a poem goes through them.
     pub const ALL: [Self; 5] = [Self::NotStarted, Self::Connecting, Self::Waiting, Self::Receiving, Self::Transforming];
 
-    /// The word for it in legends.
+    /// The name of the state in legends.
     pub fn word(self) -> &'static str {
         match self {
             Self::NotStarted => "not started",
@@ -115,7 +117,7 @@ impl Chart {
         Self { panels: reports.iter().map(Panel::of).collect(), span_us: span }
     }
 
-    /// The states that occur in it.
+    /// The states that occur in this chart.
     fn states(&self) -> Vec<State> {
         let mut states: Vec<State> = self.lanes().flat_map(|lane| &lane.phases).map(|phase| phase.state).collect();
         states.sort_unstable();
@@ -138,7 +140,7 @@ impl Panel {
         }
     }
 
-    /// The lanes that are shown if there is room for `most`, and what to say of the others.
+    /// The lanes that are shown if there is room for `most`, and a note about the others.
     fn folded(&self, most: usize) -> (&[Lane], Option<String>) {
         if self.lanes.len() <= most {
             return (&self.lanes, None);
@@ -159,7 +161,7 @@ impl Lane {
         let (Some(start), Some(end)) = (task.start_us, task.end_us) else {
             return Self { label, phases: Vec::new(), reads: Vec::new(), end: None, note: "not started".to_owned() };
         };
-        // Each state lasts until the next one begins that was reached.
+        // Each state lasts until the beginning of the next state that was reached.
         let transform = task.transform.as_ref().map(|transform| transform.start_us);
         let begins = [
             (State::NotStarted, Some(0)),
@@ -185,7 +187,7 @@ impl Lane {
         }
     }
 
-    /// What it was doing for most of the time between these moments.
+    /// The state of the poem for most of the time between these moments.
     fn state_in(&self, start: Micros, end: Micros) -> Option<State> {
         let overlap = |phase: &Phase| phase.end.min(end).saturating_sub(phase.start.max(start));
         let longest = self.phases.iter().max_by_key(|phase| overlap(phase))?;
@@ -218,7 +220,7 @@ impl Outcome {
     }
 }
 
-/// The distance between two ticks of a time axis: 1, 2 or 5 times a power of ten, so that there are at most so many.
+/// The distance between two ticks of a time axis: 1, 2 or 5 times a power of ten, for at most `most` ticks.
 fn tick(span: Micros, most: u64) -> Micros {
     let mut decade: Micros = 1;
     loop {
@@ -231,7 +233,7 @@ fn tick(span: Micros, most: u64) -> Micros {
     }
 }
 
-/// A moment on the axis, in the unit in which ticks are whole numbers.
+/// The label of a moment on the axis, in the unit in which ticks are whole numbers.
 fn tick_label(at: Micros, tick: Micros) -> String {
     let (unit, micros) = match tick {
         1_000_000.. => ("s", 1_000_000),
@@ -242,46 +244,10 @@ fn tick_label(at: Micros, tick: Micros) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::report::{Calls, Events, TransformReport};
-    use std::time::SystemTime;
-
-    /// A poem that was done in equal thirds of connecting, waiting and receiving.
-    pub(crate) fn task(number: usize, start: Micros, end: Micros) -> TaskReport {
-        let mut events = Events::default();
-        let third = (end - start) / 3;
-        events.push(start + 2 * third, 10);
-        events.push(end, 20);
-        TaskReport {
-            task: number,
-            address: format!("127.0.0.1:{}", 9_999 + number),
-            status: Status::Ok,
-            error: None,
-            bytes: 30,
-            attempts: 1,
-            start_us: Some(start),
-            connected_us: Some(start + third),
-            first_byte_us: Some(start + 2 * third),
-            end_us: Some(end),
-            events,
-            transform: None,
-        }
-    }
-
-    pub(crate) fn report(model: &'static str, tasks: Vec<TaskReport>) -> Report {
-        let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
-        Report {
-            schema: Report::SCHEMA,
-            model: model.into(),
-            started: SystemTime::UNIX_EPOCH,
-            elapsed_us: tasks.iter().filter_map(|task| task.end_us).max().unwrap_or(0),
-            ok,
-            failed: tasks.len() - ok,
-            calls: Calls::default(),
-            tasks,
-        }
-    }
+    use crate::report::TransformReport;
+    use crate::report::fixtures::{report, task};
 
     fn lane(task: TaskReport) -> Lane {
         Chart::of(&[report("async", vec![task])]).panels.remove(0).lanes.remove(0)

@@ -1,4 +1,4 @@
-//! The chart as a picture for browsers and documents: one self-contained SVG, the same bytes for the same chart.
+//! The chart as a picture for browsers and documents: one self-contained SVG, with equal bytes for equal charts.
 //!
 //! States differ in pattern and height as well as in colour; light and dark follow the reader's preference.
 
@@ -6,21 +6,22 @@ use svg::Document;
 use svg::node::element::{Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
 
 use super::{Chart, Lane, Outcome, Panel, Phase, State, tick, tick_label};
-use crate::report::Micros;
+use crate::units::Micros;
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 16.0;
 /// Room for the notes behind the lanes.
 const NOTES: f64 = 150.0;
-/// The most lanes of a panel, and its greatest height; between them lanes get thinner.
+/// The most lanes of a panel. More are folded into a note.
 const MOST_LANES: usize = 300;
+/// The greatest height of a panel. With more lanes than fit, all get thinner.
 const MOST_HEIGHT: f64 = 600.0;
 const LANE: f64 = 20.0;
 /// Lanes thinner than this have no text.
 const READABLE: f64 = 11.0;
 const THINNEST_LINE: f64 = 4.0;
 const HEADER: f64 = 26.0;
-/// Of a character of the labels.
+/// The width of a character of the labels.
 const ADVANCE: f64 = 7.3;
 const LONGEST_LABEL: usize = 30;
 const MOST_TICKS: u64 = 12;
@@ -78,7 +79,7 @@ pub fn draw(chart: &Chart) -> String {
         + "\n"
 }
 
-/// Where a moment lies.
+/// The time axis: the place of each moment.
 struct Axis {
     left: f64,
     width: f64,
@@ -92,7 +93,7 @@ impl Axis {
     }
 }
 
-/// A coordinate in as few digits as anybody can see.
+/// A coordinate, to a hundredth of a point.
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -204,7 +205,7 @@ fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -
     }
 }
 
-/// A stroke for each read, or for all that fall on one point.
+/// Draws a stroke for each read, or for all reads that fall on one point.
 fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> Group {
     let mut strokes = String::new();
     let mut last = f64::NEG_INFINITY;
@@ -218,7 +219,7 @@ fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> 
     if strokes.is_empty() { group } else { group.add(Path::new().set("class", "read").set("d", strokes)) }
 }
 
-/// A dot; a cross; an hourglass; a bar; a square.
+/// Draws the outcome: a dot, a cross, an hourglass, a bar or a square.
 fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group {
     let (l, r, t, b) = (number(x - size), number(x + size), number(y - size), number(y + size));
     let shape = match outcome {
@@ -267,8 +268,8 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{report, task};
     use super::*;
+    use crate::report::fixtures::{report, task};
     use crate::report::{Status, TaskReport};
 
     fn picture(tasks: Vec<TaskReport>) -> String {

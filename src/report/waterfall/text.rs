@@ -1,24 +1,24 @@
-//! The chart for a terminal, in as many columns as it has.
+//! The chart as characters, for a terminal, in as many columns as there are.
 
 use console::{Style, truncate_str};
 
 use super::{Chart, Lane, Outcome, State, tick, tick_label};
-use crate::report::Micros;
+use crate::units::Micros;
 
-/// What the terminal can do.
+/// A terminal to draw on: its size and its abilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Canvas {
-    /// Columns.
+    /// Columns of the terminal.
     pub width: usize,
     /// The most lanes of a panel.
     pub lanes: usize,
-    /// Whether it has more than ASCII.
+    /// Whether the terminal shows more than ASCII.
     pub unicode: bool,
-    /// Whether it has colours.
+    /// Whether the terminal shows colours.
     pub colour: bool,
 }
 
-/// Below this, a picture cannot be read anyhow.
+/// The fewest columns of a bar. A narrower one could not be read.
 const NARROWEST: usize = 20;
 const LONGEST_LABEL: usize = 28;
 
@@ -90,7 +90,7 @@ pub fn draw(chart: &Chart, canvas: Canvas) -> String {
     text
 }
 
-/// One character a column: what the poem did for most of that time.
+/// The bar of a poem, one character a column: the state of the poem for most of that time.
 fn bar(lane: &Lane, span: Micros, columns: usize, canvas: Canvas) -> String {
     let moment = |column: usize| Micros::try_from(u128::from(span) * column as u128 / columns as u128).unwrap_or(span);
     let end = lane.end.filter(|(outcome, _)| *outcome != Outcome::Done).map(|(_, at)| {
@@ -111,7 +111,7 @@ fn bar(lane: &Lane, span: Micros, columns: usize, canvas: Canvas) -> String {
     bar
 }
 
-/// Labels under the ticks, as many as fit.
+/// The time axis: labels under the ticks, as many as fit.
 fn axis(span: Micros, columns: usize) -> String {
     let step = tick(span, (columns / 12).max(1) as u64);
     let mut axis = String::new();
@@ -131,8 +131,8 @@ fn axis(span: Micros, columns: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{report, task};
     use super::*;
+    use crate::report::fixtures::{report, task};
     use crate::report::{Report, Status, TaskReport};
 
     const PLAIN: Canvas = Canvas { width: 60, lanes: 10, unicode: false, colour: false };

@@ -1,0 +1,227 @@
+//! The observer that makes a [`Report`] of the events of a run.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Event, Model, Observer, Task};
+use crate::address::Address;
+use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
+use crate::sync::lock;
+use crate::units::micros;
+
+/// The observer that makes the [`Report`].
+#[derive(Debug)]
+pub struct ReportBuilder {
+    model: Model,
+    started: SystemTime,
+    clock: Instant,
+    with_events: bool,
+    /// One entry a poem, with the status `interrupted` until it is settled.
+    tasks: Mutex<Vec<TaskReport>>,
+}
+
+impl ReportBuilder {
+    /// A builder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
+    pub fn new(model: Model, addresses: &[Address], clock: Instant, with_events: bool) -> Self {
+        let unheard_of = |(index, address): (usize, &Address)| TaskReport {
+            task: index + 1,
+            address: address.to_string(),
+            status: Status::Interrupted,
+            error: None,
+            bytes: 0,
+            attempts: 0,
+            start_us: None,
+            connected_us: None,
+            first_byte_us: None,
+            end_us: None,
+            events: Events::default(),
+            transform: None,
+        };
+        Self {
+            model,
+            started: SystemTime::now(),
+            clock,
+            with_events,
+            tasks: Mutex::new(addresses.iter().enumerate().map(unheard_of).collect()),
+        }
+    }
+
+    /// The report as things stand now. A poem that is not settled counts as interrupted.
+    pub fn report(&self, calls: Calls) -> Report {
+        let now = micros(self.clock.elapsed());
+        let mut tasks = lock(&self.tasks).clone();
+        let mut elapsed_us = 0;
+        for task in &mut tasks {
+            if task.status == Status::Interrupted {
+                task.error = Some("interrupted".to_owned());
+                task.end_us = task.start_us.map(|_| now);
+                elapsed_us = now;
+                if let Some(transform) = task.transform.as_mut().filter(|it| it.status == Status::Interrupted) {
+                    transform.error = Some("interrupted".to_owned());
+                    transform.end_us = Some(now);
+                }
+            }
+            elapsed_us = elapsed_us.max(task.end_us.unwrap_or(0));
+        }
+        let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
+        Report {
+            schema: Report::SCHEMA,
+            model: self.model.name().into(),
+            started: self.started,
+            elapsed_us,
+            ok,
+            failed: tasks.len() - ok,
+            calls,
+            tasks,
+        }
+    }
+}
+
+impl Observer for ReportBuilder {
+    fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
+        let at = micros(at);
+        let record = &mut lock(&self.tasks)[task.number - 1];
+        match event {
+            Event::Started => record.start_us = Some(at),
+            Event::Attempt(number) => {
+                record.attempts = *number;
+                record.bytes = 0;
+                record.connected_us = None;
+                record.first_byte_us = None;
+                record.events = Events::default();
+                record.transform = None;
+            }
+            Event::Connected => record.connected_us = Some(at),
+            Event::Received(bytes) => {
+                record.bytes += *bytes as u64;
+                record.first_byte_us.get_or_insert(at);
+                if self.with_events {
+                    record.events.push(at, *bytes as u64);
+                }
+            }
+            Event::Asking(via) => {
+                record.transform = Some(TransformReport {
+                    name: via.transform.clone(),
+                    address: via.address.to_string(),
+                    status: Status::Interrupted,
+                    error: None,
+                    bytes: 0,
+                    start_us: at,
+                    connected_us: None,
+                    end_us: None,
+                });
+            }
+            Event::ConnectedVia => {
+                if let Some(transform) = &mut record.transform {
+                    transform.connected_us = Some(at);
+                }
+            }
+            Event::Changed(bytes) => {
+                if let Some(transform) = &mut record.transform {
+                    transform.status = Status::Ok;
+                    transform.bytes = *bytes as u64;
+                    transform.end_us = Some(at);
+                }
+            }
+            Event::Unchanged { failure, .. } => {
+                if let Some(transform) = &mut record.transform {
+                    transform.status = failure.status();
+                    transform.error = Some(failure.to_string());
+                    transform.end_us = Some(at);
+                }
+            }
+            Event::Retry { .. } => {}
+            Event::Done { .. } => {
+                record.status = Status::Ok;
+                record.end_us = Some(at);
+            }
+            Event::Failed(failure) => {
+                record.status = failure.status();
+                record.error = Some(failure.to_string());
+                record.end_us.get_or_insert(at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Failure;
+    use std::io;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn addresses() -> Vec<Address> {
+        ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec()
+    }
+
+    fn tell(builder: &ReportBuilder, number: usize, at: u32, event: &Event<'_>) {
+        let address = &addresses()[number - 1];
+        builder.observe(Task { number, address }, at * MS, event);
+    }
+
+    #[test]
+    fn a_run_is_written_down_as_it_was_told() {
+        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true);
+        for (at, event) in [
+            (1, Event::Started),
+            (1, Event::Attempt(1)),
+            (2, Event::Connected),
+            (5, Event::Received(10)),
+            (9, Event::Received(7)),
+            (9, Event::Done { bytes: 17, elapsed: 8 * MS }),
+        ] {
+            tell(&builder, 1, at, &event);
+        }
+        let report = builder.report(Calls::default());
+        let poem = &report.tasks[0];
+        assert_eq!((&*report.model, report.ok, report.failed), ("select", 1, 2));
+        assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Ok, 17, 1));
+        assert_eq!((poem.start_us, poem.connected_us), (Some(1_000), Some(2_000)));
+        assert_eq!((poem.first_byte_us, poem.end_us), (Some(5_000), Some(9_000)));
+        assert_eq!(poem.events.entries(), [(5_000, 10), (9_000, 7)]);
+    }
+
+    #[test]
+    fn a_retry_starts_the_record_anew_but_for_its_beginning() {
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), true);
+        let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
+        for (at, event) in [
+            (1, Event::Started),
+            (1, Event::Attempt(1)),
+            (2, Event::Connected),
+            (3, Event::Received(10)),
+            (4, Event::Retry { failure: &failure, pause: MS }),
+            (5, Event::Attempt(2)),
+            (6, Event::Failed(&failure)),
+        ] {
+            tell(&builder, 2, at, &event);
+        }
+        let poem = &builder.report(Calls::default()).tasks[1];
+        assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Reset, 0, 2));
+        assert_eq!((poem.start_us, poem.connected_us, poem.end_us), (Some(1_000), None, Some(6_000)));
+        assert!(poem.events.entries().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_settled_is_interrupted() {
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        tell(&builder, 1, 0, &Event::Started);
+        let report = builder.report(Calls::default());
+        assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
+        assert!(report.tasks[0].end_us.is_some() && report.tasks[1].end_us.is_none());
+        assert_eq!(report.tasks[0].error.as_deref(), Some("interrupted"));
+    }
+
+    #[test]
+    fn a_poem_that_could_not_be_written_after_all_is_no_longer_ok() {
+        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        tell(&builder, 3, 0, &Event::Started);
+        tell(&builder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
+        let failure = Failure::Deliver { place: "stdout".to_owned(), error: io::ErrorKind::StorageFull.into() };
+        tell(&builder, 3, 9, &Event::Failed(&failure));
+        let report = builder.report(Calls::default());
+        assert_eq!((report.tasks[2].status, report.tasks[2].end_us), (Status::Error, Some(5_000)));
+    }
+}

@@ -1,0 +1,269 @@
+//! An accepted connection, as a handler sees it: whose it is, and sending and receiving that wait, but not for ever.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::PollTimeout;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::bytes::BytesMut;
+use tracing::warn;
+
+use super::close;
+use super::counts::Counts;
+use super::stop::{Stop, Stoppable};
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) counts: Arc<Counts>,
+    pub(super) stop: Stop,
+    pub(super) doors: Vec<&'static str>,
+    /// As [`Limits::write_timeout`](super::ServerLimits::write_timeout) has it.
+    pub(super) write_timeout: Option<Duration>,
+}
+
+/// The address of the other end, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(Option<SocketAddr>);
+
+impl Peer {
+    pub(super) fn new(address: Option<SocketAddr>) -> Self {
+        Self(address)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("an unknown address"),
+        }
+    }
+}
+
+/// Which of a server's doors a connection came through.
+pub(super) type DoorIndex = u16;
+
+/// A connection that has a task: its socket is registered with the worker's runtime.
+///
+/// Libraries that bring their own reads and writes (hyper) borrow the socket with [`stream_mut`](Self::stream_mut); the
+/// engine keeps it, and closes it when the handler has returned.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    peer: Peer,
+    door: DoorIndex,
+    is_idle: bool,
+    engine: Arc<Engine>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, engine: Arc<Engine>) -> Self {
+        Self { stream, peer, door, is_idle: false, engine }
+    }
+
+    /// The other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The name of the door that it came through.
+    pub fn door(&self) -> &'static str {
+        self.engine.doors[usize::from(self.door)]
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The socket, for a library that reads and writes itself. Bytes that it sends are not counted.
+    pub fn stream_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Waits until the server is asked to stop.
+    pub async fn closing(&self) {
+        self.engine.stop.closing().await;
+    }
+
+    /// Whether the server is asked to stop.
+    pub fn is_closing(&self) -> bool {
+        self.engine.stop.is_closing()
+    }
+
+    /// Nothing is under way in either direction: the peer has nothing left to read that a reset could destroy.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle
+    }
+
+    /// Calls `send` when the socket is writable, and returns how many bytes it sent; they are counted.
+    ///
+    /// # Errors
+    /// The connection broke, or its peer took nothing for the server's write timeout (`TimedOut`).
+    pub async fn send_some(&self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        let stream = &self.stream;
+        let sent = loop {
+            let writable = poll_fn(|context| stream.poll_write_ready(context));
+            match self.engine.write_timeout {
+                None => writable.await?,
+                Some(limit) => match timeout(limit, writable).await {
+                    Ok(writable) => writable?,
+                    // The kernel calls a socket writable only when a good part of its buffer is free: the peer may have
+                    // taken something all the same.
+                    Err(_) => break send(stream).map_err(|_| self.stalled(limit))?,
+                },
+            }
+            match stream.try_io(Interest::WRITABLE, || send(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => break result?,
+            }
+        };
+        self.engine.counts.send(sent);
+        Ok(sent)
+    }
+
+    fn stalled(&self, limit: Duration) -> io::Error {
+        warn!("Dropped {}: it took nothing for {}", self.peer, humantime::format_duration(limit));
+        io::ErrorKind::TimedOut.into()
+    }
+
+    /// Waits until everything that was sent has left for the peer, as [`close::await_departure`] does: a reset before that
+    /// would throw it away.
+    ///
+    /// # Errors
+    /// As for [`send_some`](Self::send_some).
+    pub async fn flush(&self) -> io::Result<()> {
+        for unsent in close::departing() {
+            close::call_when_unsent(&SockRef::from(&self.stream), unsent)?;
+            let departed = |stream: &TcpStream| match close::has_departed(stream, PollTimeout::ZERO)? {
+                true => Ok(0),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            self.send_some(departed).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends bytes that arrive, and returns how many; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// The connection broke, or nothing arrived for the time `limit` (`TimedOut`).
+    pub async fn read_some(&self, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
+        loop {
+            let readable = poll_fn(|context| self.stream.poll_read_ready(context));
+            match limit {
+                Some(limit) => timeout(limit, readable).await??,
+                None => readable.await?,
+            }
+            match self.stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Appends the first bytes of a request, as [`read_some`](Self::read_some) does, unless the server is asked to stop
+    /// before they arrive: then it returns `None`. If the handler returns thereupon, the end of the stream is sent without
+    /// waiting for the peer to close its side, which could take as long as the peer likes.
+    ///
+    /// # Errors
+    /// As for [`read_some`](Self::read_some).
+    pub async fn read_request(&mut self, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<Option<usize>> {
+        self.is_idle = tokio::select! {
+            biased;
+            read = self.read_some(buffer, limit) => return read.map(Some),
+            () = self.closing() => true,
+        };
+        Ok(None)
+    }
+
+    /// Waits until the peer resets the connection, and returns the error that tells so. A peer that closes its side is
+    /// still there: it may only have half-closed.
+    pub async fn broken(&self) -> io::Error {
+        match self.stream.ready(Interest::ERROR).await.and_then(|_| self.stream.take_error()) {
+            Ok(error) => error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+            Err(error) => error,
+        }
+    }
+}
+
+/// A connection that has no task: its socket is non-blocking, and not registered with any runtime.
+#[derive(Debug)]
+pub struct Unregistered<'a> {
+    pub(super) socket: &'a std::net::TcpStream,
+    pub(super) peer: Peer,
+    pub(super) door: DoorIndex,
+    pub(super) engine: &'a Engine,
+}
+
+impl Unregistered<'_> {
+    /// The other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The name of the door that it came through.
+    pub fn door(&self) -> &'static str {
+        self.engine.doors[usize::from(self.door)]
+    }
+
+    /// One [`send_now`]; the bytes are counted.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the socket takes nothing now. Else the connection broke.
+    pub fn send(&self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+        self.counted(send_now(self.socket, bytes, is_last))
+    }
+
+    /// One [`send_parts_now`]; the bytes are counted.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.counted(send_parts_now(self.socket, parts))
+    }
+
+    /// One read(2); 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock`: nothing is there now. Else the connection broke.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut socket = self.socket;
+        socket.read(buffer)
+    }
+
+    fn counted(&self, sent: io::Result<usize>) -> io::Result<usize> {
+        sent.inspect(|&bytes| self.engine.counts.send(bytes))
+    }
+}
+
+/// Sends what the kernel takes at once, however little, with send(2) and `MSG_DONTWAIT`; poll(2) and a blocking
+/// send(2) wait for a good deal of room.
+///
+/// With `is_last` the end of the stream has to follow at once: `MSG_MORE` lets the FIN ride on the last data segment.
+///
+/// # Errors
+/// Those of send(2); `WouldBlock`: the kernel takes nothing now.
+pub(crate) fn send_now(socket: impl AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+    let more = if is_last { SendFlags::MORE } else { SendFlags::empty() };
+    Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
+}
+
+/// Sends several parts as [`send_now`] sends one, with sendmsg(2).
+///
+/// # Errors
+/// Those of sendmsg(2); `WouldBlock`: the kernel takes nothing now.
+pub(crate) fn send_parts_now(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags)?)
+}

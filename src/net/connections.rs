@@ -1,0 +1,201 @@
+//! The life of a connection, from accept(2) to close(2), as the engine leads it.
+//!
+//! ```text
+//!   accept ──▶ try_serve ── End ───────────────────────────▶ linger (a look or two) ──▶ close
+//!                 │  │  ╰── Until ──▶ timer: on_timer ──╮                 ▲
+//!                 │  ╰───── Blocked ──▶ a task: finish ◀╯── Ok(Fin) ──────╯
+//!                 ╰──────── Err ──────▶ RST ◀────────────── Err, Ok(Rst), the end of the grace time
+//! ```
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use socket2::SockRef;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, debug_span};
+
+use super::close;
+use super::connection::{Connection, DoorIndex, Engine, Peer, Unregistered};
+use super::counts::{Counts, Permit};
+use super::handler::{FastPath, Progress};
+use super::linger::{self, Lingering};
+use crate::errors::reason;
+use crate::pace::Ending;
+
+/// A connection without a task: what accept(2) gave, and the right to be open.
+pub(super) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) peer: Peer,
+    pub(super) door: DoorIndex,
+    pub(super) permit: Permit,
+}
+
+/// A connection that waits for a moment.
+pub(super) struct Waiting<S> {
+    pub(super) due: Instant,
+    pub(super) accepted: Accepted,
+    pub(super) state: S,
+}
+
+/// The connections of one worker, and what it needs to lead them.
+pub(super) struct Connections<H: FastPath> {
+    handler: Arc<H>,
+    engine: Arc<Engine>,
+    tasks: TaskTracker,
+    timer: UnboundedSender<Waiting<H::State>>,
+}
+
+impl<H: FastPath> Clone for Connections<H> {
+    fn clone(&self) -> Self {
+        let Self { handler, engine, tasks, timer } = self;
+        Self { handler: Arc::clone(handler), engine: Arc::clone(engine), tasks: tasks.clone(), timer: timer.clone() }
+    }
+}
+
+impl<H: FastPath> Connections<H> {
+    /// None yet. What waits for a moment is sent to `timer`.
+    pub(super) fn new(handler: &Arc<H>, engine: &Arc<Engine>, timer: UnboundedSender<Waiting<H::State>>) -> Self {
+        Self { handler: Arc::clone(handler), engine: Arc::clone(engine), tasks: TaskTracker::new(), timer }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The tasks of this worker: its connections, and what else has to end with them.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// A new connection, which is served as far as that goes without waiting.
+    pub(super) fn admit(&self, accepted: Accepted, lingering: &mut Lingering) {
+        let counts = &self.engine.counts;
+        counts.accept();
+        let progress = match self.handler.try_serve(&self.unregistered(&accepted)) {
+            Ok(Progress::End(Ending::Fin)) => {
+                counts.serve();
+                return lingering.add(accepted.socket, accepted.permit);
+            }
+            Ok(progress) => progress,
+            Err(error) => {
+                close::abruptly(&SockRef::from(&accepted.socket));
+                return lose(counts, accepted.peer, &error);
+            }
+        };
+        if H::EOF_ENDS_MESSAGE {
+            // From here an early drop sends RST.
+            close::abruptly(&SockRef::from(&accepted.socket));
+        }
+        counts.begin();
+        match progress {
+            // `send` fails only during shutdown; dropping the connection then resets it, as intended.
+            Progress::Until(due, state) => drop(self.timer.send(Waiting { due, accepted, state })),
+            Progress::Blocked(state) => self.spawn(accepted, Left::Rest(state)),
+            Progress::End(how) => self.spawn(accepted, Left::Close(how)),
+        }
+    }
+
+    /// A connection whose time has come. Returns it if there is more to wait for.
+    pub(super) fn resume(&self, accepted: Accepted, state: H::State) -> Option<Waiting<H::State>> {
+        match self.handler.on_timer(&self.unregistered(&accepted), state) {
+            Ok(Progress::Until(due, state)) => return Some(Waiting { due, accepted, state }),
+            Ok(Progress::Blocked(state)) => self.spawn(accepted, Left::Rest(state)),
+            Ok(Progress::End(how)) => self.spawn(accepted, Left::Close(how)),
+            Err(error) => lose_under_way(&self.engine.counts, accepted.peer, &error),
+        }
+        None
+    }
+
+    /// A connection that is to wait no longer, because the server stops.
+    pub(super) fn finish(&self, waiting: Waiting<H::State>) {
+        self.spawn(waiting.accepted, Left::Rest(waiting.state));
+    }
+
+    /// Gives a connection a task, from what is left to do to its close.
+    fn spawn(&self, accepted: Accepted, left: Left<H::State>) {
+        let Accepted { socket, peer, door, permit } = accepted;
+        let (handler, engine) = (Arc::clone(&self.handler), Arc::clone(&self.engine));
+        let stream = match tokio::net::TcpStream::from_std(socket) {
+            Ok(stream) => stream,
+            Err(error) => return lose_under_way(&engine.counts, peer, &error),
+        };
+        if let Left::Close(how) = left {
+            said::<H>(&engine.counts, &stream, how);
+        }
+        let task = async move {
+            let mut connection = Connection::new(stream, peer, door, Arc::clone(&engine));
+            let result = match left {
+                Left::Close(how) => Ok(how),
+                Left::Rest(state) => {
+                    let result = handler.finish(&mut connection, state).await;
+                    result.inspect(|&how| said::<H>(&engine.counts, connection.stream(), how))
+                }
+            };
+            match result {
+                Ok(how) => end(&connection, how).await,
+                Err(error) => {
+                    close::abruptly(&SockRef::from(connection.stream()));
+                    lose_under_way(&engine.counts, peer, &error);
+                }
+            }
+            drop(permit);
+        };
+        self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
+    }
+
+    fn unregistered<'a>(&'a self, accepted: &'a Accepted) -> Unregistered<'a> {
+        let Accepted { socket, peer, door, .. } = accepted;
+        Unregistered { socket, peer: *peer, door: *door, engine: &self.engine }
+    }
+}
+
+/// What a connection's task has to do.
+enum Left<S> {
+    Rest(S),
+    /// Everything is said.
+    Close(Ending),
+}
+
+/// Everything is said: from here an early drop no longer sends RST, unless that is how the connection is to end.
+fn said<H: FastPath>(counts: &Counts, stream: &tokio::net::TcpStream, how: Ending) {
+    counts.end();
+    counts.serve();
+    if H::EOF_ENDS_MESSAGE && how == Ending::Fin {
+        close::not_abruptly(&SockRef::from(stream));
+    }
+}
+
+/// Ends a connection on which everything is said.
+async fn end(connection: &Connection, how: Ending) {
+    let stream = connection.stream();
+    match how {
+        Ending::Fin if connection.is_idle() => linger::close_idle(stream).await,
+        Ending::Fin => linger::close(stream).await,
+        Ending::Rst => close::abruptly(&SockRef::from(stream)),
+        Ending::Hang => {
+            close::silently(&SockRef::from(stream));
+            // Boxed: this future would be the largest, and few connections hang.
+            Box::pin(async {
+                tokio::select! {
+                    _ = connection.broken() => {}
+                    // Nothing is left to finish.
+                    () = connection.closing() => {}
+                }
+            })
+            .await;
+        }
+    }
+}
+
+fn lose(counts: &Counts, peer: Peer, error: &io::Error) {
+    counts.lose();
+    debug!(%peer, "Lost {peer}: {}", reason(error));
+}
+
+fn lose_under_way(counts: &Counts, peer: Peer, error: &io::Error) {
+    counts.end();
+    lose(counts, peer, error);
+}

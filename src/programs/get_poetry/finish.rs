@@ -1,0 +1,213 @@
+//! The end of a run: bars off, report out, tally said, exit status found.
+//!
+//! # Who may end the process
+//!
+//! - the main thread, when every poem is settled ([`Cause::Complete`]): it returns the status from `main`
+//! - the signal thread ([`Cause::Signal`]): exit(3), whatever the other threads do at that moment
+//! - a thread that writes a poem to stdout and gets EPIPE ([`Cause::NobodyReads`]): exit(3), out of that write
+//!
+//! No other code in a client exits. All three call [`Finish::end`] first.
+//!
+//! # In which order things are done
+//!
+//! The thread that is first does everything, while fetches may go on on other threads:
+//!
+//! 1. temporary files are removed and no more are made, unless the run is complete: [`Sink::clean_up`]
+//! 2. messages about poems stop, so that the tally is the last word: [`Messages::fall_silent`]
+//! 3. bars are taken off the screen: [`Bars::clear`]
+//! 4. the report is taken, with poems that are not settled as interrupted, and written: to its file, then to stdout
+//! 5. the tally is said, unless nobody reads
+//! 6. pictures are drawn: into their file, then on stderr
+//! 7. the exit status is found
+//!
+//! # Who waits for ever, and why
+//!
+//! A thread that is not the first parks until the exit of the process takes it away. The main thread must: to return
+//! from `main` would end the process in the middle of the report. A thread with EPIPE must: its write cannot go on.
+//!
+//! A fetch that wants to make a file or say something after steps 1 and 2 waits as well: for a lock whose guard is
+//! leaked ([`mem::forget`](std::mem::forget)), which is never released. A flag would not do: a thread that has just
+//! looked at it would still act. The lock lets a thread finish what it has begun, and no thread begin anew.
+//!
+//! # Signals
+//!
+//! Each step may be stuck: behind a full pipe, a report that is a FIFO without a reader, a dead disk, or a lock whose
+//! holder is stuck there. Therefore the signal thread starts a deadline before all else: [`LAST_WORDS`] after a
+//! signal the process ends, however far it has come. A signal after the end has begun in another thread ends the
+//! process at once. A second signal changes nothing more: it comes to a thread that is busy with the first one, and
+//! the deadline is running.
+//!
+//! [`Sink::clean_up`]: crate::client::Sink::clean_up
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tracing::{error, info};
+
+use super::bars::Bars;
+use super::messages::Messages;
+use crate::cli::signals::{self, Signals};
+use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal};
+use crate::client::{Job, ReportBuilder};
+use crate::errors::reason;
+use crate::report::Report;
+use crate::report::waterfall::{Chart, svg, text};
+
+/// The time from a signal to the end of the process, for the steps above.
+const LAST_WORDS: Duration = Duration::from_millis(80);
+
+/// Why a run is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Complete,
+    Signal(Signal),
+    NobodyReads,
+}
+
+/// The end of a run, for each thread that may have to bring it about.
+pub(super) struct Finish {
+    builder: Arc<ReportBuilder>,
+    messages: Arc<Messages>,
+    bars: Option<Arc<Bars>>,
+    reports: Reports,
+    /// Set before the first poem is fetched. Not sooner: the job owns the sink, the sink owns stdout, and stdout ends
+    /// the run when it is closed.
+    job: OnceLock<Arc<Job>>,
+    has_begun: AtomicBool,
+}
+
+impl Finish {
+    pub(super) fn new(
+        builder: Arc<ReportBuilder>,
+        messages: Arc<Messages>,
+        bars: Option<Arc<Bars>>,
+        reports: Reports,
+    ) -> Self {
+        Self { builder, messages, bars, reports, job: OnceLock::new(), has_begun: AtomicBool::new(false) }
+    }
+
+    /// Takes the job, and ends its run on each of these signals from now on.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn watch(self: &Arc<Self>, job: &Arc<Job>, signals: Signals) -> Result<(), Error> {
+        let _ = self.job.set(Arc::clone(job));
+        let finish = Arc::clone(self);
+        let on_signal = move |signal| {
+            signals::exit_at_the_latest(LAST_WORDS, signals::exit_status(signal));
+            finish.exit(Cause::Signal(signal));
+        };
+        signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))
+    }
+
+    /// Ends the run and the process.
+    pub(super) fn exit(&self, cause: Cause) -> ! {
+        process::exit(self.end(cause).into())
+    }
+
+    /// Ends the run. Returns the exit status to the thread that is first, and to the signal thread. Others wait for
+    /// ever.
+    pub(super) fn end(&self, cause: Cause) -> u8 {
+        if self.has_begun.swap(true, Ordering::AcqRel) {
+            match cause {
+                Cause::Signal(signal) => return signals::exit_status(signal),
+                Cause::Complete | Cause::NobodyReads => wait_for_ever(),
+            }
+        }
+        let job = self.job.get();
+        if let Some(job) = job
+            && cause != Cause::Complete
+        {
+            job.sink().clean_up();
+        }
+        self.messages.fall_silent();
+        if let Some(bars) = &self.bars {
+            bars.clear();
+        }
+        let report = self.builder.report(job.map(|job| job.calls()).unwrap_or_default());
+        let mut written = self.reports.write(&report);
+        if cause != Cause::NobodyReads {
+            info!(elapsed_us = report.elapsed_us, "{}", report.tally());
+        }
+        written &= self.reports.draw(&report, cause);
+        match cause {
+            Cause::Signal(signal) => signals::exit_status(signal),
+            _ if !written => FAILURE,
+            Cause::Complete if report.failed > 0 => FAILURE,
+            Cause::Complete | Cause::NobodyReads => SUCCESS,
+        }
+    }
+}
+
+fn wait_for_ever() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// The forms in which the report is asked for.
+pub(super) struct Reports {
+    /// As JSON on stdout.
+    pub(super) json: bool,
+    /// As JSON in this file.
+    pub(super) file: Option<PathBuf>,
+    /// As a picture in this file.
+    pub(super) timeline: Option<PathBuf>,
+    /// As a picture on stderr.
+    pub(super) waterfall: bool,
+}
+
+impl Reports {
+    /// Whether one of these forms has an entry for each read.
+    pub(super) fn have_reads(&self) -> bool {
+        self.json || self.file.is_some() || self.timeline.is_some()
+    }
+
+    /// Writes the report itself. Returns whether all of it could be written.
+    fn write(&self, report: &Report) -> bool {
+        let mut written = true;
+        if let Some(path) = &self.file {
+            written &= told(&write_file(path, &report.to_json()), path);
+        }
+        if self.json {
+            written &= told(&stdout::try_write_all(report.to_json().as_bytes()), Path::new("stdout"));
+        }
+        written
+    }
+
+    /// Draws the pictures. Returns whether all of them that are files could be written.
+    fn draw(&self, report: &Report, cause: Cause) -> bool {
+        if self.timeline.is_none() && !self.waterfall {
+            return true;
+        }
+        let chart = Chart::of(slice::from_ref(report));
+        let mut written = true;
+        if let Some(path) = &self.timeline {
+            written &= told(&write_file(path, &svg::draw(&chart)), path);
+        }
+        if self.waterfall && cause != Cause::NobodyReads {
+            // An error of stderr has nobody who could be told of it.
+            let _ = io::stderr().write_all(text::draw(&chart, terminal::canvas()).as_bytes());
+        }
+        written
+    }
+}
+
+fn told(result: &io::Result<()>, place: &Path) -> bool {
+    if let Err(error) = result {
+        error!("Cannot write the report to {}: {}", place.display(), reason(error));
+    }
+    result.is_ok()
+}
+
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    File::create(path)?.write_all(text.as_bytes())
+}

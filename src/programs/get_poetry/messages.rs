@@ -1,0 +1,80 @@
+//! The messages of a run: each event as a line of the log.
+
+use std::mem;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use crate::client::{Event, Observer, Task};
+use crate::sync::lock;
+use crate::units::{human, micros};
+
+/// The observer that writes the log.
+pub(super) struct Messages {
+    /// Whether the start of each poem is told, too. Bars take the place of that.
+    tell_starts: bool,
+    /// Held while a message is written.
+    voice: Mutex<()>,
+}
+
+impl Messages {
+    pub(super) fn new(tell_starts: bool) -> Self {
+        Self { tell_starts, voice: Mutex::default() }
+    }
+
+    /// Waits for the message that is being written, and lets no other one begin.
+    ///
+    /// Nobody may say a word after this: the lock is never released (its guard is leaked), and a fetch that wants to
+    /// say something waits for the process to end.
+    pub(super) fn fall_silent(&self) {
+        mem::forget(lock(&self.voice));
+    }
+}
+
+impl Observer for Messages {
+    fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
+        if matches!(event, Event::Received(_)) && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Task { number, address } = task;
+        let _voice = lock(&self.voice);
+        match event {
+            Event::Started if !self.tell_starts => {}
+            Event::Started => info!(task = number, %address, "Task {number}: get poetry from: {address}"),
+            Event::Attempt(1) => {}
+            Event::Attempt(attempt) => debug!(task = number, %address, attempt, "Task {number}: attempt {attempt}"),
+            Event::Connected => debug!(task = number, %address, "Task {number}: connected to {address}"),
+            Event::Received(bytes) => {
+                debug!(task = number, %address, bytes, "Task {number}: got {bytes} bytes of poetry from {address}");
+            }
+            Event::Asking(via) => {
+                debug!(task = number, "Task {number}: asking {} for {}", via.address, via.transform);
+            }
+            Event::ConnectedVia => debug!(task = number, "Task {number}: connected for the transform"),
+            Event::Changed(bytes) => debug!(task = number, bytes, "Task {number}: transformed into {bytes} bytes"),
+            Event::Unchanged { via, failure } => {
+                let (transform, status) = (&via.transform, failure.status());
+                error!(
+                    task = number, %address, transform, ?status,
+                    "Task {number}: {transform} failed: {}: {failure}; keeping the poem as it was", via.address
+                );
+            }
+            Event::Retry { failure, pause } => {
+                let pause = human(*pause);
+                warn!(task = number, %address, "Task {number}: {address}: {failure}; trying again in {pause}");
+            }
+            Event::Done { bytes, elapsed } => {
+                let (elapsed_us, time) = (micros(*elapsed), human(*elapsed));
+                info!(
+                    task = number, %address, bytes, elapsed_us,
+                    "Task {number}: got {bytes} bytes of poetry from {address} in {time}"
+                );
+            }
+            Event::Failed(failure) => {
+                let status = failure.status();
+                error!(task = number, %address, ?status, "Task {number}: failed: {address}: {failure}");
+            }
+        }
+    }
+}

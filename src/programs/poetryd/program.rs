@@ -1,0 +1,85 @@
+//! The programs that poetryd can run, as its subcommands: those of [`SERVICES`], with the words that they take
+//! themselves.
+
+use std::fmt;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+
+use crate::cli::Error;
+use crate::cli::logs::LogArgs;
+use crate::programs::SERVICES;
+use crate::programs::service::Launch;
+
+/// What is to be run.
+pub(super) enum Program {
+    /// One of [`SERVICES`].
+    Service(Box<dyn Launch>, LogArgs),
+    /// None of them has this name.
+    Other(String),
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(launch, _) => write!(f, "Service({})", launch.program()),
+            Self::Other(name) => write!(f, "Other({name})"),
+        }
+    }
+}
+
+impl FromArgMatches for Program {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let (name, matches) = matches.subcommand().ok_or_else(|| clap::Error::new(ErrorKind::MissingSubcommand))?;
+        match SERVICES.iter().find(|program| program.name == name) {
+            Some(program) => (program.from_matches)(matches).map(|(launch, logs)| Self::Service(launch, logs)),
+            None => Ok(Self::Other(name.to_owned())),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|program| *self = program)
+    }
+}
+
+impl Subcommand for Program {
+    fn augment_subcommands(command: Command) -> Command {
+        let add = |command: Command, (name, augment): (&'static str, fn(Command) -> Command)| {
+            command.subcommand(augment(Command::new(name)))
+        };
+        let programs = SERVICES.map(|program| (program.name, program.augment));
+        programs.into_iter().fold(command, add).allow_external_subcommands(true)
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(_: &str) -> bool {
+        true
+    }
+}
+
+/// Why one of the servers is none of [`SERVICES`].
+pub(super) const NO_SERVICE: &str = "slowpoetry serves one client at a time, and runs alone";
+
+/// What is wrong with the name of a program that is none of [`SERVICES`].
+pub(super) fn unknown(name: &str) -> Error {
+    let hint = match name {
+        "slowpoetry" => &format!("; {NO_SERVICE}"),
+        file if file.ends_with(".toml") => "; a file comes after --config",
+        _ => "",
+    };
+    let programs = any_of(&SERVICES.map(|program| program.name.to_owned()));
+    Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
+}
+
+/// `one, two or three`.
+pub(super) fn any_of(names: &[String]) -> String {
+    match names {
+        [first @ .., one, other] => {
+            first.iter().map(|name| format!("{name}, ")).collect::<String>() + one + " or " + other
+        }
+        names => names.concat(),
+    }
+}

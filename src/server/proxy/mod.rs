@@ -1,0 +1,249 @@
+//! The caching proxy: one fetch for everyone who comes while it runs, and memory for those who come later.
+//!
+//! ```text
+//!   client ── hit ─────────────▶ the poem in memory
+//!   client ── miss ──▶ flight ──▶ upstream thread: one connection
+//!   client ── join ────╯
+//! ```
+//!
+//! When a poem is fresh is decided in [`crate::cache::freshness`]; a fetch is shared in [`crate::cache::flight`]; `store.rs`
+//! joins the two, `upstream.rs` is the fetch. Fetches live on a thread of their own: they outlast the worker of the client
+//! that began them.
+
+mod store;
+mod totals;
+mod upstream;
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info};
+
+use crate::address::Address;
+use crate::cache::flight::{Readable, Reader};
+use crate::cache::freshness::Policy;
+use crate::errors::{is_for_later, reason};
+use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
+use crate::pace::Ending;
+use crate::poem::Poem;
+use crate::sync::lock;
+use crate::units::{human, micros};
+use store::Store;
+use totals::Role;
+
+/// Serves one upstream's poem to any number of clients.
+#[derive(Debug)]
+pub struct ProxyServer {
+    store: Arc<Store>,
+    /// Of the fetches, until it is started.
+    upstream: Mutex<Option<Runtime>>,
+    /// Ends it.
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+/// How a proxy deals with its upstream and its clients.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the poem comes from.
+    pub upstream: Address,
+    /// How long it is good for.
+    pub policy: Policy,
+    /// The longest poem that is kept; a longer one passes through.
+    pub max_size: usize,
+    /// For a connection, and for each next byte, from upstream. `None`: for ever.
+    pub upstream_timeout: Option<Duration>,
+    /// Whether a fetch goes on when its last client has left.
+    pub keep_filling: bool,
+}
+
+/// Why a fetch failed, for all who shared it.
+type Why = Arc<str>;
+
+/// A client on its way.
+#[derive(Debug)]
+pub struct Delivery {
+    peer: Peer,
+    since: Instant,
+    role: Role,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory { poem: Poem, sent: usize },
+    Flight { reader: Reader<Why>, fallback: Option<Poem> },
+}
+
+impl ProxyServer {
+    /// A proxy with nothing in its cache.
+    ///
+    /// # Errors
+    /// The system gives no descriptors for the fetches.
+    pub fn new(config: Config) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let store = Arc::new(Store::new(config, runtime.handle().clone()));
+        let stop = CancellationToken::new();
+        Ok(Self { store, upstream: Mutex::new(Some(runtime)), stop: stop.clone(), _stop: stop.drop_guard() })
+    }
+
+    /// Forgets the poem: clients that come from now on get it as upstream has it from now on.
+    pub fn forget(&self) {
+        self.store.forget();
+    }
+
+    /// All that has been done so far, `bytes` sent included, in a line.
+    pub fn totals(&self, bytes: u64) -> String {
+        let [hits, misses, joins, stale, aborts] = self.answers().map(|(_, count)| count);
+        let (fetches, [_, (_, failed), _]) = (self.fetches(), self.ended_fetches());
+        let cached = self.cached_bytes();
+        format!(
+            "{hits} hits, {misses} misses, {joins} joins, {stale} stale, {aborts} aborts; {fetches} fetches, {failed} failed; \
+             {bytes} bytes sent, {cached} bytes cached",
+        )
+    }
+
+    /// How many clients were answered in which way, by name.
+    pub fn answers(&self) -> [(&'static str, u64); 5] {
+        self.store.totals.answers()
+    }
+
+    /// Fetches that were begun.
+    pub fn fetches(&self) -> u64 {
+        self.store.totals.fetches.load(Relaxed)
+    }
+
+    /// How many fetches ended in which way, by name.
+    pub fn ended_fetches(&self) -> [(&'static str, u64); 3] {
+        self.store.totals.ended_fetches()
+    }
+
+    /// Bytes in the cache.
+    pub fn cached_bytes(&self) -> usize {
+        self.store.cached_bytes()
+    }
+
+    /// The one line about a client.
+    fn tell(&self, delivery: &Delivery, end: &Result<(), Lost>) {
+        let Delivery { peer, since, role, source } = delivery;
+        let (bytes, joined) = match source {
+            Source::Memory { sent, .. } => (*sent as u64, 0),
+            Source::Flight { reader, .. } => (reader.taken(), reader.joined()),
+        };
+        let totals = &self.store.totals;
+        let count = if end.is_ok() { totals.of(*role) } else { &totals.aborts };
+        count.fetch_add(1, Relaxed);
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let elapsed_us = micros(since.elapsed());
+        let time = human(since.elapsed());
+        let shared = if joined > 0 { format!("; {joined} shared the fetch") } else { String::new() };
+        match end {
+            Ok(()) => info!(%peer, bytes, elapsed_us, joined, "{role} {peer}: {bytes} bytes in {time}{shared}"),
+            Err(lost) => {
+                info!(%peer, bytes, elapsed_us, joined, "ABORT {peer}: {bytes} bytes in {time}{shared}: {lost}");
+            }
+        }
+    }
+}
+
+/// Why a client does not get the poem.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{}", reason(.0))]
+    Client(#[from] io::Error),
+    #[error("upstream: {0}")]
+    Upstream(Why),
+}
+
+impl FastPath for ProxyServer {
+    const EOF_ENDS_MESSAGE: bool = true;
+
+    type State = Box<Delivery>;
+
+    fn start(&self) -> io::Result<()> {
+        let Some(runtime) = lock(&self.upstream).take() else { return Ok(()) };
+        let stopped = self.stop.clone();
+        let body = move || {
+            runtime.block_on(stopped.cancelled());
+            // A look-up that does not answer must not hold up the end.
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("upstream".to_owned()).spawn(body).map(|_| ())
+    }
+
+    fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {
+        let (peer, since) = (socket.peer(), Instant::now());
+        debug!(%peer, "Somebody at {peer} wants poetry!");
+        let (role, mut source) = self.store.admit();
+        let mut complete = false;
+        if let Source::Memory { poem, sent } = &mut source {
+            match socket.send(poem.bytes(), true) {
+                Ok(n) => *sent = n,
+                Err(error) if is_for_later(&error) => {}
+                Err(error) => {
+                    self.tell(&Delivery { peer, since, role, source }, &Err(Lost::Client(error.kind().into())));
+                    return Err(error);
+                }
+            }
+            complete = *sent == poem.bytes().len();
+        }
+        let delivery = Delivery { peer, since, role, source };
+        if complete {
+            self.tell(&delivery, &Ok(()));
+            return Ok(Progress::End(Ending::Fin));
+        }
+        Ok(Progress::Blocked(Box::new(delivery)))
+    }
+
+    async fn finish(&self, connection: &mut Connection, mut delivery: Self::State) -> io::Result<Ending> {
+        let result = deliver(connection, &mut delivery).await;
+        self.tell(&delivery, &result);
+        result.map(|()| Ending::Fin).map_err(|lost| match lost {
+            Lost::Client(error) => error,
+            Lost::Upstream(_) => io::ErrorKind::ConnectionAborted.into(),
+        })
+    }
+}
+
+/// Sends all of the poem, from wherever it comes.
+async fn deliver(connection: &Connection, delivery: &mut Delivery) -> Result<(), Lost> {
+    loop {
+        match &mut delivery.source {
+            Source::Memory { poem, sent } => {
+                let rest = &poem.bytes()[*sent..];
+                if rest.is_empty() {
+                    return Ok(());
+                }
+                *sent += connection.send_some(|stream| send_now(stream, rest, true)).await?;
+            }
+            Source::Flight { reader, fallback } => {
+                let readable = tokio::select! {
+                    readable = reader.next() => readable,
+                    error = connection.broken() => return Err(error.into()),
+                };
+                match readable {
+                    Readable::End => return Ok(()),
+                    Readable::Bytes => {
+                        connection
+                            .send_some(|stream| reader.take(|bytes, is_last| send_now(stream, bytes, is_last)))
+                            .await?;
+                    }
+                    // A client that has nothing of the new poem yet can still be given the old one.
+                    Readable::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {
+                        Some(poem) => {
+                            (delivery.role, delivery.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
+                        }
+                        None => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
+                    },
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The upstream half of the proxy: one connection, from its beginning to its end.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::{Config, Why};
+use crate::cache::flight::Writer;
+use crate::errors::reason;
+use crate::net::close;
+use crate::net::dial::{DialError, dial};
+
+/// What one read from upstream asks for.
+const READ: usize = 64 * 1024;
+
+/// Why a fetch ended too early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{}", reason(.0))]
+    Io(#[from] io::Error),
+    #[error("no byte for {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    #[error("nobody wants it any more")]
+    Abandoned,
+}
+
+/// Fetches the poem, and hands on what arrives.
+pub(super) async fn fetch(config: &Config, writer: &Writer<Why>) -> Result<(), FetchError> {
+    let limit = config.upstream_timeout;
+    let mut stream = unless_abandoned(writer, async { Ok(dial(&config.upstream, limit).await?) }).await?;
+    let result = async {
+        let mut buffer = vec![0; READ];
+        loop {
+            match unless_abandoned(writer, read(&mut stream, &mut buffer, limit)).await? {
+                0 => return Ok(()),
+                n if writer.append(&buffer[..n]).await => {}
+                _ => return Err(FetchError::Abandoned),
+            }
+        }
+    }
+    .await;
+    if result.is_err() {
+        // A proxy that is upstream would take the end of the stream for a half-close, and go on for nobody.
+        close::abruptly(&SockRef::from(&stream));
+    }
+    result
+}
+
+async fn read(
+    stream: &mut tokio::net::TcpStream,
+    buffer: &mut [u8],
+    limit: Option<Duration>,
+) -> Result<usize, FetchError> {
+    let read = stream.read(buffer);
+    match limit {
+        None => Ok(read.await?),
+        Some(limit) => Ok(timeout(limit, read).await.map_err(|_| FetchError::Silent(limit))??),
+    }
+}
+
+async fn unless_abandoned<T>(
+    writer: &Writer<Why>,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    tokio::select! {
+        result = work => result,
+        () = writer.abandoned() => Err(FetchError::Abandoned),
+    }
+}
