@@ -2,6 +2,7 @@
 
 mod arguments;
 mod contract;
+mod documents;
 mod failures;
 mod fastpoetry;
 mod faults;

@@ -220,6 +220,16 @@ fn rooms_use_what_is_below_them() {
 }
 
 #[test]
+fn the_map_for_people_has_the_same_law() {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).expect("the map");
+    for (room, may) in LAW {
+        let row = map.lines().find(|line| line.starts_with(&format!("| `{room}/` |"))).expect(room);
+        let may = if may.is_empty() { "nothing".to_owned() } else { may.join(", ") };
+        assert!(row.ends_with(&format!("| {may} |")), "{room} may import {may}, but ARCHITECTURE.md has: {row}");
+    }
+}
+
+#[test]
 fn no_file_uses_itself_by_way_of_others() {
     let circles = our_house().circles();
     assert!(circles.is_empty(), "\n{}\n", circles.join("\n"));
