@@ -1,8 +1,8 @@
-//! Errors of the system ([`io::Error`]) in words, and those after which a call has only to be made again.
+//! Errors of the system ([`io::Error`]) in words, and which of them only mean "try again".
 
 use std::io;
 
-/// What went wrong, as the end of a sentence: `connection refused`, without an error number.
+/// The reason of an error as the end of a sentence: `connection refused`, without an error number.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
@@ -17,7 +17,7 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Whether a call that does not wait has only to be made again later.
+/// Whether the call has only to be repeated: EAGAIN (later), or EINTR (at once).
 pub(crate) fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -8,17 +8,17 @@
 
 use std::fmt::Write;
 
-/// What a page is, for HTTP.
+/// The Content-Type of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A metric: its name with its unit, and what it says.
+/// A metric: name, kind and help text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
     /// The name, with the unit at its end, and `_total` if it only grows.
     pub name: &'static str,
-    /// Whether it only grows.
+    /// The `# TYPE`.
     pub kind: Kind,
-    /// One sentence.
+    /// The `# HELP`: one sentence.
     pub help: &'static str,
 }
 
@@ -34,12 +34,12 @@ impl Metric {
     }
 }
 
-/// How a metric behaves.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows.
+    /// Only grows.
     Counter,
-    /// It goes up and down.
+    /// Goes up and down.
     Gauge,
 }
 
@@ -50,7 +50,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Adds a sample. Names of labels are letters; their values are anything.
+    /// Adds a sample. Label names are letters; label values are any text, and escaped.
     pub fn add(&mut self, metric: Metric, labels: &[(&str, &str)], value: u64) {
         let known = self.families.iter().position(|(known, _)| *known == metric);
         let family = known.unwrap_or_else(|| {

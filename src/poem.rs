@@ -1,4 +1,4 @@
-//! A poem: bytes, read once, shared by everybody who sends them.
+//! A poem: bytes, read once, shared by all connections that send them.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,8 @@ impl Poem {
         Ok(Self(Arc::new(fs::read(path)?)))
     }
 
-    /// Checks that `path` could be served, without reading it (it may be a pipe).
+    /// Checks that `path` could be served: by stat(2), and by open(2) if it is a regular file. Nothing is read, for it
+    /// may be a pipe.
     ///
     /// # Errors
     /// As for [`Poem::load`].

@@ -1,14 +1,14 @@
-//! Tests that need a process of their own: this test program, run once more for one test.
+//! Tests that need a process of their own: the test program executes itself for one test.
 
 use std::env;
 use std::fs;
 use std::process::{self, Command, Stdio};
 use std::thread;
 
-/// In the environment of such a process: the test and the part that it plays in it.
+/// Environment variable of such a process: the test, and the part that the process plays in it.
 const PART: &str = "POETRY_SUITE_PART";
 
-/// The exit status of a part played to its end. A test that is not found ends with 0.
+/// The exit status of a part played to its end. Not 0, which a test that is not found ends with.
 pub(crate) const DONE: i32 = 42;
 
 /// The command that plays `part` in `test` (`daemon::module::tests::name`).
@@ -19,7 +19,7 @@ pub(crate) fn again(test: &str, part: &str) -> Command {
     command
 }
 
-/// The part that this process plays in `test`: none in the test proper.
+/// The part that this process plays in `test`; `None` in the test proper.
 pub(crate) fn part(test: &str) -> Option<String> {
     env::var(PART).ok()?.strip_prefix(test)?.strip_prefix(' ').map(str::to_owned)
 }
@@ -27,7 +27,7 @@ pub(crate) fn part(test: &str) -> Option<String> {
 /// Runs the body of `test` in a process of its own.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     if part(test).is_some() {
-        // The main thread has to be at rest: one that still begins something can die of a change of ids or of the exit.
+        // The main thread has to sleep: while it still starts something, a change of ids or the exit can kill it.
         while !fs::read_to_string("/proc/self/stat").expect("a process").contains(") S ") {
             thread::yield_now();
         }
@@ -39,12 +39,12 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     assert_eq!(ended.status.code(), Some(DONE), "{}: {}", ended.status, String::from_utf8_lossy(&said));
 }
 
-/// Whether the test may be root for its purpose. Says so if not.
+/// Whether the test runs as root; if not, says on stderr that it is skipped.
 pub(crate) fn is_root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         use std::io::Write as _;
-        // Past the capture of tests that succeed.
+        // Written directly: output through `eprintln!` is captured and dropped when a test succeeds.
         let _ = writeln!(std::io::stderr(), "skipped, as only root can do this: {test}");
     }
     root

@@ -6,14 +6,14 @@
 /// A way to change a poem.
 #[derive(Debug)]
 pub struct Transform {
-    /// What it is asked for by; without a `.`, which ends the name in a request.
+    /// The name in a request; without a `.`, which ends it there.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// One line of help.
     pub about: &'static str,
     apply: fn(&[u8]) -> Result<Vec<u8>, Refusal>,
 }
 
-/// Why a transform cannot do anything with a poem: the end of a sentence.
+/// Why a transform refuses a poem, as the end of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub &'static str);
@@ -37,7 +37,7 @@ impl Transform {
     /// Changes a poem.
     ///
     /// # Errors
-    /// The transform does not want it.
+    /// The transform refuses the poem.
     pub fn apply(&self, poem: &[u8]) -> Result<Vec<u8>, Refusal> {
         (self.apply)(poem)
     }
@@ -65,7 +65,7 @@ fn in_text(poem: &[u8], ascii: fn(&[u8]) -> Vec<u8>, text: fn(&str) -> String) -
 }
 
 fn reverse_lines(poem: &[u8]) -> Result<Vec<u8>, Refusal> {
-    // Whether the poem ends with a newline says nothing about its last line.
+    // The newline at the end stays there, whichever line is the last.
     let (lines, end) = match poem.strip_suffix(b"\n") {
         Some(lines) => (lines, &b"\n"[..]),
         None => (poem, &b""[..]),
@@ -86,7 +86,7 @@ fn number_lines(poem: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(numbered)
 }
 
-/// Counts in digits: to format a number for each of a million empty lines would take ten times as long.
+/// A counter that is ASCII digits: to format a number for each of a million empty lines would take ten times as long.
 struct Odometer {
     digits: [u8; 20],
     first: usize,

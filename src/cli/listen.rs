@@ -1,4 +1,4 @@
-//! Where a server listens, and the line that says so.
+//! Listening sockets: the flags, bind(2) and listen(2), and the address line.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -31,15 +31,15 @@ pub struct ListenArgs {
     pub backlog: Option<u32>,
 }
 
-/// The queue of a server that accepts without delay. A shorter one overflows when a thousand clients come at
-/// once, and they hang: the kernel drops what does not fit without telling anybody.
+/// Default backlog of servers that accept without delay. A shorter one overflows when a thousand clients connect at
+/// once: the kernel drops their last ACK or SYN without an error, and they hang.
 const BACKLOG: u32 = 4096;
 
-/// Bytes that wait in the kernel for a client, beside those that are on their way to it.
+/// TCP_NOTSENT_LOWAT: bytes in the send buffer that are not yet on their way.
 const UNSENT: u32 = 32 * 1024;
 
 impl ListenArgs {
-    /// A socket that listens; its backlog, if none was asked for, is the given one.
+    /// Binds one listener. `default_backlog` holds if `--backlog` was not given.
     ///
     /// # Errors
     /// The name cannot be resolved, or the address cannot be bound.
@@ -54,7 +54,7 @@ impl ListenArgs {
         listen().map_err(|error| Error::cannot("listen on", address, &error))
     }
 
-    /// `PORT`, `HOST:PORT` or `[IPv6]:PORT`; port 0 is any free one.
+    /// Parses `PORT`, `HOST:PORT` or `[IPv6]:PORT`; port 0 is any free one.
     ///
     /// # Errors
     /// One line that says what is wrong.
@@ -62,14 +62,14 @@ impl ListenArgs {
         let any = text.strip_suffix(":0").map(str::to_owned).or((text == "0").then(|| "127.0.0.1".to_owned()));
         let address = |text: &str| text.parse::<Address>().map_err(|error| error.to_string());
         let (port, iface) = match any {
-            // Nobody can connect to this port, so that it is none of an address.
+            // `Address` rejects port 0, which cannot be connected to.
             Some(host) => (0, address(&format!("{host}:1"))?.host()),
             None => address(text).map(|address| (address.port(), address.host()))?,
         };
         Ok(Self { port, iface, backlog: None })
     }
 
-    /// A socket that somebody else has opened, as often as there are workers for it.
+    /// Duplicates an inherited listener (dup(2)), once for each worker.
     ///
     /// # Errors
     /// The system refuses.
@@ -81,7 +81,7 @@ impl ListenArgs {
         clones().map_err(|error| Error::cannot("use", "an inherited socket", &error))
     }
 
-    /// Listeners on one address, one for each processor: the kernel deals out the clients among them.
+    /// Binds one listener for each processor to one address (SO_REUSEPORT): the kernel deals out the clients.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).
@@ -91,7 +91,8 @@ impl ListenArgs {
             let first = bound(address)?;
             let address = first.local_addr()?;
             let mut sockets = vec![self.listening(first)?];
-            // Only now may the port be shared: by listening alone it has been taken, or somebody else was there.
+            // Set after the first listen(2), which fails if another process listens: set before, SO_REUSEPORT would
+            // share the port with it.
             sockets[0].set_reuse_port(true)?;
             for _ in 1..workers() {
                 let socket = Socket::new(address.domain(), Type::STREAM, None)?;
@@ -115,7 +116,7 @@ impl ListenArgs {
         i32::try_from(self.backlog.unwrap_or(default)).unwrap_or(i32::MAX)
     }
 
-    /// The address to bind.
+    /// Resolves `--iface`: its first IPv4 address, or else its first.
     ///
     /// # Errors
     /// The name cannot be resolved.
@@ -128,8 +129,9 @@ impl ListenArgs {
     }
 }
 
-/// Sets what accepted sockets inherit. Pieces of a trickle leave when they are written; and what a client does not read
-/// stays in the one copy of the poem, instead of some megabytes of the kernel's each.
+/// Sets options that accepted sockets inherit. TCP_NODELAY: pieces of a trickle leave when they are written.
+/// TCP_NOTSENT_LOWAT: what a client does not read stays in the one copy of the poem, not in megabytes of kernel memory
+/// for each client.
 fn inherit_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)
@@ -137,18 +139,18 @@ fn inherit_options(socket: &SockRef<'_>) -> io::Result<()> {
 
 fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Connections of an earlier run that linger in TIME_WAIT must not keep the port.
+    // SO_REUSEADDR: connections of an earlier run in TIME_WAIT must not keep the port.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
-/// How many workers a server has: one for each processor.
+/// Workers of a server: one for each processor.
 pub fn workers() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Where these listeners listen, all of them at the same address.
+/// The address of these listeners, which is the same for all.
 ///
 /// # Errors
 /// The system does not say, or there is none.
@@ -157,7 +159,7 @@ pub fn address(listeners: &[TcpListener]) -> Result<SocketAddr, Error> {
     first.and_then(TcpListener::local_addr).map_err(|error| Error::cannot("find", "the port", &error))
 }
 
-/// Says on stdout where a server listens: `Serving FILE on 127.0.0.1:10000.` People copy it, scripts parse it.
+/// Writes the address line to stdout: `Serving FILE on 127.0.0.1:10000.` People copy it, scripts parse it.
 ///
 /// # Errors
 /// It cannot be written; that nobody reads it is no error.

@@ -1,8 +1,9 @@
-//! What every program shares with the person in front of it: arguments, logs, bars, signals, exit statuses.
+//! The furniture of all programs: errors and exit statuses, arguments, logs, the terminal, signals.
 //!
 //! A program is a [`run`] of a function that takes parsed arguments. stdout is for poems, address lines and reports;
-//! stderr is for everything that is said about them.
+//! stderr is for messages about them.
 
+mod files;
 pub mod listen;
 pub mod logs;
 pub mod open_files;
@@ -14,26 +15,24 @@ pub mod toml_args;
 pub mod values;
 
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::panic;
-use std::path::{self, Path};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, Parser};
 
 use crate::errors::reason;
+pub(crate) use files::{is_same_file, read_text};
 
-/// All well.
+/// Exit status: all well.
 pub const SUCCESS: u8 = 0;
-/// Something failed: a poem did not arrive, a port was taken.
+/// Exit status: something failed: a poem did not arrive, a port was taken.
 pub const FAILURE: u8 = 1;
-/// The command line makes no sense.
+/// Exit status: the command line makes no sense.
 pub const USAGE: u8 = 2;
 
-/// Why a program ends before it could do its work: a line for stderr and an exit status.
+/// An error that ends a program: one line for stderr and an exit status.
 #[derive(Debug)]
 pub struct Error {
     status: u8,
@@ -41,23 +40,23 @@ pub struct Error {
 }
 
 impl Error {
-    /// The world is not as it should be: exit status 1.
+    /// Exit status 1: the world is not as it should be.
     pub fn failure(message: impl Into<String>) -> Self {
         Self { status: FAILURE, message: message.into() }
     }
 
-    /// The command line or the environment makes no sense: exit status 2.
+    /// Exit status 2: the command line or the environment makes no sense.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { status: USAGE, message: message.into() }
     }
 
-    /// The same, with something said before it.
+    /// Prefixes the message.
     #[must_use]
-    pub fn after(self, what: &str) -> Self {
-        Self { message: format!("{what}{}", self.message), ..self }
+    pub fn prefixed(self, prefix: &str) -> Self {
+        Self { message: format!("{prefix}{}", self.message), ..self }
     }
 
-    /// `cannot WHAT ON: why`.
+    /// Exit status 1, and the message `cannot WHAT ON: REASON`.
     pub fn cannot(what: &str, on: impl Display, error: &io::Error) -> Self {
         Self::failure(format!("cannot {what} {on}: {}", reason(error)))
     }
@@ -79,7 +78,7 @@ fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
     let matches = command::<A>(program).try_get_matches();
     matches.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            // Whoever closes the pipe has read enough.
+            // A closed pipe (`| head`) is no error.
             let _ = error.print();
             return Error { status: SUCCESS, message: String::new() };
         }
@@ -91,27 +90,7 @@ pub(crate) fn command<A: CommandFactory>(program: &'static str) -> Command {
     A::command().name(program).bin_name(program)
 }
 
-/// The whole text of a file.
-///
-/// # Errors
-/// It cannot be read, or is not UTF-8, which is told with its line.
-pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = fs::read(path).map_err(|error| Error::cannot("read", path.display(), &error))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = text.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        Error::usage(format!("{}:{line}: not UTF-8", path.display()))
-    })
-}
-
-/// Whether these are one file, however its name is spelled.
-pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let absolute = |path| path::absolute(path).ok();
-    absolute(one) == absolute(other) || identity(one).is_some_and(|found| identity(other) == Some(found))
-}
-
-/// clap explains itself in paragraphs: what is wrong, tips, usage, and where to find help.
+/// Makes one line of a clap error, which is paragraphs: what is wrong, tips, usage, where to find help.
 fn one_line(error: &str) -> String {
     let mut paragraphs = error.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
     let what = paragraphs.next().unwrap_or_default();
@@ -130,12 +109,12 @@ pub(crate) fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
     }
 }
 
-/// One line on stderr. If nobody hears it there is nobody left to tell.
+/// Writes one line to stderr. A failure is ignored: there is no other place to report it.
 fn say(program: &str, message: &str) {
     let _ = io::stderr().write_all(format!("{program}: {}\n", printable(message)).as_bytes());
 }
 
-/// One line whatever names are in it.
+/// Replaces control characters, so that file names cannot break a message into lines.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::pace::CutAt;
 
-/// A time limit of which 0 means *none*.
+/// A time limit; 0 on the command line is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub Option<Duration>);
 
-/// `100ms`, `1m 30s` (as [`humantime`] has it), or a bare number of seconds: `5`, `.7`, `0.1`.
+/// Parses a duration: `100ms`, `1m 30s` (see [`humantime`]), or a bare number of seconds: `5`, `.7`, `0.1`.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -26,7 +26,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is like 100ms, '1m 30s' or 0.5"))
 }
 
-/// A [`duration`] that limits something, or 0.
+/// Parses a [`duration`] that is a limit; 0 is no limit.
 ///
 /// # Errors
 /// As for [`duration`].
@@ -34,7 +34,7 @@ pub fn limit(text: &str) -> Result<Limit, String> {
     Ok(Limit(Some(duration(text)?).filter(|limit| !limit.is_zero())))
 }
 
-/// The name of a transform: what stands before the `.` in a request.
+/// Parses the name of a transform: the part before the first `.` of a request.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -46,7 +46,7 @@ pub fn transform(text: &str) -> Result<String, String> {
     }
 }
 
-/// A number of bytes, or 0; otherwise as for [`positive_size`].
+/// Parses a number of bytes as [`positive_size`] does, or 0.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -54,7 +54,7 @@ pub fn size(text: &str) -> Result<u64, String> {
     parse_size::parse_size(text).map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())
 }
 
-/// A number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
+/// Parses a number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -63,7 +63,7 @@ pub fn positive_size(text: &str) -> Result<NonZeroUsize, String> {
     NonZeroUsize::new(bytes).ok_or_else(|| "it must be at least 1".to_owned())
 }
 
-/// A number of bytes a second, not zero, written as a [`positive_size`].
+/// Parses a rate in bytes per second, written as a [`positive_size`].
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -72,7 +72,7 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
     u64::try_from(bytes).ok().and_then(NonZeroU64::new).ok_or_else(|| "too large for this machine".to_owned())
 }
 
-/// A number of bytes (`100`, `64KiB`, `1M`) or a duration with its unit (`3s`, `1m`).
+/// Parses a number of bytes (`100`, `64KiB`, `1M`) or a duration with its unit (`3s`, `1m`).
 ///
 /// # Errors
 /// One line that says what is wrong.

@@ -1,6 +1,6 @@
-//! On in the background, once everything is well.
+//! Daemonizing: the program is executed again in a new session, and the command returns when the service is ready.
 //!
-//! A process with threads cannot fork and go on, so the program starts itself again, and the two of them talk:
+//! fork(2) keeps only the calling thread, so the starter executes the program anew, and the two processes talk:
 //!
 //! ```text
 //!  in the foreground                                in the background
@@ -12,8 +12,8 @@
 //!  returns ◀───────────────────── a zero byte ───── ready: stdout and stderr to /dev/null
 //! ```
 //!
-//! Neither leaves the other behind: a service that does not become ready is killed, and one whose starter is gone ends,
-//! at the latest when it says that it is ready.
+//! Neither process outlives a failed start: a service that does not become ready is killed, and a service whose starter
+//! is gone ends, at the latest when it reports that it is ready.
 
 use std::env;
 use std::fs::{File, OpenOptions};
@@ -37,23 +37,23 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::errors::reason;
 
-/// In the environment of the service: which pipe its stdout is, as `JOURNAL_STREAM` has it. What inherits the variable
-/// has another stdout.
+/// Environment variable of the service: device and inode of the pipe that is its stdout, as in `JOURNAL_STREAM`. A
+/// child process that inherits the variable has another stdout, and does not take itself for the service.
 const MARK: &str = "POETRY_SUITE_DETACHED";
 
-/// Sockets for the starter are not for the service: what holds for one process does not hold for another.
+/// Variables of socket activation, removed for the service: the sockets were passed to the starter, by its pid.
 const ACTIVATION: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// The end of what the starter is told: it is in no text.
+/// The byte on stdout that reports readiness: NUL, which is in no text.
 const READY: u8 = 0;
 
-/// What a service makes is for itself and its group.
+/// umask(2) of the service: files are for their owner and group.
 const UMASK: u32 = 0o027;
 
 /// Why there is no service in the background.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program cannot be started again.
+    /// The program cannot be executed again.
     #[error("cannot start {program} again: {}", reason(.error))]
     Start {
         /// Its file.
@@ -61,16 +61,16 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// It has ended with this exit status, never 0. It will have said why, and that was passed on.
+    /// The service ended with this exit status, never 0. Its error message was copied to stderr.
     #[error("it ended before it was ready")]
     Ended(u8),
-    /// It was ended by a signal.
+    /// The service was ended by a signal.
     #[error("it was ended by {0} before it was ready")]
     Killed(String),
-    /// It took too long, and was killed.
+    /// The service was not ready in time, and was killed.
     #[error("it was not ready after {}", humantime::format_duration(*.0))]
     TooLong(Duration),
-    /// In the service: who started it has not waited for it.
+    /// In the service: the starter is gone.
     #[error("nobody waits for this service to be ready")]
     Abandoned,
     /// A system call failed, named as in its man page.
@@ -87,15 +87,16 @@ fn call<T>(call: &'static str, result: Result<T, impl Into<io::Error>>) -> Resul
     result.map_err(|error| Error::System { call, error: error.into() })
 }
 
-/// Starts this program again, with the same arguments, in the background: there, [`Detached::find`] finds out. Copies to
-/// stdout and stderr what it says until it is ready, and returns its pid then.
+/// Executes this program again with the same arguments, in the background, where [`Detached::find`] recognizes that.
+/// Copies the stdout and stderr of the service to those of this process until it is ready, then returns its pid.
 ///
-/// Of the descriptors that are open it inherits stdin, stdout and stderr only, and those are not the starter's own.
+/// The service inherits three descriptors: /dev/null as stdin, and pipes to this process as stdout and stderr.
 ///
-/// To be called from a thread that lives as long as the process: the service is killed with it.
+/// Call it from a thread that lives as long as the process: until the service is ready it is killed when that thread
+/// ends (PR_SET_PDEATHSIG).
 ///
 /// # Errors
-/// It was not started, or has not become ready within `patience`; then it does not run any more.
+/// The service was not started, or did not become ready within `patience`; then it has been killed.
 pub fn detach(patience: Duration) -> Result<u32, Error> {
     let mut again = Command::new(call("readlink(2)", env::current_exe())?);
     let mut args = env::args_os();
@@ -115,22 +116,22 @@ fn start(mut program: Command, patience: Duration) -> Result<u32, Error> {
         program.env_remove(name);
     }
     program.stdin(Stdio::null()).stdout(its_stdout).stderr(its_stderr);
-    // Those that this process opened itself are not inherited anyway; those that it has inherited would be.
+    // Descriptors that this process opened are close-on-exec; those that it inherited may not be.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let child = program.spawn();
     let child = child.map_err(|error| Error::Start { program: program.get_program().into(), error })?;
-    // It has our ends of the pipes, too, and their last writer shall be the service.
+    // `Command` holds the write ends, too: with them open, the end of the service would not be the end of the pipes.
     drop(program);
     Starting(Some(child)).wait([stdout, stderr], patience)
 }
 
-/// A service that is not yet ready. Dropping it kills it.
+/// A service that is not yet ready. Dropping this kills the process.
 struct Starting(Option<Child>);
 
 impl Drop for Starting {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            // It may have ended by itself.
+            // Fails if the process has ended.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -150,7 +151,7 @@ impl Starting {
         loop {
             let left = patience.saturating_sub(start.elapsed());
             let ended = call("poll(2)", ended(&process, [&stdout, &stderr], left))?;
-            // What was said before the end is all there.
+            // Read after poll(2): everything written before the process ended is in the pipes.
             let mut text = available(&mut stdout);
             let ready = text.iter().position(|&byte| byte == READY);
             text.truncate(ready.unwrap_or(text.len()));
@@ -170,12 +171,12 @@ impl Starting {
     }
 }
 
-/// Waits until there is something to read, or the process has ended, and says if it has.
+/// poll(2) on both pipes and the pidfd; true if the process has ended.
 fn ended(process: &OwnedFd, pipes: [&Option<PipeReader>; 2], patience: Duration) -> nix::Result<bool> {
     let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
     let mut descriptors = vec![readable(process.as_fd())];
     descriptors.extend(pipes.into_iter().flatten().map(|pipe| readable(pipe.as_fd())));
-    // Not a moment too early, which would be a loop.
+    // Rounded up: to wake early would be a busy loop.
     let patience = PollTimeout::try_from(patience.saturating_add(Duration::from_millis(1)));
     match poll(&mut descriptors, patience.unwrap_or(PollTimeout::MAX)) {
         Ok(_) => Ok(descriptors[0].any().unwrap_or(false)),
@@ -184,7 +185,7 @@ fn ended(process: &OwnedFd, pipes: [&Option<PipeReader>; 2], patience: Duration)
     }
 }
 
-/// All that is in a pipe now; closes it at its end.
+/// Reads all bytes that are in a pipe now (`O_NONBLOCK`); closes the pipe at its end.
 fn available(pipe: &mut Option<PipeReader>) -> Vec<u8> {
     let Some(open) = pipe else { return Vec::new() };
     let capacity = fcntl(&*open, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
@@ -201,7 +202,7 @@ fn available(pipe: &mut Option<PipeReader>) -> Vec<u8> {
     bytes
 }
 
-/// That nobody reads it is nothing to the service.
+/// Copies text; a closed stdout or stderr of the starter does not fail the service.
 fn pass_on(mut to: impl Write, text: &[u8]) {
     let _ = to.write_all(text).and_then(|()| to.flush());
 }
@@ -217,22 +218,22 @@ fn end(status: ExitStatus) -> Error {
     }
 }
 
-/// What a pipe has of its own as long as it exists.
+/// Device and inode of a pipe: unique as long as the pipe exists.
 fn identity(pipe: impl AsFd) -> io::Result<String> {
     let metadata = File::from(pipe.as_fd().try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// In the background: somebody waits to hear that this service is ready.
+/// The background side of [`detach`]: the starter waits for readiness.
 #[derive(Debug)]
 pub struct Detached {
-    /// What the kernel does at the end of the starter is a matter of one thread, see PR_SET_PDEATHSIG(2const).
+    /// Not `Send`: PR_SET_PDEATHSIG(2const) belongs to the thread that called it.
     _of_one_thread: PhantomData<*const ()>,
 }
 
 impl Detached {
-    /// Whether this process was started by [`detach`]. If so, it gets a session of its own, without the terminal, and
-    /// ends with its starter from now on. To be called before anything else, once.
+    /// Finds out whether this process was started by [`detach`]. If so, calls setsid(2), which leaves the terminal, and
+    /// asks for SIGKILL at the end of the starter. Call it once, before anything else.
     ///
     /// # Errors
     /// The starter is gone already, or the system refuses.
@@ -243,7 +244,7 @@ impl Detached {
         }
         call("setsid(2)", setsid())?;
         call("prctl(2)", prctl::set_pdeathsig(Signal::SIGKILL))?;
-        // It may have been quicker.
+        // The starter may have ended before prctl(2): then its end of the pipe is closed.
         let stdout = io::stdout();
         let mut pipe = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
         call("poll(2)", poll(&mut pipe, PollTimeout::ZERO))?;
@@ -253,8 +254,8 @@ impl Detached {
         Ok(Some(Self { _of_one_thread: PhantomData }))
     }
 
-    /// Leaves the directory in which it was started, which somebody may want to unmount, and sets the umask to 027.
-    /// To be called when no relative path will be used any more.
+    /// chdir(2) to `/`, so that no file system is kept from being unmounted, and umask 027. Call it when no relative
+    /// path will be used any more.
     ///
     /// # Errors
     /// The system refuses.
@@ -264,14 +265,15 @@ impl Detached {
         Ok(())
     }
 
-    /// Tells the starter, which returns. From now on stdout and stderr are /dev/null, and the service is on its own.
+    /// Reports readiness, whereupon the starter returns. From now on stdout and stderr are /dev/null, and the service
+    /// outlives its starter.
     ///
     /// # Errors
     /// The starter was killed, or the system refuses; the service should end then.
     pub fn ready(self) -> Result<(), Error> {
         let null = call("open(2)", OpenOptions::new().read(true).write(true).open("/dev/null"))?;
         let mut stdout = io::stdout().lock();
-        // First, so that all that was said is there when the starter hears that it was all.
+        // stderr is closed first: the starter stops reading both at the byte on stdout.
         call("dup2(2)", dup2_stderr(&null))?;
         call("prctl(2)", prctl::set_pdeathsig(None))?;
         match stdout.write_all(&[READY]).and_then(|()| stdout.flush()) {

@@ -1,9 +1,9 @@
-//! A log file for a long time: it is rotated by size, opened again when others have rotated it, and never in the way of
-//! the service, however full or forbidden its place.
+//! A log file that rotates by size, can be reopened after logrotate(8), and never fails: however full the disk or
+//! forbidden the directory, the service goes on.
 //!
-//! What cannot be written is dropped and counted; when there is room again a line says how much was lost. What cannot be
-//! rotated goes on growing, and a line says that, too. (Where files have a size limit, `ulimit -f`, the program has to
-//! block SIGXFSZ for that.)
+//! Lines that cannot be written are dropped and counted; when there is room again a line says how many were lost. A
+//! file that cannot be rotated goes on growing, and a line says that, too. (Under `ulimit -f`, RLIMIT_FSIZE, the
+//! program has to block SIGXFSZ for that.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -21,12 +21,12 @@ use super::names;
 use crate::errors::reason;
 use crate::sync::lock;
 
-/// Who may read it: its owner and the owner's group.
+/// Mode of a new file: readable for owner and group.
 const MODE: u32 = 0o640;
 
 /// A log file. Clones write to the same one.
 ///
-/// It takes each event as one write of whole lines, and never fails: see the module.
+/// Each write is one event of whole lines, and succeeds whatever happens: see the module.
 #[derive(Debug, Clone)]
 pub struct LogFile(Arc<Mutex<State>>);
 
@@ -35,46 +35,47 @@ struct State {
     path: PathBuf,
     file: File,
     links: Links,
-    /// Whether it was made when it was opened first.
+    /// Whether the first open(2) created the file.
     is_new: bool,
-    /// As far as we know: others may truncate it.
+    /// Bytes in the file, unless another process has truncated it.
     size: u64,
     max_size: Option<u64>,
     keep: usize,
-    /// The size at which to rotate; more than `max_size` after that has failed.
+    /// The size at which to rotate: `max_size`, or more after a rotation has failed. `None`: never.
     rotate_at: Option<u64>,
     rotation_failed: bool,
     /// The file ends in the middle of a line.
     torn: bool,
     lost: u64,
-    /// Why the first of them was lost.
+    /// Reason for the first lost line.
     lost_to: String,
-    /// Whether the lines that it writes of its own accord are JSON.
+    /// Format of the log's own lines.
     is_json: bool,
 }
 
 impl LogFile {
     /// Opens a log file to append to it, or makes one (mode 0640, less the umask).
     ///
-    /// Before a line that would make it longer than `max_size` bytes, `log` becomes `log.1`, `log.1` becomes `log.2`, and
-    /// so on up to `log.KEEP`; with 0 to keep, it is emptied. A line longer than that has a file for itself. Only regular
-    /// files are rotated.
+    /// Before a line that would make the file longer than `max_size` bytes, `log` becomes `log.1`, `log.1` becomes
+    /// `log.2`, and so on up to `log.KEEP`; with `keep` 0 the file is emptied. A line longer than `max_size` has a file
+    /// for itself. Only regular files are rotated.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: &Path, max_size: Option<u64>, keep: usize) -> io::Result<Self> {
         Self::open_with(path, max_size, keep, Links::Follow)
     }
 
-    /// The same by root, for a process that will be another user's: the file is given to that user and group, who can
-    /// then open it again.
+    /// [`open`](Self::open) by root, for a process that will become another user's: fchown(2) gives the file to that
+    /// user and group, so that the process can reopen it.
     ///
-    /// Whoever may write to its directory may have put anything there, so that neither a symbolic link, now or later,
-    /// nor a file with a second name (a hard link) is taken. A character device, such as /dev/null, stays whose it is.
-    /// The directories above it are trusted.
+    /// Users who may write to the directory may have put anything there, so a symbolic link is refused (now and at
+    /// every
+    /// [`reopen`](Self::reopen)), and so is a file with a second name (a hard link). A character device, such as
+    /// /dev/null, keeps its owner. The directories above are trusted.
     ///
     /// # Errors
-    /// It cannot be opened, or is something else than these, or it is not allowed to give it away.
+    /// The file cannot be opened, is neither a regular file nor a character device, or fchown(2) is refused.
     pub fn open_for(path: &Path, max_size: Option<u64>, keep: usize, uid: u32, gid: u32) -> io::Result<Self> {
         let log = Self::open_with(path, max_size, keep, Links::Refuse)?;
         let given = give_to(&lock(&log.0).file, uid, gid);
@@ -83,9 +84,9 @@ impl LogFile {
     }
 
     fn open_with(path: &Path, max_size: Option<u64>, keep: usize, links: Links) -> io::Result<Self> {
-        // The process may change its directory before it opens the file again.
+        // Absolute, so that reopen works after chdir("/").
         let path = path::absolute(path)?;
-        // Without a file of its own the second try says why.
+        // If creating fails for another reason than an existing file, the second open(2) fails with it.
         let (file, is_new) = match links.options().create_new(true).open(&path) {
             Ok(file) => (file, true),
             Err(_) => (open(&path, links)?, false),
@@ -109,14 +110,13 @@ impl LogFile {
         Ok(Self(Arc::new(Mutex::new(state))))
     }
 
-    /// Whether the lines that it writes of its own accord are JSON, like those of others, or text, as they are if nothing
-    /// is said.
+    /// Format of the log's own lines (default: text).
     pub fn set_json(&self, is_json: bool) {
         lock(&self.0).is_json = is_json;
     }
 
-    /// Removes the file if [`open`](Self::open) has made it and nothing is in it, as far as that is allowed: for a start
-    /// that has failed.
+    /// Removes the file after a failed start, if [`open`](Self::open) created it, it is empty, and unlink(2) is
+    /// allowed.
     pub fn take_back(&self) {
         let state = lock(&self.0);
         let is_empty = || state.file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
@@ -125,10 +125,10 @@ impl LogFile {
         }
     }
 
-    /// Goes on in the file that has the name now, after logrotate(8) has moved the old one, or in a new one.
+    /// Opens the path again, after logrotate(8) has moved the old file; creates a new file if there is none.
     ///
     /// # Errors
-    /// It cannot be opened: the old one is kept.
+    /// The path cannot be opened: logging goes on in the old file.
     pub fn reopen(&self) -> io::Result<()> {
         let mut state = lock(&self.0);
         state.file = open(&state.path, state.links)?;
@@ -145,7 +145,7 @@ impl<'a> MakeWriter<'a> for LogFile {
 }
 
 impl Write for &LogFile {
-    /// Takes all of it, as whole lines.
+    /// Appends whole lines; always succeeds.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         lock(&self.0).append(lines);
         Ok(lines.len())
@@ -157,7 +157,7 @@ impl Write for &LogFile {
 }
 
 impl State {
-    /// Finds out where in a file just opened the next line begins.
+    /// fstat(2) of a file just opened: its size, and whether it ends within a line.
     fn begin(&mut self) -> io::Result<()> {
         let metadata = self.file.metadata()?;
         self.size = metadata.len();
@@ -171,7 +171,7 @@ impl State {
         if self.needs_rotation(lines.len() as u64)
             && let Err(error) = self.rotate()
         {
-            // Not before every line.
+            // Try again after another `max_size` bytes, not before every line.
             self.rotate_at = self.max_size.map(|max_size| self.size.saturating_add(max_size));
             if !self.rotation_failed {
                 self.rotation_failed = true;
@@ -201,7 +201,7 @@ impl State {
         }
     }
 
-    /// Writes all of it, or says how much was written.
+    /// write(2) until all bytes are written; on an error, how many were.
     fn put(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while written < bytes.len() {
@@ -224,15 +224,15 @@ impl State {
         if self.size.saturating_add(more) <= rotate_at {
             return false;
         }
-        // Somebody may have emptied it.
+        // Another process may have truncated the file.
         self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
         self.size > 0 && self.size.saturating_add(more) > rotate_at
     }
 
-    /// Begins a new file. If that fails, everything stays as it is.
+    /// Renames the file to `.1` and opens a new one; if that fails, undoes the rename.
     fn rotate(&mut self) -> io::Result<()> {
         if !names(&self.path, &self.file) {
-            // Others have moved it away.
+            // The path is no longer the name of our file.
             self.file = open(&self.path, self.links)?;
         } else if self.keep == 0 {
             self.file.set_len(0)?;
@@ -248,7 +248,7 @@ impl State {
         self.begin()
     }
 
-    /// Moves the older files on by one: those up to the first gap, and the oldest of all out.
+    /// Renames `log.N` to `log.N+1`, up to the first number that is free; `log.KEEP` is overwritten.
     fn make_room(&self) -> io::Result<()> {
         let gap = (1..self.keep).find(|&n| !exists(&self.numbered(n))).unwrap_or(self.keep);
         (1..gap).rev().try_for_each(|n| fs::rename(self.numbered(n), self.numbered(n + 1)))
@@ -277,7 +277,7 @@ impl State {
     }
 }
 
-/// What becomes of a symbolic link in the place of the file.
+/// Whether a symbolic link at the path is followed.
 #[derive(Debug, Clone, Copy)]
 enum Links {
     Follow,
@@ -286,7 +286,8 @@ enum Links {
 
 impl Links {
     fn flags(self) -> i32 {
-        // A service has no terminal, not even if its log is one; and it waits for nobody who reads its log from a pipe.
+        // O_NOCTTY: a log that is a terminal must not become the controlling one. O_NONBLOCK: a pipe without a reader,
+        // or a full one, must not block.
         let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         match self {
             Self::Follow => flags,
@@ -295,7 +296,7 @@ impl Links {
         .bits()
     }
 
-    /// For appending.
+    /// Options for appending.
     fn options(self) -> OpenOptions {
         let mut options = OpenOptions::new();
         options.append(true).mode(MODE).custom_flags(self.flags());
@@ -310,7 +311,7 @@ fn open(path: &Path, links: Links) -> io::Result<File> {
     })
 }
 
-/// See [`LogFile::open_for`].
+/// The checks and the fchown(2) of [`LogFile::open_for`].
 fn give_to(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
@@ -326,7 +327,7 @@ fn give_to(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     fchown(file, Some(uid), Some(gid))
 }
 
-/// Whether a file of this size ends in the middle of a line: after a full disk, or a sudden end.
+/// Whether the last byte of a file of this size is no newline: after a full disk, or a crash.
 fn ends_within_a_line(path: &Path, links: Links, size: u64) -> io::Result<bool> {
     let Some(last) = size.checked_sub(1) else { return Ok(false) };
     let mut byte = [0];
@@ -334,7 +335,7 @@ fn ends_within_a_line(path: &Path, links: Links, size: u64) -> io::Result<bool> 
     Ok(byte != *b"\n")
 }
 
-/// Whether there is something of this name, and be it a link to nothing.
+/// Whether the path exists, by lstat(2): a dangling link does.
 fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }

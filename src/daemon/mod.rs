@@ -1,7 +1,7 @@
 //! What makes a program a service: the parts, each of use alone.
 //!
-//! - [`detach`]: on in the background, once everything listens
-//! - [`pid_file`]: one at a time, and which process it is
+//! - [`detach`]: daemonizing: a new session in the background, once everything listens
+//! - [`pid_file`]: the lock that keeps a second process out, and names the first
 //! - [`log_file`]: a log that outlives rotation and full disks
 //! - [`privileges`]: root until the ports are bound, and never again
 //! - [`systemd`]: readiness, watchdog, sockets that are open already
@@ -26,7 +26,7 @@ pub mod pid_file;
 pub mod privileges;
 pub mod systemd;
 
-/// Whether `path` is a name of this very file.
+/// Whether `path` names this open file: stat(2) and fstat(2) give the same device and inode.
 fn names(path: &Path, file: &File) -> bool {
     match (fs::metadata(path), file.metadata()) {
         (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),

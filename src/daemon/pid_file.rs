@@ -1,7 +1,7 @@
-//! A file that names the process of a service, and keeps a second one out.
+//! A pid file: it names the process of a service, and keeps a second process out.
 //!
-//! The lock decides, not the number: the kernel lifts it when the process ends, however it ends, so a file that was
-//! left behind is no obstacle, and a number that somebody else has by now misleads nobody.
+//! The flock(2) decides, not the number: the kernel releases the lock when the process ends, however it ends. So a file
+//! that a crash left behind is no obstacle, and a pid that another process has by now misleads nobody.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -27,10 +27,10 @@ pub struct PidFile {
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A process that runs has it.
+    /// Another process holds the lock.
     #[error("locked by {}", holder(*pid))]
     Held {
-        /// Which one, if the file says so already.
+        /// Its pid, if it has been written.
         pid: Option<u32>,
     },
     /// The file cannot be used.
@@ -46,10 +46,11 @@ impl PidFile {
     /// Takes the file, locks it (flock(2)) and writes the number of this process and a newline into it.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be opened, locked or written, or is no regular file. A symbolic link is none,
-    /// and neither is a file with a second name (a hard link): where others may write, it could be any file of root's.
+    /// Another process holds the lock, or the file cannot be opened, locked or written, or is no regular file. Symbolic
+    /// links and files with a second name (hard links) are refused: where others may write, that could be any of root's
+    /// files.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        // The process may change its directory before it removes the file.
+        // Absolute, so that the file can be removed after chdir("/").
         let path = path::absolute(path)?;
         loop {
             let mut options = OpenOptions::new();
@@ -66,10 +67,10 @@ impl PidFile {
         }
     }
 
-    /// None if the file was removed before it was locked: its last owner has just left.
+    /// `None` if the file was removed between open(2) and flock(2): its last owner has just ended.
     fn lock(path: &Path, file: File) -> Result<Option<Self>, Error> {
         let metadata = file.metadata()?;
-        // Without any name it was removed, and that is found out below.
+        // 0 names: removed meanwhile, which the check below finds.
         if !metadata.is_file() || metadata.nlink() > 1 {
             return Err(irregular().into());
         }
@@ -77,7 +78,7 @@ impl PidFile {
             Ok(()) => Ok(names(path, &file).then(|| Self { path: path.to_owned(), file })),
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                // Who has just locked it has not written yet.
+                // The holder of the lock may not have written its pid yet.
                 let _ = file.take(16).read_to_string(&mut text);
                 Err(Error::Held { pid: text.trim().parse().ok() })
             }
@@ -88,11 +89,11 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Under the lock: whoever opens the file now finds out that it is gone when the lock is theirs.
+        // Under the lock: a process that has opened the file meanwhile finds it removed once it gets the lock.
         if names(&self.path, &self.file) && fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
-        // Closing would do, but not while a child process that is just being started has the descriptor, too.
+        // close(2) alone would not unlock while a child process between fork(2) and exec(2) has the descriptor.
         let _ = self.file.unlock();
     }
 }

@@ -1,7 +1,7 @@
-//! Root until the ports are bound, and never again.
+//! Dropping privileges: root until the ports are bound, and never again.
 //!
-//! What was asked of the kernel is not what it did, until it is looked at: after the change, every id of every thread is
-//! compared, the capabilities are counted, and root is tried to be got back.
+//! The result of setresuid(2) is verified: [`Identity::assume`] compares every id of every thread, requires that no
+//! capability is left, then tries to regain root and requires that it fails.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -23,14 +23,14 @@ use crate::errors::reason;
 pub struct Identity {
     uid: Uid,
     gid: Gid,
-    /// With `gid` among them.
+    /// Supplementary groups, `gid` among them.
     groups: Vec<Gid>,
 }
 
 /// Why a process cannot become another user's.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody has this name or number.
+    /// No user has this name or number.
     #[error("there is no user named '{0}'")]
     NoSuchUser(String),
     /// No group has this name or number.
@@ -56,7 +56,7 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// Another user than root cannot become anybody else.
+    /// Only root can become another user.
     #[error("only root can become another user")]
     NotRoot,
     /// A system call failed, named as in its man page. The process is neither what it was nor what it should be.
@@ -67,17 +67,17 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// It seemed to work, but something is left of root: this.
+    /// The calls succeeded, but the proof failed: this is left of root.
     #[error("privileges are not dropped: {0}")]
     Left(String),
 }
 
 impl Identity {
-    /// Looks up a user and a group by their names or, if nobody has that name, numbers. Without a group it is the user's
-    /// own; the user's further groups come with it (initgroups(3)), but root's, if that is one of them.
+    /// Looks up a user and a group by their names or, if nobody has that name, numbers. Without a group it is the
+    /// user's own; the user's further groups come with it (initgroups(3)), but root's, if that is one of them.
     ///
     /// # Errors
-    /// They are not there, or are root's.
+    /// The user or group does not exist, or is root's.
     pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, Error> {
         let name = user.ok_or(Error::NoUser)?;
         let (uid, user) = find_user(name)?;
@@ -113,12 +113,12 @@ impl Identity {
         self.gid.as_raw()
     }
 
-    /// Makes this process, which is root's, the user's for ever, and proves it.
+    /// Makes this process the user's for ever (setgroups(2), setresgid(2), setresuid(2)), and proves it.
     ///
-    /// All threads change: the C library sees to that, see nptl(7). Two things are each thread's own and pass only to
-    /// threads that it starts later: that programs which are set-user-ID give it no privileges (`no_new_privs`), and the
-    /// loss of capabilities that outlive a change of user. So there should be no other thread yet; one that has kept
-    /// capabilities is an error.
+    /// The C library changes the ids of all threads, see nptl(7). Two attributes belong to one thread and pass only to
+    /// threads that it starts later: `no_new_privs` (set-user-ID programs give no privileges), and the loss of those
+    /// capabilities that outlive a change of user (capset(2)). So call this before other threads are started; a thread
+    /// that has kept capabilities is an error.
     ///
     /// # Errors
     /// The process is not root's, the system refuses, or the proof fails. After an error it must not go on: it may be
@@ -139,7 +139,7 @@ impl Identity {
         self.prove()
     }
 
-    /// That the process is this user's, and cannot be root's again.
+    /// Proves that the process is this user's, and cannot be root's again.
     fn prove(&self) -> Result<(), Error> {
         let left = |what: &str| Err(Error::Left(what.to_owned()));
         let users = call("getresuid(2)", getresuid())?;
@@ -168,7 +168,7 @@ impl Identity {
             let status = call("readdir(3)", thread)?.path().join("status");
             match fs::read_to_string(status) {
                 Ok(status) => self.prove_thread(&status)?,
-                // It has ended meanwhile.
+                // The thread has ended meanwhile.
                 Err(error) if error.raw_os_error().is_some_and(|code| code == Errno::ESRCH as i32) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return call("open(2)", Err(error)),
@@ -177,14 +177,14 @@ impl Identity {
         Ok(())
     }
 
-    /// The same of one thread, from its status, see proc_pid_status(5).
+    /// Proves that one thread is this user's, from proc_pid_status(5).
     fn prove_thread(&self, status: &str) -> Result<(), Error> {
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(|values| values.split_whitespace().collect::<Vec<_>>())
         };
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
-        // Real, effective, saved, and that of files.
+        // Real, effective, saved, and file system id.
         if field("Uid") != Some(vec![&*uid; 4]) || field("Gid") != Some(vec![&*gid; 4]) {
             return Err(Error::Left("a thread has another id".to_owned()));
         }
@@ -213,7 +213,7 @@ fn find_group(name: &str) -> Result<Gid, Error> {
     }
 }
 
-/// An id; the largest number is none: to setresuid(2) it means to change nothing.
+/// Parses an id. The largest number is refused: -1 tells setresuid(2) to change nothing.
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&id| digits && id != u32::MAX)

@@ -1,7 +1,7 @@
 //! What systemd and its services say to each other: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 //!
-//! It is all in environment variables, which are read here and left as they are, and in datagrams. Without the
-//! variables nothing is said and nothing is found, so a program need not know who has started it.
+//! The protocol is environment variables, which are read here and not changed, and datagrams. Without the variables
+//! nothing is sent and nothing is found, so a program need not know whether systemd started it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -26,18 +26,18 @@ use tracing::warn;
 
 use crate::errors::reason;
 
-/// How a service is.
+/// A state of a service, as sd_notify(3) sends it.
 #[derive(Debug, Clone, Copy)]
 pub enum State<'a> {
-    /// It has started, or loaded again.
+    /// `READY=1`: started, or reloaded.
     Ready,
-    /// It loads again; [`Ready`](Self::Ready) has to follow.
+    /// `RELOADING=1`; [`Ready`](Self::Ready) has to follow.
     Reloading,
-    /// It stops.
+    /// `STOPPING=1`.
     Stopping,
-    /// A line for people.
+    /// `STATUS=`: a line for people.
     Status(&'a str),
-    /// It is alive, see [`watchdog_interval`].
+    /// `WATCHDOG=1`: alive, see [`watchdog_interval`].
     Watchdog,
 }
 
@@ -50,21 +50,21 @@ impl State<'_> {
                 format!("RELOADING=1\nMONOTONIC_USEC={}\n", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)
             }
             Self::Stopping => "STOPPING=1\n".to_owned(),
-            // Another line would be another variable.
+            // A newline would begin another variable.
             Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".to_owned(),
         }
     }
 }
 
-/// Tells the service manager, if there is one that listens, how the service is.
+/// Sends states of the service to the service manager, if `NOTIFY_SOCKET` names one.
 #[derive(Debug, Clone, Default)]
 pub struct Notifier {
     socket: Option<OsString>,
 }
 
-/// For a manager whose queue is full to make room: it does so within moments, unless it hangs, and then it must not hold
-/// up the service for long.
+/// Send timeout of the datagram socket. A manager whose queue is full makes room within moments, unless it hangs; then
+/// the service must not hang with it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Notifier {
@@ -73,10 +73,11 @@ impl Notifier {
         Self { socket: env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) }
     }
 
-    /// Tells it, and waits up to 3 seconds for that if it is busy.
+    /// Sends a state; waits up to 3 seconds while the manager's queue is full.
     ///
     /// # Errors
-    /// Nobody is at the socket, or it does not read, or its name is neither a path nor an abstract one. A service can do without.
+    /// Nobody is at the socket, nobody reads from it in time, or its name is neither a path nor an abstract one. A
+    /// service can go on without.
     pub fn notify(&self, state: State<'_>) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let ours = UnixDatagram::unbound()?;
@@ -85,7 +86,7 @@ impl Notifier {
     }
 }
 
-/// A path, or an abstract name (unix(7)) after `@`.
+/// Parses `NOTIFY_SOCKET`: a path, or an abstract name (unix(7)) after `@`.
 fn address(socket: &OsStr) -> io::Result<SocketAddr> {
     match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -94,7 +95,7 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// How often the service manager wants to hear [`State::Watchdog`] at least, if it wants to.
+/// `WATCHDOG_USEC`: the longest time between two [`State::Watchdog`], if the service manager asks for them.
 pub fn watchdog_interval() -> Option<Duration> {
     interval(variable("WATCHDOG_USEC").ok()??, variable("WATCHDOG_PID").ok()?)
 }
@@ -104,15 +105,15 @@ fn interval(usec: u64, pid: Option<u32>) -> Option<Duration> {
     Some(Duration::from_micros(usec)).filter(|interval| meant && !interval.is_zero())
 }
 
-/// Tells the service manager twice in each interval that the service is alive, until it is dropped.
+/// A thread that sends [`State::Watchdog`] twice in each interval, until this is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
     _stop: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    /// Starts a thread that does so as long as `is_alive` says yes. The question is what makes it worth something: a
-    /// thread that only proves that threads run would not notice a service that is stuck.
+    /// Starts the thread; it sends as long as `is_alive` returns true. Ask the service itself: a thread that only
+    /// proves that threads run would not notice a service that is stuck.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -139,7 +140,7 @@ impl Watchdog {
     }
 }
 
-/// Why the sockets that a service manager has opened cannot be had.
+/// Why inherited sockets (sd_listen_fds(3)) cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A variable makes no sense.
@@ -147,7 +148,7 @@ pub enum Error {
     NotANumber {
         /// The variable.
         name: &'static str,
-        /// What is in it.
+        /// Its value.
         value: String,
     },
     /// There are more or fewer names than sockets.
@@ -161,10 +162,10 @@ pub enum Error {
         /// The first that is missing.
         descriptor: u32,
     },
-    /// A descriptor is something else.
+    /// A descriptor is no listening TCP socket.
     #[error("{0} is not a listening TCP socket")]
     NotAListener(String),
-    /// They have been taken already, and can have one owner only.
+    /// The sockets were taken before; each descriptor can have one owner only.
     #[error("the inherited sockets have been taken already")]
     Taken,
 }
@@ -174,19 +175,19 @@ const FIRST: u32 = 3;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The listening sockets that were open when this process was started, with their names (`FileDescriptorName=`), if it
-/// is the one for which they were opened (`LISTEN_PID`). Programs that it starts do not inherit them again.
+/// Takes the listening sockets that were passed to this process (`LISTEN_PID`, `LISTEN_FDS`), with their names
+/// (`FileDescriptorName=`), and makes them close-on-exec.
 ///
-/// To be called once, before anything else is opened: the variables are believed.
+/// Call it once, before anything else is opened: a descriptor with a number in that range is taken for a socket.
 ///
 /// # Errors
-/// The variables make no sense, or something else is open in their place.
+/// The variables make no sense, or a descriptor is not what they promise.
 pub fn inherited_listeners() -> Result<Vec<(Option<String>, TcpListener)>, Error> {
     let Some(count) = inherited()? else { return Ok(Vec::new()) };
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Err(Error::Taken);
     }
-    // All that can be wrong with the variables has been looked at.
+    // Cannot fail: everything that could be wrong with the variables was checked above.
     let descriptors = sd_listen_fds::get().unwrap_or_default();
     debug_assert_eq!(descriptors.len(), count as usize);
     let named = (FIRST..).zip(descriptors).map(|(number, (name, descriptor))| {
@@ -202,8 +203,8 @@ pub fn inherited_listeners() -> Result<Vec<(Option<String>, TcpListener)>, Error
     named.collect()
 }
 
-/// How many descriptors the environment promises to this process, after a look whether they are there: what is not open
-/// cannot be owned.
+/// How many descriptors the environment promises to this process. Each is looked up in /proc/self/fd: a descriptor that
+/// is not open must not become an `OwnedFd`.
 fn inherited() -> Result<Option<u32>, Error> {
     if variable("LISTEN_PID")? != Some(process::id()) {
         return Ok(None);
@@ -229,7 +230,7 @@ fn listener(descriptor: OwnedFd) -> Option<TcpListener> {
     (is_tcp && listens).then(|| descriptor.into())
 }
 
-/// A number in the environment.
+/// Parses a number in the environment.
 fn variable<T: FromStr>(name: &'static str) -> Result<Option<T>, Error> {
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let value = value.to_string_lossy();

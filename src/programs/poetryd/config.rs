@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
     }
     let options: Options = whole.args(&SERVICES.map(|program| program.name))?;
     if options.user.is_some() {
-        options.identity().map_err(|error| error.after(&format!("{}: ", whole.place("user"))))?;
+        options.identity().map_err(|error| error.prefixed(&format!("{}: ", whole.place("user"))))?;
     }
     let mut tables = Vec::new();
     for program in SERVICES {
@@ -41,7 +41,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
     let mut taken: Vec<(SocketAddr, usize)> = Vec::new();
     for (table, program) in tables {
         let launch = (program.from_table)(&table)?;
-        let wrong = |(key, error): (&str, Error)| error.after(&format!("{}: {key}: ", table.place(key)));
+        let wrong = |(key, error): (&str, Error)| error.prefixed(&format!("{}: {key}: ", table.place(key)));
         launch.check().map_err(wrong)?;
         let open = launch.resolve().map_err(wrong)?;
         for address in launch.doors().iter().filter_map(|door| address(door.listen)) {

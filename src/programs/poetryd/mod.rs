@@ -231,13 +231,13 @@ impl Startup {
                 true => doors.iter().map(|door| inherited.bind_to_all(door)).collect(),
                 false => doors.iter().map(|door| inherited.bind(door)).collect(),
             };
-            bound.push(doors.map_err(|error| error.after(prefix))?);
+            bound.push(doors.map_err(|error| error.prefixed(prefix))?);
         }
         let metrics = self.options.metrics.as_ref().map(|listen| inherited.bind(&metrics_door(listen))).transpose()?;
         inherited.finish()?;
         let mut opened = Vec::new();
         for (Resolved { prefix, launch, open }, doors) in self.services.into_iter().zip(bound) {
-            opened.push(Opened::new(launch.as_ref(), open, doors).map_err(|error| error.after(&prefix))?);
+            opened.push(Opened::new(launch.as_ref(), open, doors).map_err(|error| error.prefixed(&prefix))?);
         }
         if let Some(identity) = &self.identity {
             identity.assume().map_err(|error| privileges(&error))?;

@@ -99,7 +99,7 @@ impl Daemon {
         for opened in services {
             let (program, address) = (opened.program, opened.address());
             let run = Arc::clone(&opened.service).prepare(opened.doors, &opened.limits);
-            let run = run.map_err(|error| error.after(&format!("{program} on {address}: ")))?;
+            let run = run.map_err(|error| error.prefixed(&format!("{program} on {address}: ")))?;
             lines.extend(opened.lines);
             ready.push(Ready { program, address, service: opened.service, run });
         }
