@@ -127,7 +127,7 @@ struct ConnectionArgs {
 }
 
 impl PaceArgs {
-    const NUM_BYTES: NonZeroUsize = NonZeroUsize::new(10).expect("not zero");
+    const NUM_BYTES: u64 = 10;
     const DELAY: Duration = Duration::from_millis(100);
     /// With a rate and nothing else: few enough to cost little, enough to look steady.
     const PIECES_A_SECOND: u64 = 25;
@@ -136,19 +136,18 @@ impl PaceArgs {
     fn pace(&self, usual: Usual) -> Result<Pace, String> {
         let first_byte_delay = self.first_byte_delay.unwrap_or_default();
         let at_once = usual == Usual::AtOnce && self.delay.is_none() && self.num_bytes.is_none();
-        let (num_bytes, tempo) = match self.rate {
-            Some(rate) => {
-                (usize::try_from(rate.get() / Self::PIECES_A_SECOND).unwrap_or(usize::MAX), Tempo::Rate(rate))
-            }
-            None if at_once => (usize::MAX, Tempo::Delay(Duration::ZERO)),
-            None => (Self::NUM_BYTES.get(), Tempo::Delay(self.delay.unwrap_or(Self::DELAY))),
+        let (usual_bytes, tempo) = match self.rate {
+            Some(rate) => (rate.get() / Self::PIECES_A_SECOND, Tempo::Rate(rate)),
+            None if at_once => (u64::MAX, Tempo::Delay(Duration::ZERO)),
+            None => (Self::NUM_BYTES, Tempo::Delay(self.delay.unwrap_or(Self::DELAY))),
         };
+        let num_bytes = self.num_bytes.map_or(usual_bytes, |bytes| bytes.get() as u64);
         if self.jitter.is_some() && first_byte_delay.is_zero() && tempo == Tempo::Delay(Duration::ZERO) {
             return Err("there is no delay that jitter could vary".to_owned());
         }
         Ok(Pace {
             first_byte_delay,
-            num_bytes: self.num_bytes.or(NonZeroUsize::new(num_bytes)).unwrap_or(NonZeroUsize::MIN),
+            num_bytes: NonZeroU64::new(num_bytes).unwrap_or(NonZeroU64::MIN),
             tempo,
             jitter: self.jitter.unwrap_or_default(),
             cut: self.cut_at.map(|at| Cut { at, how: self.cut.unwrap_or(How::Rst).into() }),
@@ -236,8 +235,8 @@ impl FaultArgs {
         let poem = Poem::load(file).map_err(|error| Error::cannot("serve", file.display(), &error))?;
         let plan = self.plan(usual, file)?;
         let mut stdout = BufWriter::new(io::stdout().lock());
-        let mut entries =
-            (1..=connections).flat_map(|number| rehearse(number, plan.schedule(number, poem.bytes().len())));
+        let len = poem.bytes().len() as u64;
+        let mut entries = (1..=connections).flat_map(|number| rehearse(number, plan.schedule(number), len));
         let written = entries.try_for_each(|entry| stdout.write_all(entry.line().as_bytes()));
         match written.and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),

@@ -132,7 +132,7 @@ fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
 fn tell_pace(file: &Path, pace: &Pace) {
     // Only a regular file has a length before it is read.
     let Ok(file) = file.metadata() else { return };
-    let bytes = if file.is_file() { usize::try_from(file.len()).unwrap_or(usize::MAX) } else { return };
+    let bytes = if file.is_file() { file.len() } else { return };
     let total = pace.total(bytes);
     info!(
         bytes,

@@ -117,10 +117,10 @@ impl Handler for FastServer {
     async fn serve(&self, stream: &tokio::net::TcpStream, mut transfer: Self::Rest) -> io::Result<Ending> {
         let result = self.give(stream, &mut transfer).await;
         match &result {
-            Ok(how) => transfer.end(*how),
+            Ok(how) => transfer.end(*how, Instant::now()),
             // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst),
-            Err(_) => transfer.lose(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst, Instant::now()),
+            Err(_) => transfer.lose(Instant::now()),
         }
         result
     }
@@ -142,26 +142,26 @@ impl FastServer {
         // A client that takes its pieces as fast as they come must not keep others waiting.
         for _ in 0..PIECES {
             match transfer.next(now) {
-                // What was sent has to depart first.
-                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => break,
                 Next::End(how) => {
-                    transfer.end(how);
+                    transfer.end(how, now);
                     return Ok(Halt::End(how));
                 }
                 Next::Wait(time) if time <= timer::LONGEST => return Ok(Halt::Later(now + time)),
-                Next::Wait(_) => break,
-                Next::Send(piece) => {
-                    match send_now(socket, &transfer.poem()[piece.clone()], transfer.closes_at(piece.end)) {
+                Next::Wait(_) | Next::Flush => break,
+                Next::Send { bytes, is_last } => {
+                    let piece = transfer.part(bytes);
+                    let len = piece.len();
+                    match send_now(socket, piece, is_last) {
                         Ok(n) => {
                             self.sent(transfer, n, now);
-                            if n < piece.len() {
+                            if n < len {
                                 break;
                             }
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         Err(error) => {
-                            transfer.lose();
+                            transfer.lose(now);
                             return Err(error);
                         }
                     }
@@ -177,11 +177,11 @@ impl FastServer {
             let now = Instant::now();
             match transfer.next(now) {
                 Next::Wait(time) => wait(stream, time).await?,
-                Next::Send(piece) => {
+                Next::Send { bytes, is_last } => {
                     // A client that takes everything at once must not keep others waiting.
                     consume_budget().await;
-                    let (bytes, to_the_end) = (&transfer.poem()[piece.clone()], transfer.closes_at(piece.end));
-                    let sending = send_some(stream, self.write_timeout, || send_now(stream, bytes, to_the_end));
+                    let piece = transfer.part(bytes);
+                    let sending = send_some(stream, self.write_timeout, || send_now(stream, piece, is_last));
                     let sent = match transfer.time_left(now) {
                         None => sending.await?,
                         // In a box, so that only who has to pays for it.
@@ -192,9 +192,9 @@ impl FastServer {
                     };
                     self.sent(transfer, sent, Instant::now());
                 }
-                Next::End(Ending::Rst) if transfer.time_left(now).is_none() => {
+                Next::Flush => {
                     Box::pin(self.departure(stream)).await?;
-                    return Ok(Ending::Rst);
+                    transfer.flushed();
                 }
                 Next::End(how) => return Ok(how),
             }

@@ -198,9 +198,9 @@ impl SlowServer {
         let mut transfer = self.fault_plan.begin(&peer, poem, start);
         let result = self.send(&stream, &mut transfer, shared);
         match &result {
-            Ok(how) => transfer.end(*how),
-            Err(Lost::Gone(_)) => transfer.lose(),
-            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst),
+            Ok(how) => transfer.end(*how, Instant::now()),
+            Err(Lost::Gone(_)) => transfer.lose(Instant::now()),
+            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst, Instant::now()),
         }
         tell(peer, &transfer, start.elapsed(), &result);
         match result {
@@ -238,7 +238,8 @@ impl SlowServer {
             let left = transfer.time_left(now);
             match transfer.next(now) {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
-                Next::Send(piece) => {
+                Next::Send { bytes, .. } => {
+                    let piece = transfer.part(bytes);
                     debug!("Sending {} bytes", piece.len());
                     let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
                     let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
@@ -248,10 +249,10 @@ impl SlowServer {
                         stream.set_write_timeout(limit).map_err(lost)?;
                         timeout = limit;
                     }
-                    let taken = match stream.write(&transfer.poem()[piece.clone()]) {
+                    let taken = match stream.write(piece) {
                         // The call gives up although the client has taken something, if it was not much.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            crate::net::send_now(stream, &transfer.poem()[piece][..1], false).map_err(|_| error)
+                            crate::net::send_now(stream, &piece[..1], false).map_err(|_| error)
                         }
                         taken => taken,
                     };
@@ -266,9 +267,9 @@ impl SlowServer {
                         Err(error) => return Err(lost(error)),
                     }
                 }
-                Next::End(Ending::Rst) if left.is_none() => {
+                Next::Flush => {
                     close::await_departure(stream, self.write_timeout).map_err(lost)?;
-                    return Ok(Ending::Rst);
+                    transfer.flushed();
                 }
                 Next::End(how) => return Ok(how),
             }
