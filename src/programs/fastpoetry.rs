@@ -3,13 +3,13 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::{Arg, Parser};
 use nix::sys::signal::Signal;
 use tracing::{error, info};
 
-use super::faults::{FaultArgs, Usual};
+use super::faults::{FaultArgs, Faults, Usual};
 use super::service::{self, Launch, Nobody, Run, Service, ServiceArgs};
 use crate::cli::logs::LogArgs;
 use crate::cli::{Error, FAILURE};
@@ -48,6 +48,20 @@ pub struct FastArgs {
 
     #[command(flatten)]
     service: ServiceArgs,
+
+    #[arg(skip)]
+    resolved: OnceLock<Box<Faults>>,
+}
+
+impl FastArgs {
+    /// The faults, resolved by the first call.
+    fn faults(&self) -> Result<&Faults, (&'static str, Error)> {
+        if let Some(faults) = self.resolved.get() {
+            return Ok(faults);
+        }
+        let faults = self.faults.resolve(Usual::AtOnce, &self.file)?;
+        Ok(self.resolved.get_or_init(|| Box::new(faults)))
+    }
 }
 
 /// The pace's own defaults are those of slowpoetry.
@@ -105,11 +119,14 @@ impl Launch for FastArgs {
 
     fn check(&self) -> Result<(), (&'static str, Error)> {
         Poem::check(&self.file).map_err(|error| ("file", Error::cannot("serve", self.file.display(), &error)))?;
-        self.faults.check(Usual::AtOnce, &self.file)
+        self.faults().map(|_| ())
     }
 
     fn one_shot(&self) -> Result<Option<u8>, Error> {
-        self.faults.rehearse(Usual::AtOnce, &self.file)
+        if !self.faults.is_rehearsal() {
+            return Ok(None);
+        }
+        self.check().and_then(|()| self.faults()).map_err(|(_, error)| error)?.one_shot()
     }
 
     fn open(&self) -> Result<Arc<dyn Service>, Error> {
@@ -118,7 +135,7 @@ impl Launch for FastArgs {
         }
         let cannot_serve = |error| Error::cannot("serve", self.file.display(), &error);
         let poem = Poem::load(&self.file).map_err(cannot_serve)?;
-        let fault_plan = self.faults.fault_plan(Usual::AtOnce, &self.file)?;
+        let fault_plan = self.faults().map_err(|(_, error)| error)?.open()?;
         let server =
             FastServer::new(&self.file, poem, fault_plan, self.service.write_timeout()).map_err(cannot_serve)?;
         Ok(Arc::new(server))
