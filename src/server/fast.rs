@@ -126,18 +126,19 @@ impl Handler for FastServer {
     }
 }
 
-/// How far a transfer got without waiting.
+/// Why a transfer stops for now.
 enum Halt {
-    /// To its end.
+    /// The schedule is over.
     End(Ending),
-    /// To a moment that has not come yet.
+    /// The next piece is due at a moment in the near future.
     Later(Instant),
-    /// To where the client has to be waited for, or others have waited long enough.
+    /// The socket would block, what was written has to be flushed, or the next piece is due much later; or it is the
+    /// turn of other clients.
     Blocked,
 }
 
 impl FastServer {
-    /// Does what can be done at the moment `now` without waiting.
+    /// Sends what is due at the moment `now`, without waiting for the client.
     fn advance(&self, socket: &TcpStream, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
         // A client that takes its pieces as fast as they come must not keep others waiting.
         for _ in 0..PIECES {
@@ -171,7 +172,7 @@ impl FastServer {
         Ok(Halt::Blocked)
     }
 
-    /// Takes a transfer to its end, and returns what that is.
+    /// Walks the rest of the schedule as a task, and returns how the connection is to end.
     async fn give(&self, stream: &tokio::net::TcpStream, transfer: &mut Transfer) -> io::Result<Ending> {
         loop {
             let now = Instant::now();
@@ -184,7 +185,7 @@ impl FastServer {
                     let sending = send_some(stream, self.write_timeout, || send_now(stream, piece, is_last));
                     let sent = match transfer.time_left(now) {
                         None => sending.await?,
-                        // In a box, so that only who has to pays for it.
+                        // Boxed: only a transfer with a cut by time pays for the timer.
                         Some(left) => match Box::pin(timeout(left, sending)).await {
                             Ok(sent) => sent?,
                             Err(_) => continue,
@@ -201,12 +202,13 @@ impl FastServer {
         }
     }
 
+    /// Counts bytes that the client took.
     fn sent(&self, transfer: &mut Transfer, bytes: usize, now: Instant) {
         self.counts.send(bytes);
         transfer.sent(bytes, now);
     }
 
-    /// Waits until everything that was written is on its way, because a reset would throw away the rest.
+    /// Waits until the kernel has sent all that was written, because a reset discards the rest.
     async fn departure(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
         for unsent in close::departing() {
             close::call_when_unsent(&SockRef::from(stream), unsent)?;

@@ -1,4 +1,7 @@
-//! How a poem server treats its clients, as planned, and what it really did.
+//! A [`Plan`] at work: the transfers of a poem server, and the recording of what really happened.
+//!
+//! Both poem servers, the blocking and the async one, do only what a [`Transfer`] says, and tell it how far that got,
+//! in the order of calls of a [`Cursor`]. Time is an argument.
 
 use std::io;
 use std::ops::Range;
@@ -12,7 +15,7 @@ use crate::pace::{Cursor, Ending, Next, Plan};
 use crate::poem::Poem;
 use crate::units::micros;
 
-/// What the blocking and the async server share: they only do what it says, and tell it how far that got.
+/// The plan of a server, its recording, and the number of its connections so far.
 #[derive(Debug)]
 pub struct FaultPlan {
     plan: Plan,
@@ -20,24 +23,24 @@ pub struct FaultPlan {
     connections: AtomicU64,
 }
 
-/// One client's transfer: its poem, and its way through it. Dropped before it is told how it ended, it ended with a
-/// reset.
+/// The transfer of a poem to one client: the poem, and the cursor in its schedule. A drop before the end is recorded as
+/// a reset.
 #[derive(Debug)]
 pub struct Transfer {
     connection: u64,
     poem: Poem,
     cursor: Cursor,
-    /// Until the end is recorded.
+    /// None once the end is recorded.
     recorder: Option<Arc<Recorder>>,
 }
 
 impl FaultPlan {
-    /// Treats connections as planned, and records what happens to them, if there is a recorder.
+    /// A plan at work, recorded if there is a recorder.
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Self {
         Self { plan, recorder: recorder.map(Arc::new), connections: AtomicU64::new(0) }
     }
 
-    /// To be called before the first client: begins the recording, if there is to be one.
+    /// Begins the recording, if there is one. To be called before the first client.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -50,7 +53,7 @@ impl FaultPlan {
         self.recorder.as_ref().is_none_or(|recorder| recorder.is_whole())
     }
 
-    /// The turn of the client whose connection was accepted at `now`.
+    /// Begins the transfer to a client for whose connection accept(2) returned at `now`.
     pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant) -> Transfer {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
         let cursor = Cursor::new(self.plan.schedule(connection), now);
@@ -59,19 +62,19 @@ impl FaultPlan {
         transfer
     }
 
-    /// A client whose connection was accepted at `now` gets no poem, but a reset.
+    /// Records a client whose connection was accepted at `now`, and is reset because there is no poem for it.
     pub(super) fn refuse(&self, peer: &impl ToString, now: Instant) {
         self.begin(peer, Poem::from(Vec::new()), now).end(Ending::Rst, Instant::now());
     }
 }
 
 impl Transfer {
-    /// What to do at the moment `now`.
+    /// What to do at the moment `now`: see [`Cursor::next`].
     pub(super) fn next(&mut self, now: Instant) -> Next {
         self.cursor.next(now, self.poem.bytes().len() as u64, true)
     }
 
-    /// The client took so many bytes of what was to be sent.
+    /// Counts and records so many bytes that the client took, and goes on to the next ones.
     pub(super) fn sent(&mut self, bytes: usize, now: Instant) {
         let bytes = bytes as u64;
         if bytes > 0 {
@@ -80,18 +83,18 @@ impl Transfer {
         self.cursor.sent(bytes, now);
     }
 
-    /// Everything that was written has left.
+    /// Notes that everything that was written has left the socket's buffer.
     pub(super) fn flushed(&mut self) {
         self.cursor.flushed();
     }
 
-    /// The server ends the connection.
+    /// Records how the server ends the connection.
     pub(super) fn end(&mut self, how: Ending, now: Instant) {
         self.record(now, || how.into());
         self.recorder = None;
     }
 
-    /// The client has gone away.
+    /// Records that the client has gone away.
     pub(super) fn lose(&mut self, now: Instant) {
         self.record(now, || Happening::Gone);
         self.recorder = None;
@@ -112,7 +115,7 @@ impl Transfer {
         index(self.cursor.position())
     }
 
-    /// How long what is to be done now may take, if the connection is cut then.
+    /// Time left until a cut by time, if one is scheduled.
     pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
         self.cursor.time_left(now)
     }
@@ -125,7 +128,7 @@ impl Transfer {
     }
 }
 
-/// An offset in a poem, which is in memory.
+/// An offset as an index: a poem is in memory, and no offset in it is too large.
 fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

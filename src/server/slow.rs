@@ -219,7 +219,7 @@ impl SlowServer {
         shared.leave();
     }
 
-    /// Takes a transfer to its end, and returns what that is.
+    /// Walks the schedule of a transfer, and returns how the connection is to end.
     fn send(&self, mut stream: &TcpStream, transfer: &mut Transfer, shared: &Shared) -> Result<Ending, Lost> {
         let lost = |error: io::Error| match error.kind() {
             _ if shared.lock().aborting => Lost::Aborted,
@@ -244,13 +244,13 @@ impl SlowServer {
                     let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
                     let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
                     let limit = patience.into_iter().chain(left).min();
-                    // The same before every piece, unless there is a cut at a time.
+                    // Constant for a client that takes every piece at once, unless there is a cut by time.
                     if limit != timeout {
                         stream.set_write_timeout(limit).map_err(lost)?;
                         timeout = limit;
                     }
                     let taken = match stream.write(piece) {
-                        // The call gives up although the client has taken something, if it was not much.
+                        // A blocked write(2) waits for a good part of the buffer to be free; less is progress, too.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             crate::net::send_now(stream, &piece[..1], false).map_err(|_| error)
                         }
