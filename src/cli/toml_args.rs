@@ -1,4 +1,5 @@
-//! TOML tables as command lines: a key is a flag without its dashes. What a program takes, a file takes, too.
+//! TOML tables parsed as command lines: a key is a flag without its dashes, and clap checks its value. A flag that is
+//! added to a program is a key of its files, too.
 //!
 //! ```text
 //! --delay 5ms --num-bytes 10          delay = "5ms"
@@ -15,23 +16,24 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Error, one_line, read_text};
 
-/// The group of flags that ask for something else than to serve: they are no keys.
+/// The clap group of one-shot flags (`--list`, `--rehearse`), which are not allowed in a file.
 pub const ONE_SHOT: &str = "one-shot";
 
-/// From here on a name may have been meant, of at most 1.
+/// Minimal Jaro-Winkler similarity (0 to 1) for "a similar one is".
 const SIMILAR: f64 = 0.8;
 
-/// A file of tables, which knows how to say what is wrong on which of its lines.
+/// A TOML file, for errors that name its lines.
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
     text: String,
 }
 
-/// A table, and where in its file it begins.
+/// A TOML table and its position in the file.
 #[derive(Debug, Clone, Copy)]
 pub struct TomlTable<'a> {
     file: &'a File,
+    /// Offset of its first byte.
     at: usize,
     entries: &'a DeTable<'a>,
 }
@@ -40,15 +42,15 @@ impl File {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// It cannot be read, or is not UTF-8.
+    /// The file cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, Error> {
         Ok(Self { path: path.to_owned(), text: read_text(path)? })
     }
 
-    /// What is in the file, to be looked at as a [`table`](Self::table).
+    /// Parses the file, for [`table`](Self::table).
     ///
     /// # Errors
-    /// It is not TOML.
+    /// The file is not TOML.
     pub fn parse(&self) -> Result<Spanned<DeTable<'_>>, Error> {
         DeTable::parse(&self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -60,11 +62,12 @@ impl File {
         })
     }
 
-    /// The whole of what [`parse`](Self::parse) found.
+    /// The whole file as a table, once it is [parsed](Self::parse).
     pub fn table<'a>(&'a self, parsed: &'a Spanned<DeTable<'a>>) -> TomlTable<'a> {
         TomlTable { file: self, at: 0, entries: parsed.get_ref() }
     }
 
+    /// The number of the line of the byte at this offset, from 1.
     fn line(&self, at: usize) -> usize {
         self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
     }
@@ -74,7 +77,7 @@ impl File {
         format!("{}:{}", self.path.display(), self.line(at))
     }
 
-    /// `FILE:LINE: what is wrong`.
+    /// An error `FILE:LINE: what is wrong`, in one line.
     fn wrong(&self, at: usize, what: &str) -> Error {
         let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
         Error::usage(format!("{}: {what}", self.place(at)))
@@ -82,35 +85,35 @@ impl File {
 }
 
 impl<'a> TomlTable<'a> {
-    /// The line on which it begins.
+    /// The number of the line on which the table begins.
     pub fn line(&self) -> usize {
         self.file.line(self.at)
     }
 
-    /// Whether it has this key.
+    /// Whether the table has this key.
     pub fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Where this key is, or the whole table if it does not have it: `FILE:LINE`.
+    /// The position of this key, or of the table if there is no such key: `FILE:LINE`.
     pub fn place(&self, key: &str) -> String {
         self.file.place(self.start(key))
     }
 
-    /// That something is wrong with this key, or with the whole table if it does not have it.
+    /// An error at this key, or at the table if there is no such key.
     pub fn wrong(&self, key: &str, what: &str) -> Error {
         self.file.wrong(self.start(key), what)
     }
 
-    /// The first byte of this key, or of the whole table if it does not have it.
+    /// The offset of this key, or of the table if there is no such key.
     fn start(&self, key: &str) -> usize {
         self.entries.get_key_value(key).map_or(self.at, |(key, _)| key.span().start)
     }
 
-    /// Checks that there are no keys but these.
+    /// Checks that the table has no keys but these.
     ///
     /// # Errors
-    /// There is another one.
+    /// The table has another one.
     pub fn only(&self, known: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
             None => Ok(()),
@@ -118,6 +121,7 @@ impl<'a> TomlTable<'a> {
         }
     }
 
+    /// An error about a key that is none of the known ones.
     fn unknown(&self, key: &str, known: &[&str]) -> Error {
         let similar = |known: &&str| strsim::jaro_winkler(key, known);
         let nearest = known.iter().copied().max_by(|one, other| similar(one).total_cmp(&similar(other)));
@@ -126,18 +130,18 @@ impl<'a> TomlTable<'a> {
         self.wrong(key, &format!("unknown key '{key}'{hint}; known are {known}"))
     }
 
-    /// The table in this one that has this name, if there is one.
+    /// The inner table of this name, `[key]`, if there is one.
     ///
     /// # Errors
-    /// There is something else of this name.
+    /// The key is no table.
     pub fn table(&self, key: &str) -> Result<Option<TomlTable<'a>>, Error> {
         self.entries.get(key).map(|value| self.inner(key, value)).transpose()
     }
 
-    /// The tables of this name: `[[key]]`, any number of times.
+    /// The array of tables of this name, `[[key]]`; empty if there is none.
     ///
     /// # Errors
-    /// There is something else of this name.
+    /// The key is no array of tables.
     pub fn tables(&self, key: &str) -> Result<Vec<TomlTable<'a>>, Error> {
         match self.entries.get(key).map(Spanned::get_ref) {
             None => Ok(Vec::new()),
@@ -153,7 +157,7 @@ impl<'a> TomlTable<'a> {
         }
     }
 
-    /// The table without some of its keys, as a command line of these arguments.
+    /// Parses the table, without some of its keys, as the arguments `A`.
     ///
     /// # Errors
     /// A key is unknown or its value makes no sense, as on a command line.
@@ -189,7 +193,8 @@ impl<'a> TomlTable<'a> {
         matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| self.explain(&command, &error))
     }
 
-    /// A value as words of a command line: none for a switch that is off. A path is relative to the file's directory.
+    /// The value of an argument as words of a command line: none for a switch that is off. A path is taken relative to
+    /// the file's directory.
     fn words(&self, arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
         let flag = format!("--{}", name(arg));
         let text = match (arg.get_action(), value) {
@@ -215,7 +220,7 @@ impl<'a> TomlTable<'a> {
         Ok(vec![if arg.is_positional() { text } else { format!("{flag}={text}") }])
     }
 
-    /// What clap says about flags, said about keys.
+    /// An error of clap's with its flags replaced by keys, at the key that it is about.
     fn explain(&self, command: &Command, error: &clap::Error) -> Error {
         let mut text = one_line(&error.render().to_string());
         let culprit = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
@@ -231,7 +236,7 @@ impl<'a> TomlTable<'a> {
     }
 }
 
-/// The key of an argument.
+/// The key of an argument: its long flag without dashes, or the name of a positional one.
 fn name(arg: &Arg) -> &str {
     arg.get_long().unwrap_or_else(|| arg.get_id().as_str())
 }

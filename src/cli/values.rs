@@ -82,7 +82,7 @@ pub fn cut_at(text: &str) -> Result<CutAt, String> {
     let cut = match parse_size::parse_size(text) {
         _ if !has_unit => text.parse().ok().map(CutAt::Bytes),
         // m are minutes, as in all durations; M are megabytes.
-        Ok(bytes) if !text.ends_with('m') => usize::try_from(bytes).ok().map(CutAt::Bytes),
+        Ok(bytes) if !text.ends_with('m') => Some(CutAt::Bytes(bytes)),
         _ => duration(text).ok().map(CutAt::Time),
     };
     cut.ok_or_else(|| "it is a number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned())

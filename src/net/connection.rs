@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -179,11 +180,16 @@ impl Connection {
     /// # Errors
     /// As for [`read_some`](Self::read_some).
     pub async fn read_request(&mut self, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<Option<usize>> {
-        self.is_idle = tokio::select! {
+        tokio::select! {
             biased;
             read = self.read_some(buffer, limit) => return read.map(Some),
-            () = self.closing() => true,
-        };
+            () = self.closing() => {}
+        }
+        // A request may have come before the stop, and the reactor has not said so yet.
+        if SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|peeked| peeked > 0) {
+            return self.read_some(buffer, limit).await.map(Some);
+        }
+        self.is_idle = true;
         Ok(None)
     }
 

@@ -1,73 +1,70 @@
-//! How each connection is treated.
+//! Which connection gets which profile.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{Cursor, Pace, Replay, Schedule, Treatment};
+use super::{Pace, Profile, Replay, Schedule};
 
-/// How a server treats its connections, which are numbered from 1 in the order in which they are accepted.
+/// The behaviour of a server: a profile for every connection. Connections are numbered from 1 in the order of
+/// accept(2).
 #[derive(Debug, Clone)]
 pub struct Plan {
     seed: u64,
-    /// The first ones: a treatment for all up to and including the connection of this number.
-    first: Vec<(u64, Arc<Treatment>)>,
+    /// The profiles of the first connections, each with the number of the last connection that has it, in ascending
+    /// order.
+    first: Vec<(u64, Arc<Profile>)>,
     others: Others,
 }
 
+/// What follows the first connections.
 #[derive(Debug, Clone)]
 enum Others {
-    /// All alike.
-    Same(Arc<Treatment>),
-    /// Like the first ones, over and over again.
+    /// One profile for all of them.
+    Same(Arc<Profile>),
+    /// The profiles of the first ones, over and over again.
     Again,
 }
 
 impl Plan {
-    /// All connections are treated alike, but for the chance that follows from `seed`.
+    /// One pace for all connections, with the jitter that follows from `seed`.
     pub fn uniform(seed: u64, pace: Pace) -> Self {
         Self::script(seed, [], pace)
     }
 
-    /// The first connections are treated as `first` has it, each for so many of them; then all `others` alike.
+    /// A pace for each run of the first connections, which is so many connections long, and one pace for all `others`.
     pub fn script(seed: u64, first: impl IntoIterator<Item = (NonZeroU64, Pace)>, others: Pace) -> Self {
         let mut last = 0_u64;
         let numbered = |(times, pace): (NonZeroU64, Pace)| {
             last = last.saturating_add(times.get());
-            (last, Arc::new(Treatment::Paced(pace)))
+            (last, Arc::new(Profile::Paced(pace)))
         };
         let first = first.into_iter().map(numbered).collect();
-        Self { seed, first, others: Others::Same(Arc::new(Treatment::Paced(others))) }
+        Self { seed, first, others: Others::Same(Arc::new(Profile::Paced(others))) }
     }
 
-    /// Each connection as it was once before; when there are more, it begins again with the first. Without any, all
-    /// get the whole poem at once.
+    /// The connections of a recording, in a cycle: after the last one comes the first one again. Without any, all get
+    /// everything at once.
     pub fn replay(connections: Vec<Replay>) -> Self {
         if connections.is_empty() {
             return Self::uniform(0, Pace::default());
         }
-        let first = (1..).zip(connections).map(|(number, replay)| (number, Arc::new(Treatment::Replayed(replay))));
+        let first = (1..).zip(connections).map(|(number, replay)| (number, Arc::new(Profile::Replayed(replay))));
         Self { seed: 0, first: first.collect(), others: Others::Again }
     }
 
-    /// Everything that will happen on the connection of this number, for a poem of `len` bytes.
-    pub fn schedule(&self, connection: u64, len: usize) -> Schedule {
-        Schedule::new(self.treatment(connection), self.seed, connection, len)
+    /// The schedule of the connection of this number.
+    pub fn schedule(&self, connection: u64) -> Schedule {
+        Schedule::new(self.profile(connection), self.seed, connection)
     }
 
-    /// The cursor of a connection that was accepted at `now`, through a poem of `len` bytes.
-    pub fn cursor(&self, connection: u64, len: usize, now: Instant) -> Cursor {
-        Cursor::start(self.schedule(connection, len), now)
-    }
-
-    fn treatment(&self, connection: u64) -> &Arc<Treatment> {
+    fn profile(&self, connection: u64) -> &Arc<Profile> {
         let number = match (&self.others, self.first.last()) {
             (Others::Again, Some((last, _))) => (connection - 1) % last + 1,
             _ => connection,
         };
         let found = self.first.partition_point(|(last, _)| *last < number);
         match (self.first.get(found), &self.others) {
-            (Some((_, treatment)), _) | (None, Others::Same(treatment)) => treatment,
+            (Some((_, profile)), _) | (None, Others::Same(profile)) => profile,
             (None, Others::Again) => &self.first[0].1,
         }
     }
@@ -75,6 +72,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
     use std::time::Duration;
 
     use super::*;
@@ -85,7 +83,7 @@ mod tests {
     }
 
     fn how_it_ends(plan: &Plan, connection: u64) -> Ending {
-        let last = plan.schedule(connection, 100).last().expect("an end");
+        let last = plan.schedule(connection).steps(100).last().expect("an end");
         let Action::End(how) = last.action else { panic!("{last:?}") };
         how
     }
@@ -107,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_replay_begins_again_when_it_is_over() {
-        let replay = |how| Replay { pieces: vec![(Duration::ZERO, 1)], end: (Duration::ZERO, how) };
+        let replay = |how| Replay { pieces: vec![(Duration::ZERO, NonZeroUsize::MIN)], end: (Duration::ZERO, how) };
         let plan = Plan::replay(vec![replay(Ending::Rst), replay(Ending::Hang)]);
         let endings: Vec<Ending> = (1..=5).map(|connection| how_it_ends(&plan, connection)).collect();
         assert_eq!(endings, [Ending::Rst, Ending::Hang, Ending::Rst, Ending::Hang, Ending::Rst]);

@@ -1,8 +1,8 @@
-//! Chance that can be repeated.
+//! A seeded pseudorandom number generator (PRNG), so that chance can be repeated.
 
-/// Numbers that look random and follow from a seed: the same ones on every machine, today and in later versions.
+/// SplitMix64: numbers that follow from a seed, with equal values on every machine, today and in later versions.
 ///
-/// SplitMix64, from Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators* (OOPSLA 2014).
+/// From Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators* (OOPSLA 2014).
 #[derive(Debug, Clone)]
 pub(super) struct Draws {
     state: u64,
@@ -11,12 +11,12 @@ pub(super) struct Draws {
 impl Draws {
     const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// The draws of one connection.
+    /// The generator of one connection.
     pub(super) fn new(seed: u64, connection: u64) -> Self {
         Self { state: mix(mix(seed).wrapping_add(connection)) }
     }
 
-    /// A number from 0 to `most`, each as likely as the others.
+    /// The next number, uniformly distributed from 0 to `most`.
     pub(super) fn up_to(&mut self, most: u64) -> u64 {
         self.state = self.state.wrapping_add(Self::GAMMA);
         let product = u128::from(mix(self.state)) * (u128::from(most) + 1);

@@ -1,4 +1,5 @@
-//! What a server really did: one JSON object a line, for programs, and to be replayed.
+//! Recordings: the events of each connection of a server, one JSON object a line (JSON Lines), to be analysed or
+//! replayed.
 //!
 //! ```text
 //! {"connection":1,"at_us":0,"event":"accept","peer":"127.0.0.1:40000","time":"2026-11-21T09:00:00.000000Z"}
@@ -7,7 +8,8 @@
 //! {"connection":1,"at_us":100040,"event":"rst"}
 //! ```
 //!
-//! `docs/recording.schema.json` describes a line.
+//! `docs/recording.schema.json` describes a line. [`Entry`] writes lines, and [`parse`] reads them with types of its
+//! own, because a reader is strict where a writer cannot be wrong: about unknown keys, and keys in the wrong event.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -19,43 +21,43 @@ use serde::{Deserialize, Serialize};
 use crate::pace::{Action, Ending, Replay, Schedule};
 use crate::units::micros;
 
-/// A line of a recording: what happened on a connection, and when.
+/// A line of a recording: an event of a connection, and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// Connections are numbered from 1 in the order in which they were accepted.
+    /// Number of the connection, from 1, in the order of accept(2).
     pub connection: u64,
-    /// Microseconds since this connection was accepted.
+    /// Microseconds since accept(2) of this connection.
     pub at_us: u64,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: Happening,
 }
 
-/// What can happen on a connection.
+/// An event of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Happening {
-    /// It was accepted.
+    /// The connection was accepted (accept(2)).
     Accept {
-        /// Who came.
+        /// Address of the client.
         #[serde(skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
-        /// The time of day (RFC 3339).
+        /// Time of day (RFC 3339).
         #[serde(skip_serializing_if = "Option::is_none")]
         time: Option<String>,
     },
-    /// The kernel took so many bytes for the client.
+    /// A write: the kernel took bytes for the client.
     Send {
-        /// How many.
-        bytes: usize,
+        /// Number of bytes.
+        bytes: u64,
     },
-    /// The server ended the stream.
+    /// The server ended the stream (FIN).
     Fin,
-    /// The server reset the connection.
+    /// The server reset the connection (RST).
     Rst,
     /// The server fell silent for ever.
     Hang,
-    /// The client went away.
+    /// The client went away before the end.
     Gone,
 }
 
@@ -70,19 +72,19 @@ impl From<Ending> for Happening {
 }
 
 impl Entry {
-    /// The entry as a line, its end included.
+    /// The entry as a line of JSON, with its line feed.
     pub fn line(&self) -> String {
         // Numbers and strings only: nothing that could fail.
         serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 }
 
-/// What would be recorded of this connection if the machine lost no time.
-pub fn rehearse(connection: u64, schedule: Schedule) -> impl Iterator<Item = Entry> {
+/// The recording of a connection with a poem of `len` bytes, as it would be if the machine and the client lost no time.
+pub fn rehearse(connection: u64, schedule: Schedule, len: u64) -> impl Iterator<Item = Entry> {
     let accept = Entry { connection, at_us: 0, event: Happening::Accept { peer: None, time: None } };
-    let steps = schedule.map(move |step| {
+    let steps = schedule.steps(len).map(move |step| {
         let event = match step.action {
-            Action::Send(piece) => Happening::Send { bytes: piece.len() },
+            Action::Send(bytes) => Happening::Send { bytes: bytes.end - bytes.start },
             Action::End(how) => how.into(),
         };
         Entry { connection, at_us: micros(step.at), event }
@@ -90,7 +92,7 @@ pub fn rehearse(connection: u64, schedule: Schedule) -> impl Iterator<Item = Ent
     std::iter::once(accept).chain(steps)
 }
 
-/// An [`Entry`] as it is read: with nothing in it that has no meaning, because that would be a mistake.
+/// An [`Entry`] as it is read. Unknown keys are mistakes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -102,6 +104,7 @@ struct Line {
     bytes: Option<NonZeroUsize>,
 }
 
+/// The word for a [`Happening`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Name {
@@ -123,13 +126,13 @@ pub struct Error {
     pub why: String,
 }
 
-/// The connections of a recording, in order of their numbers, to be replayed.
+/// Parses a recording into its connections, in order of their numbers.
 ///
-/// After a client went away there was nothing to record: a replay hangs then. A connection without an end was under
-/// way when its server was killed, which is a reset.
+/// A replay hangs where the recorded client went away, because nothing was recorded after that. A connection without an
+/// end is replayed with a reset: its server was killed.
 ///
 /// # Errors
-/// A line is no entry, or cannot be true after those before it.
+/// A line is no entry, or contradicts the lines before it.
 pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
     let mut connections: BTreeMap<NonZeroU64, Unfinished> = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
@@ -156,9 +159,10 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
     Ok(connections.into_values().map(Unfinished::finish).collect())
 }
 
+/// A connection of which more lines may follow.
 #[derive(Default)]
 struct Unfinished {
-    pieces: Vec<(Duration, usize)>,
+    pieces: Vec<(Duration, NonZeroUsize)>,
     end: Option<(Duration, Ending)>,
     last: Duration,
 }
@@ -178,7 +182,7 @@ impl Unfinished {
         self.last = at;
         self.end = match (line.event, line.bytes) {
             (Name::Send, Some(bytes)) => {
-                self.pieces.push((at, bytes.get()));
+                self.pieces.push((at, bytes));
                 None
             }
             (Name::Send, None) => return Err("sends no number of bytes"),
@@ -195,7 +199,7 @@ impl Unfinished {
     }
 }
 
-/// What is wrong, without the place in a line that is named already.
+/// The message of a JSON error without its position: the line is named already.
 fn in_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()
@@ -230,10 +234,11 @@ mod tests {
             {"connection":5,"at_us":0,"event":"accept"}
             {"connection":5,"at_us":7000,"event":"send","bytes":1}
         "#;
+        let bytes = |bytes| NonZeroUsize::new(bytes).expect("not zero");
         let expected = [
-            Replay { pieces: vec![(5 * MS, 10)], end: (9 * MS, Ending::Hang) },
-            Replay { pieces: vec![(MS, 3)], end: (2 * MS, Ending::Fin) },
-            Replay { pieces: vec![(7 * MS, 1)], end: (7 * MS, Ending::Rst) },
+            Replay { pieces: vec![(5 * MS, bytes(10))], end: (9 * MS, Ending::Hang) },
+            Replay { pieces: vec![(MS, bytes(3))], end: (2 * MS, Ending::Fin) },
+            Replay { pieces: vec![(7 * MS, bytes(1))], end: (7 * MS, Ending::Rst) },
         ];
         assert_eq!(parse(text), Ok(expected.to_vec()));
         assert_eq!(parse(""), Ok(Vec::new()));
@@ -279,15 +284,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rehearsal_replays_as_it_was(seed: u64, len in 0_usize..500, jitter in 0_u64..50) {
+        fn a_rehearsal_replays_as_it_was(seed: u64, len in 0_u64..500, jitter in 0_u64..50) {
             let pace = Pace { jitter: Duration::from_millis(jitter), first_byte_delay: 90 * MS, ..Pace::default() };
             let plan = Plan::uniform(seed, pace);
             let text: String =
-                (1..=3).flat_map(|n| rehearse(n, plan.schedule(n, len))).map(|entry| entry.line()).collect();
+                (1..=3).flat_map(|n| rehearse(n, plan.schedule(n), len)).map(|entry| entry.line()).collect();
             let replay = Plan::replay(parse(&text).expect("a recording"));
             for connection in 1..=3 {
-                let again: Vec<Entry> = rehearse(connection, replay.schedule(connection, len)).collect();
-                let first: Vec<Entry> = rehearse(connection, plan.schedule(connection, len)).collect();
+                let again: Vec<Entry> = rehearse(connection, replay.schedule(connection), len).collect();
+                let first: Vec<Entry> = rehearse(connection, plan.schedule(connection), len).collect();
                 prop_assert_eq!(first, again);
             }
         }

@@ -106,7 +106,10 @@ impl Launch for FastArgs {
     }
 
     fn one_shot(&self) -> Result<Option<u8>, Error> {
-        self.faults.rehearse(Usual::AtOnce, &self.file)
+        if !self.faults.is_rehearsal() {
+            return Ok(None);
+        }
+        self.faults.resolve(Usual::AtOnce, &self.file).map_err(|(_, error)| error)?.one_shot()
     }
 
     fn check(&self) -> Result<(), (&'static str, Error)> {
@@ -120,16 +123,16 @@ impl Launch for FastArgs {
     }
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
-        self.faults.check(Usual::AtOnce, &self.file)?;
-        let (file, faults) = (self.file.clone(), self.faults.clone());
+        let faults = self.faults.resolve(Usual::AtOnce, &self.file)?;
+        let file = self.file.clone();
         Ok(Box::new(move || {
-            if faults.never_accept() {
+            if faults.never_accept {
                 return Ok(Arc::new(Nobody));
             }
             let poem = Poem::load(&file).map_err(|error| cannot_serve(&file, &error))?;
             // Absolute, so that a reload works after chdir("/").
             let path = path::absolute(&file).map_err(|error| cannot_serve(&file, &error))?;
-            let server = Arc::new(FastServer::new(poem, faults.fault_plan(Usual::AtOnce, &file)?));
+            let server = Arc::new(FastServer::new(poem, faults.open()?));
             Ok(Arc::new(FastService { server, file, path, reloading: Mutex::new(()) }))
         }))
     }

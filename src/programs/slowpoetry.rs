@@ -91,20 +91,21 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result<u8, Error> {
     args.logs.init(Style::Journal, terminal::colour(), Screen::default())?;
     open_files::raise_limit();
-    if let Some(status) = args.faults.rehearse(Usual::Slow, &args.file)? {
+    Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
+    let faults = args.faults.resolve(Usual::Slow, &args.file).map_err(|(_, error)| error)?;
+    if let Some(status) = faults.one_shot()? {
         return Ok(status);
     }
-    Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
     let serving = format!("Serving {}", args.file.display());
-    if args.faults.never_accept() {
+    if faults.never_accept {
         return accept_nobody(&args, &serving);
     }
     let listener = args.listen.bind(BACKLOG)?;
-    let fault_plan = args.faults.fault_plan(Usual::Slow, &args.file)?;
+    let fault_plan = faults.open()?;
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = stopping::block(&[]);
-    if let Some(pace) = args.faults.steady_pace(Usual::Slow) {
-        tell_pace(&args.file, &pace);
+    if let Some(pace) = &faults.steady {
+        tell_pace(&args.file, pace);
     }
     let server =
         SlowServer { file: args.file, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
@@ -130,7 +131,7 @@ fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
 fn tell_pace(file: &Path, pace: &Pace) {
     // Only a regular file has a length before it is read.
     let Ok(file) = file.metadata() else { return };
-    let bytes = if file.is_file() { usize::try_from(file.len()).unwrap_or(usize::MAX) } else { return };
+    let bytes = if file.is_file() { file.len() } else { return };
     let total = pace.total(bytes);
     info!(
         bytes,

@@ -77,72 +77,76 @@ impl FastPath for FastServer {
 
     async fn finish(&self, connection: &mut Connection, mut transfer: Self::State) -> io::Result<Ending> {
         let result = give(connection, &mut transfer).await;
+        let now = Instant::now();
         match &result {
-            Ok(how) => transfer.end(*how),
+            Ok(how) => transfer.end(*how, now),
             // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst),
-            Err(_) => transfer.lose(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst, now),
+            Err(_) => transfer.lose(now),
         }
         result
     }
 }
 
-/// How far a transfer got without waiting.
+/// Why a walk without waiting comes to a halt.
 enum Halt {
-    /// To its end.
+    /// The schedule is over.
     End(Ending),
-    /// To a moment that has not come yet.
+    /// The next piece is due at a moment in the near future.
     Later(Instant),
-    /// To where the client has to be waited for, or others have waited long enough.
+    /// The socket would block, what was written has to be flushed, or the next piece is due much later; or it is the
+    /// turn of other clients.
     Blocked,
 }
 
-/// Does what can be done at the moment `now` without waiting.
+/// Sends what is due at the moment `now`, without waiting for the client.
 fn advance(socket: &Unregistered<'_>, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
     // A client that takes its pieces as fast as they come must not keep others waiting.
     for _ in 0..PIECES {
         match transfer.next(now) {
-            // What was sent has to depart first.
-            Next::End(Ending::Rst) if transfer.time_left(now).is_none() => break,
             Next::End(how) => {
-                transfer.end(how);
+                transfer.end(how, now);
                 return Ok(Halt::End(how));
             }
             Next::Wait(time) if time <= LONGEST_PAUSE => return Ok(Halt::Later(now + time)),
-            Next::Wait(_) => break,
-            Next::Send(piece) => match socket.send(&transfer.poem()[piece.clone()], transfer.closes_at(piece.end)) {
-                Ok(n) => {
-                    transfer.sent(n, now);
-                    if n < piece.len() {
-                        break;
+            Next::Wait(_) | Next::Flush => break,
+            Next::Send { bytes, is_last } => {
+                let piece = transfer.part(bytes);
+                let len = piece.len();
+                match socket.send(piece, is_last) {
+                    Ok(n) => {
+                        transfer.sent(n, now);
+                        if n < len {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        transfer.lose(now);
+                        return Err(error);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    transfer.lose();
-                    return Err(error);
-                }
-            },
+            }
         }
     }
     Ok(Halt::Blocked)
 }
 
-/// Takes a transfer to its end, and returns what that is.
+/// Walks the rest of the schedule as a task, and returns how the connection is to end.
 async fn give(connection: &Connection, transfer: &mut Transfer) -> io::Result<Ending> {
     loop {
         let now = Instant::now();
         match transfer.next(now) {
             Next::Wait(time) => wait(connection, time).await?,
-            Next::Send(piece) => {
+            Next::Send { bytes, is_last } => {
                 // A client that takes everything at once must not keep others waiting.
                 consume_budget().await;
-                let (bytes, is_last) = (&transfer.poem()[piece.clone()], transfer.closes_at(piece.end));
-                let sending = connection.send_some(|stream| send_now(stream, bytes, is_last));
+                let piece = transfer.part(bytes);
+                let sending = connection.send_some(|stream| send_now(stream, piece, is_last));
                 let sent = match transfer.time_left(now) {
                     None => sending.await?,
-                    // Boxed: few connections have such a limit, and all would have the larger future.
+                    // Boxed: only a transfer with a cut by time pays for the timer.
                     Some(left) => match Box::pin(timeout(left, sending)).await {
                         Ok(sent) => sent?,
                         Err(_) => continue,
@@ -150,9 +154,9 @@ async fn give(connection: &Connection, transfer: &mut Transfer) -> io::Result<En
                 };
                 transfer.sent(sent, Instant::now());
             }
-            Next::End(Ending::Rst) if transfer.time_left(now).is_none() => {
+            Next::Flush => {
                 Box::pin(connection.flush()).await?;
-                return Ok(Ending::Rst);
+                transfer.flushed();
             }
             Next::End(how) => return Ok(how),
         }

@@ -1,6 +1,10 @@
-//! How a poem server treats its clients, as planned, and what it really did.
+//! A [`Plan`] at work: the transfers of a poem server, and the recording of what really happened.
+//!
+//! Both poem servers, the blocking and the async one, do only what a [`Transfer`] says, and tell it how far that got,
+//! in the order of calls of a [`Cursor`]. Time is an argument.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -11,7 +15,7 @@ use crate::pace::{Cursor, Ending, Next, Plan};
 use crate::poem::Poem;
 use crate::units::micros;
 
-/// What the blocking and the async server share: they only do what it says, and tell it how far that got.
+/// The plan of a server, its recording, and the number of its connections so far.
 #[derive(Debug)]
 pub struct FaultPlan {
     plan: Plan,
@@ -19,24 +23,24 @@ pub struct FaultPlan {
     connections: AtomicU64,
 }
 
-/// One client's transfer: its poem, and its way through it. Dropped before it is told how it ended, it ended with a reset.
+/// The transfer of a poem to one client: the poem, and the cursor in its schedule. A drop before the end is recorded as
+/// a reset.
 #[derive(Debug)]
 pub struct Transfer {
     connection: u64,
     poem: Poem,
-    bytes_sent: usize,
     cursor: Cursor,
-    /// Until the end is recorded.
+    /// None once the end is recorded.
     recorder: Option<Arc<Recorder>>,
 }
 
 impl FaultPlan {
-    /// Treats connections as planned, and records what happens to them, if there is a recorder.
+    /// A plan at work, recorded if there is a recorder.
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Self {
         Self { plan, recorder: recorder.map(Arc::new), connections: AtomicU64::new(0) }
     }
 
-    /// To be called before the first client: begins the recording, if there is to be one.
+    /// Begins the recording, if there is one. To be called before the first client.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -49,45 +53,50 @@ impl FaultPlan {
         self.recorder.as_ref().is_none_or(|recorder| recorder.is_whole())
     }
 
-    /// The turn of the client whose connection was accepted at `now`.
+    /// Begins the transfer to a client for whose connection accept(2) returned at `now`.
     pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant) -> Transfer {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
-        let cursor = self.plan.cursor(connection, poem.bytes().len(), now);
-        let transfer = Transfer { connection, poem, bytes_sent: 0, cursor, recorder: self.recorder.clone() };
+        let cursor = Cursor::new(self.plan.schedule(connection), now);
+        let transfer = Transfer { connection, poem, cursor, recorder: self.recorder.clone() };
         transfer.record(now, || Happening::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time(now)) });
         transfer
     }
 
-    /// A client whose connection was accepted at `now` gets no poem, but a reset.
+    /// Records a client whose connection was accepted at `now`, and is reset because there is no poem for it.
     pub(super) fn refuse(&self, peer: &impl ToString, now: Instant) {
-        self.begin(peer, Poem::from(Vec::new()), now).end(Ending::Rst);
+        self.begin(peer, Poem::from(Vec::new()), now).end(Ending::Rst, Instant::now());
     }
 }
 
 impl Transfer {
-    /// What to do at the moment `now`.
+    /// What to do at the moment `now`: see [`Cursor::next`].
     pub(super) fn next(&mut self, now: Instant) -> Next {
-        self.cursor.next(now)
+        self.cursor.next(now, self.poem.bytes().len() as u64, true)
     }
 
-    /// The client took so many bytes of what was to be sent.
+    /// Counts and records so many bytes that the client took, and goes on to the next ones.
     pub(super) fn sent(&mut self, bytes: usize, now: Instant) {
+        let bytes = bytes as u64;
         if bytes > 0 {
             self.record(now, || Happening::Send { bytes });
         }
-        self.bytes_sent += bytes;
         self.cursor.sent(bytes, now);
     }
 
-    /// The server ends the connection.
-    pub(super) fn end(&mut self, how: Ending) {
-        self.record(Instant::now(), || how.into());
+    /// Notes that everything that was written has left the socket's buffer.
+    pub(super) fn flushed(&mut self) {
+        self.cursor.flushed();
+    }
+
+    /// Records how the server ends the connection.
+    pub(super) fn end(&mut self, how: Ending, now: Instant) {
+        self.record(now, || how.into());
         self.recorder = None;
     }
 
-    /// The client has gone away.
-    pub(super) fn lose(&mut self) {
-        self.record(Instant::now(), || Happening::Gone);
+    /// Records that the client has gone away.
+    pub(super) fn lose(&mut self, now: Instant) {
+        self.record(now, || Happening::Gone);
         self.recorder = None;
     }
 
@@ -96,17 +105,17 @@ impl Transfer {
         self.poem.bytes()
     }
 
-    /// Bytes of it that the client took.
+    /// The part of the poem between two offsets.
+    pub(super) fn part(&self, bytes: Range<u64>) -> &[u8] {
+        &self.poem()[index(bytes.start)..index(bytes.end)]
+    }
+
+    /// Number of bytes that the client took.
     pub(super) fn bytes_sent(&self) -> usize {
-        self.bytes_sent
+        index(self.cursor.position())
     }
 
-    /// Whether the end of the stream follows the byte before `end` at once.
-    pub(super) fn closes_at(&self, end: usize) -> bool {
-        self.cursor.closes_at(end)
-    }
-
-    /// How long what is to be done now may take, if the connection is cut then.
+    /// Time left until a cut by time, if one is scheduled.
     pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
         self.cursor.time_left(now)
     }
@@ -119,8 +128,25 @@ impl Transfer {
     }
 }
 
+/// An offset as an index: a poem is in memory, and no offset in it is too large.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
 impl Drop for Transfer {
     fn drop(&mut self) {
         self.record(Instant::now(), || Happening::Rst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The async server holds one of them for every client that waits, see [`crate::net::timer`].
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_transfer_is_small() {
+        assert!(size_of::<Transfer>() <= 144);
     }
 }

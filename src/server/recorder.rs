@@ -1,4 +1,4 @@
-//! Writes down what a server really did.
+//! The writer of a recording.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -12,27 +12,27 @@ use crate::errors::reason;
 use crate::pace::recording::Entry;
 use crate::sync::lock;
 
-/// A [recording](crate::pace::recording) in the making, a line for each event as it happens.
+/// A file to which a [recording](crate::pace::recording) is written, a line for each event as it happens.
 #[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,
-    /// None when the file could not be written: a recording with a hole would be a lie.
+    /// None after a failed write(2): a recording with a hole would be a lie.
     open: Mutex<Option<Open>>,
 }
 
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Its length in bytes, up to the end of the last whole line.
+    /// Bytes written, up to the end of the last whole line.
     size: u64,
 }
 
 impl Recorder {
-    /// Opens a file for a new recording. What is in it stays until the recording [starts](Self::start), so that a server
-    /// that cannot start for another reason has not lost it.
+    /// Opens and locks a file for a new recording. Its old content stays until the recording [starts](Self::start): a
+    /// server that cannot start for another reason destroys nothing.
     ///
     /// # Errors
-    /// It cannot be opened for writing, or another server writes it (flock(2)).
+    /// The file cannot be opened for writing, or another server has locked it (flock(2)).
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         if file.metadata()?.is_file() {
@@ -45,7 +45,7 @@ impl Recorder {
         Ok(Self { path: path.to_owned(), open: Mutex::new(Some(Open { file, size: 0 })) })
     }
 
-    /// Begins the recording: what was in the file before is gone.
+    /// Empties the file (ftruncate(2)).
     ///
     /// # Errors
     /// The file cannot be emptied.
@@ -56,13 +56,13 @@ impl Recorder {
         }
     }
 
-    /// The time of day at a moment that is past, for an entry.
+    /// The time of day of a moment in the past, for an entry.
     pub(super) fn time(moment: Instant) -> String {
         let now = SystemTime::now();
         humantime::format_rfc3339_micros(now.checked_sub(moment.elapsed()).unwrap_or(now)).to_string()
     }
 
-    /// Adds an entry. A failure ends the recording, after the last whole line, and not the server.
+    /// Appends an entry. A failure ends the recording, after its last whole line, but not the server.
     pub(super) fn write(&self, entry: &Entry) {
         let mut open = lock(&self.open);
         let Some(Open { file, size }) = open.as_mut() else { return };
@@ -71,14 +71,14 @@ impl Recorder {
             Ok(()) => *size += line.len() as u64,
             Err(error) => {
                 error!("Cannot write {}: {}; the recording ends here", self.path.display(), reason(&error));
-                // What is no regular file has no length.
+                // Fails for a pipe or a device, which have no length.
                 let _ = file.set_len(*size);
                 *open = None;
             }
         }
     }
 
-    /// Whether everything has been written so far.
+    /// Whether every entry so far has been written.
     pub fn is_whole(&self) -> bool {
         lock(&self.open).is_some()
     }

@@ -204,9 +204,9 @@ impl SlowServer {
         let mut transfer = self.fault_plan.begin(&peer, poem, start);
         let result = self.send(&stream, &mut transfer, shared);
         match &result {
-            Ok(how) => transfer.end(*how),
-            Err(Lost::Gone(_)) => transfer.lose(),
-            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst),
+            Ok(how) => transfer.end(*how, Instant::now()),
+            Err(Lost::Gone(_)) => transfer.lose(Instant::now()),
+            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst, Instant::now()),
         }
         tell(peer, &transfer, start.elapsed(), &result);
         match result {
@@ -225,7 +225,7 @@ impl SlowServer {
         shared.leave();
     }
 
-    /// Takes a transfer to its end, and returns what that is.
+    /// Walks the schedule of a transfer, and returns how the connection is to end.
     fn send(&self, mut stream: &TcpStream, transfer: &mut Transfer, shared: &Shared) -> Result<Ending, Lost> {
         let lost = |error: io::Error| match error.kind() {
             _ if shared.lock().aborting => Lost::Aborted,
@@ -244,20 +244,21 @@ impl SlowServer {
             let left = transfer.time_left(now);
             match transfer.next(now) {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
-                Next::Send(piece) => {
+                Next::Send { bytes, .. } => {
+                    let piece = transfer.part(bytes);
                     debug!("Sending {} bytes", piece.len());
                     let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
                     let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
                     let limit = patience.into_iter().chain(left).min();
-                    // The same before every piece, unless there is a cut at a time.
+                    // Constant for a client that takes every piece at once, unless there is a cut by time.
                     if limit != timeout {
                         stream.set_write_timeout(limit).map_err(lost)?;
                         timeout = limit;
                     }
-                    let taken = match stream.write(&transfer.poem()[piece.clone()]) {
-                        // The call gives up although the client has taken something, if it was not much.
+                    let taken = match stream.write(piece) {
+                        // A blocked write(2) waits for a good part of the buffer to be free; less is progress, too.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            send_now(stream, &transfer.poem()[piece][..1], false).map_err(|_| error)
+                            send_now(stream, &piece[..1], false).map_err(|_| error)
                         }
                         taken => taken,
                     };
@@ -272,9 +273,9 @@ impl SlowServer {
                         Err(error) => return Err(lost(error)),
                     }
                 }
-                Next::End(Ending::Rst) if left.is_none() => {
+                Next::Flush => {
                     close::await_departure(stream, self.write_timeout).map_err(lost)?;
-                    return Ok(Ending::Rst);
+                    transfer.flushed();
                 }
                 Next::End(how) => return Ok(how),
             }

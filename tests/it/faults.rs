@@ -491,6 +491,22 @@ fn a_script_may_be_a_pipe() {
         });
         assert_eq!(service.fetch().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset, "{server}");
     }
+    // To be read once, whatever else is done with it.
+    let poem = science();
+    let words = ["--script".as_ref(), pipe.as_os_str(), poem.as_os_str()];
+    for (program, more, lines) in [
+        ("slowpoetry", &["--rehearse", "1"][..], 2),
+        ("fastpoetry", &["--rehearse", "1"], 2),
+        ("poetryd", &["fastpoetry", "--rehearse", "1"], 2),
+        ("poetryd", &["--check", "fastpoetry"], 0),
+    ] {
+        let finished = thread::scope(|scope| {
+            scope.spawn(|| fs::write(&pipe, "[[connection]]\nfail = true\n").expect("a reader"));
+            run(program, more.iter().map(AsRef::as_ref).chain(words))
+        });
+        assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{program} {more:?}");
+        assert_eq!(finished.stdout.iter().filter(|&&byte| byte == b'\n').count(), lines, "{program} {more:?}");
+    }
 }
 
 #[test]

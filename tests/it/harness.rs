@@ -294,6 +294,10 @@ impl Service {
         self.running.hear(part)
     }
 
+    pub(crate) fn hear_all(&self, parts: &[&str]) {
+        self.running.hear_all(parts);
+    }
+
     pub(crate) fn has_said(&self, part: &str) -> bool {
         self.running.has_said(part)
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use poetry_suite::cli::open_files;
 use poetry_suite::proto::netstring::Outgoing;
 use poetry_suite::transforms;
@@ -157,6 +158,37 @@ fn a_long_transform_delays_no_short_one() {
     last.set_nonblocking(false).expect("blocking");
     for client in long_ones {
         assert_eq!(read_out(client).expect("a reply").last(), Some(&b','));
+    }
+}
+
+#[test]
+fn at_a_stop_idle_clients_get_the_end_of_the_stream_and_requests_under_way_their_reply() {
+    for options in [&[][..], &["--keep-alive"]] {
+        let server = Service::transform([options, &["-v", "--grace", "1h"]].concat());
+        let idle: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
+        let mut asking = server.connect();
+        let address = |client: &TcpStream| format!("Somebody at {} wants", client.local_addr().expect("an address"));
+        let known: Vec<String> = idle.iter().chain([&asking]).map(address).collect();
+        server.hear_all(&known.iter().map(String::as_str).collect::<Vec<_>>());
+        let asked = if options.is_empty() { 0 } else { 50 };
+        for mut client in &idle[..asked] {
+            client.write_all(&request("shout", "a poem")).expect("sent");
+            let mut reply = [0; 9];
+            client.read_exact(&mut reply).expect("a reply");
+            assert_eq!(&reply, b"6:A POEM,");
+        }
+        asking.write_all(b"12:shout.").expect("sent");
+        server.signal(Signal::SIGTERM);
+        // They do not close their side before the server has.
+        for client in &idle {
+            assert_eq!(read_out(client.try_clone().expect("a socket")).expect("no reset"), b"");
+        }
+        asking.write_all(b"a poem,").expect("sent");
+        assert_eq!(read_out(asking).expect("no reset"), netstring("A POEM"));
+        let finished = server.finish();
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        let stopped = "Stopped: 101 clients served, 0 lost, 0 of them reset at the end";
+        assert!(finished.stderr.contains(stopped), "{finished:?}");
     }
 }
 

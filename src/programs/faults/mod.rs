@@ -1,0 +1,267 @@
+//! Pace and faults: the flags of both poem servers, and what they come to.
+//!
+//! [`FaultArgs`] is what was typed. [`FaultArgs::resolve`] turns it, once, into [`Faults`], which is what a server
+//! works with; the script or the recording that a flag names is read there and nowhere else, because it may be a pipe.
+
+mod pace_args;
+mod script;
+
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+use self::script::Script;
+use crate::cli::toml_args::ONE_SHOT;
+use crate::cli::{Error, SUCCESS, is_same_file, read_text};
+use crate::pace::recording::{self, rehearse};
+use crate::pace::{Pace, Plan};
+use crate::poem::Poem;
+use crate::server::fault_plan::FaultPlan;
+use crate::server::recorder::Recorder;
+
+pub use self::pace_args::{PaceArgs, Usual};
+
+/// The flags about pace and faults, as typed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FaultArgs {
+    #[command(flatten)]
+    pace: PaceArgs,
+
+    /// Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]
+    #[arg(long, help_heading = "Faults", value_name = "N")]
+    seed: Option<u64>,
+
+    /// Reset the first N connections at once
+    #[arg(long, help_heading = "Faults", value_name = "N")]
+    fail_first: Option<NonZeroU64>,
+
+    /// Listen with the shortest queue, and accept nobody: further connects time out
+    #[arg(long, help_heading = "Faults", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script", "record", "replay", "rehearse"])]
+    #[arg(conflicts_with = "backlog")]
+    never_accept: bool,
+
+    /// What happens to connection 1, 2, 3, ... and to all others, as a TOML file has it
+    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at", "cut"])]
+    script: Option<PathBuf>,
+
+    /// Write down what is really sent to whom and when, a line of JSON for each event
+    #[arg(long, help_heading = "Faults", value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Treat each connection as it was once recorded, and begin again after the last
+    #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script"])]
+    replay: Option<PathBuf>,
+
+    /// Print what the first N connections would get, as a recording, and exit
+    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ONE_SHOT)]
+    rehearse: Option<u64>,
+}
+
+/// The faults of a server, resolved: everything is read and checked, nothing is opened, and nothing is logged yet.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    /// What happens on which connection.
+    pub plan: Plan,
+    /// The file of the recording, if there is to be one.
+    pub record: Option<PathBuf>,
+    /// Print what so many connections would get, instead of serving.
+    pub rehearse: Option<u64>,
+    /// Listen and accept nobody.
+    pub never_accept: bool,
+    /// The pace of all connections, if all of them get the whole poem at a pace without chance.
+    pub steady: Option<Pace>,
+    /// The poem that is served.
+    poem: PathBuf,
+    /// The seed of the jitter, if it was not given.
+    drawn: Option<u64>,
+}
+
+impl FaultArgs {
+    /// Whether nobody is to be accepted. The flag alone, for the listener, whose queue has to be short then.
+    pub fn never_accept(&self) -> bool {
+        self.never_accept
+    }
+
+    /// Whether a rehearsal is asked for. The flag alone, without a look at any file.
+    pub fn is_rehearsal(&self) -> bool {
+        self.rehearse.is_some()
+    }
+
+    /// Resolves the flags for a server of the poem in this file, which need not exist. To be called once: it reads the
+    /// script or the recording to be replayed, which may be a pipe, and draws a seed if none is given. An error comes
+    /// with the name of its flag.
+    ///
+    /// # Errors
+    /// The flags, the script or the recording make no sense together, or cannot be read; the new recording would be
+    /// written into a file that is read.
+    pub fn resolve(&self, usual: Usual, poem: &Path) -> Result<Faults, (&'static str, Error)> {
+        let (plan, steady, drawn) = match &self.replay {
+            Some(path) => (replay(path).map_err(|error| ("replay", error))?, None, None),
+            None => {
+                let script = self.script(usual)?;
+                let drawn = (script.seed.is_none() && script.has_jitter()).then(|| fastrand::u32(..).into());
+                let steady = script.steady().filter(|_| self.script.is_none());
+                // Without jitter nothing is drawn, whatever the seed is.
+                let seed = script.seed.or(drawn).unwrap_or_default();
+                (Plan::script(seed, script.first, script.others), steady, drawn)
+            }
+        };
+        self.check_record(poem)?;
+        Ok(Faults {
+            plan,
+            record: self.record.clone(),
+            rehearse: self.rehearse,
+            never_accept: self.never_accept,
+            steady,
+            poem: poem.to_owned(),
+            drawn,
+        })
+    }
+
+    /// The script of the file, or of the flags alone. A seed on the command line wins over the file's.
+    fn script(&self, usual: Usual) -> Result<Script, (&'static str, Error)> {
+        let mut script = match &self.script {
+            Some(path) => Script::read(path, &self.pace, usual).map_err(|error| ("script", error))?,
+            None => Script::new(self.pace.pace(usual).map_err(|why| ("jitter", in_flags(why)))?),
+        };
+        if let Some(times) = self.fail_first {
+            script.first.push((times, Pace::failure()));
+        }
+        if self.seed.is_some() && !script.has_jitter() {
+            return Err(("seed", in_flags("there is no --jitter whose draws a seed could fix".to_owned())));
+        }
+        script.seed = self.seed.or(script.seed);
+        Ok(script)
+    }
+
+    /// Whether the recording may be written: into none of the files that are read.
+    fn check_record(&self, poem: &Path) -> Result<(), (&'static str, Error)> {
+        let Some(path) = &self.record else { return Ok(()) };
+        let used =
+            [(Some(poem), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
+        match used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
+            Some((_, what)) => {
+                Err(("record", Error::usage(format!("cannot record into {}, which is {what}", path.display()))))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Faults {
+    /// The plan at work, for a server that is going to serve. Logs the seed if it was drawn, and opens the recording.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    pub fn open(&self) -> Result<FaultPlan, Error> {
+        self.tell_seed();
+        let open =
+            |path: &PathBuf| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
+        Ok(FaultPlan::new(self.plan.clone(), self.record.as_ref().map(open).transpose()?))
+    }
+
+    /// Prints the rehearsal instead of serving, if one is asked for, and returns the exit status. Logs the seed if it
+    /// was drawn.
+    ///
+    /// # Errors
+    /// The poem cannot be read, or stdout cannot be written.
+    pub fn one_shot(&self) -> Result<Option<u8>, Error> {
+        let Some(connections) = self.rehearse else { return Ok(None) };
+        let poem = Poem::load(&self.poem).map_err(|error| Error::cannot("serve", self.poem.display(), &error))?;
+        self.tell_seed();
+        let mut stdout = BufWriter::new(io::stdout().lock());
+        let len = poem.bytes().len() as u64;
+        let mut entries = (1..=connections).flat_map(|number| rehearse(number, self.plan.schedule(number), len));
+        let written = entries.try_for_each(|entry| stdout.write_all(entry.line().as_bytes()));
+        match written.and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::cannot("write", "stdout", &error)),
+            _ => Ok(Some(SUCCESS)),
+        }
+    }
+
+    /// Logs a seed that nobody has given, so that it can be.
+    fn tell_seed(&self) {
+        if let Some(seed) = self.drawn {
+            info!(seed, "The jitter of {} is that of --seed {seed}", self.poem.display());
+        }
+    }
+}
+
+/// An error about flags that make no sense together.
+fn in_flags(why: String) -> Error {
+    Error::usage(why + "; see --help")
+}
+
+/// The plan that repeats a recording.
+fn replay(path: &Path) -> Result<Plan, Error> {
+    let text = read_text(path)?;
+    let connections = recording::parse(&text)
+        .map_err(|error| Error::usage(format!("{}:{}: {}", path.display(), error.line, error.why)))?;
+    if connections.is_empty() {
+        return Err(Error::usage(format!("{}: there is no connection to replay", path.display())));
+    }
+    Ok(Plan::replay(connections))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::pace::{Step, Tempo};
+
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Words {
+        #[command(flatten)]
+        faults: FaultArgs,
+        #[arg(long)]
+        backlog: Option<u32>,
+    }
+
+    fn resolve(words: &[&str]) -> Result<Faults, (&'static str, String)> {
+        let faults = Words::try_parse_from(words).expect("flags").faults;
+        faults.resolve(Usual::Slow, Path::new("poem")).map_err(|(flag, error)| (flag, error.message))
+    }
+
+    fn steps(faults: &Faults) -> Vec<Step> {
+        faults.plan.schedule(1).steps(100).collect()
+    }
+
+    #[test]
+    fn a_seed_is_drawn_only_where_there_is_jitter_and_no_seed() {
+        assert!(resolve(&[]).expect("faults").drawn.is_none());
+        assert!(resolve(&["--jitter", "9ms", "--seed", "7"]).expect("faults").drawn.is_none());
+        let faults = resolve(&["--jitter", "9ms"]).expect("faults");
+        let seed = faults.drawn.expect("a seed").to_string();
+        assert_eq!(steps(&faults), steps(&resolve(&["--jitter", "9ms", "--seed", &seed]).expect("faults")));
+        let error = ("seed", "there is no --jitter whose draws a seed could fix; see --help".to_owned());
+        assert_eq!(resolve(&["--seed", "7"]).expect_err("no jitter"), error);
+    }
+
+    #[test]
+    fn only_a_pace_for_all_without_chance_and_cut_is_steady() {
+        let steady = resolve(&["--delay", "5ms"]).expect("faults").steady.expect("a pace");
+        assert_eq!((steady.tempo, steady.num_bytes.get()), (Tempo::Delay(Duration::from_millis(5)), 10));
+        for words in [["--jitter", "9ms"], ["--cut-at", "9"], ["--fail-first", "1"]] {
+            assert!(resolve(&words).expect("faults").steady.is_none(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_recording_is_not_written_into_a_file_that_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x");
+        fs::write(&path, "{\"connection\":1,\"at_us\":0,\"event\":\"accept\"}\n").expect("written");
+        let file = path.to_str().expect("UTF-8");
+        let error = ("record", format!("cannot record into {file}, which is replayed"));
+        assert_eq!(resolve(&["--replay", file, "--record", file]).expect_err("replayed"), error);
+        assert_eq!(resolve(&["--record", "poem"]).expect_err("served").0, "record");
+        assert_eq!(resolve(&["--replay", file, "--record", "other"]).expect("faults").record, Some("other".into()));
+    }
+}
