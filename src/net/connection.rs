@@ -138,7 +138,7 @@ impl Connection {
         io::ErrorKind::TimedOut.into()
     }
 
-    /// Waits until everything that was sent has left for the peer, as [`close::await_departure`] does: a reset before that
+    /// Waits until everything that was sent has left for the peer, as `close::await_departure` does: a reset before that
     /// would throw it away.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ impl Unregistered<'_> {
         self.engine.doors[usize::from(self.door)]
     }
 
-    /// One [`send_now`]; the bytes are counted.
+    /// One `send_now`; the bytes are counted.
     ///
     /// # Errors
     /// `WouldBlock`: the socket takes nothing now. Else the connection broke.
@@ -231,7 +231,7 @@ impl Unregistered<'_> {
         self.counted(send_now(self.socket, bytes, is_last))
     }
 
-    /// One [`send_parts_now`]; the bytes are counted.
+    /// One `send_parts_now`; the bytes are counted.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
