@@ -28,20 +28,18 @@ use crate::errors::reason;
 
 /// How a service is.
 #[derive(Debug, Clone, Copy)]
-pub enum State<'a> {
+pub enum State {
     /// It has started, or loaded again.
     Ready,
     /// It loads again; [`Ready`](Self::Ready) has to follow.
     Reloading,
     /// It stops.
     Stopping,
-    /// A line for people.
-    Status(&'a str),
     /// It is alive, see [`watchdog_interval`].
     Watchdog,
 }
 
-impl State<'_> {
+impl State {
     fn message(self) -> String {
         match self {
             Self::Ready => "READY=1\n".to_owned(),
@@ -50,8 +48,6 @@ impl State<'_> {
                 format!("RELOADING=1\nMONOTONIC_USEC={}\n", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)
             }
             Self::Stopping => "STOPPING=1\n".to_owned(),
-            // Another line would be another variable.
-            Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".to_owned(),
         }
     }
@@ -77,7 +73,7 @@ impl Notifier {
     ///
     /// # Errors
     /// Nobody is at the socket, or it does not read, or its name is neither a path nor an abstract one. A service can do without.
-    pub fn notify(&self, state: State<'_>) -> io::Result<()> {
+    pub fn notify(&self, state: State) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let ours = UnixDatagram::unbound()?;
         ours.set_write_timeout(Some(PATIENCE))?;
@@ -270,13 +266,9 @@ mod tests {
     #[test]
     fn the_manager_hears_how_the_service_is() {
         let (_directory, socket, notifier) = manager();
-        for (state, message) in [
-            (State::Ready, "READY=1\n"),
-            (State::Stopping, "STOPPING=1\n"),
-            (State::Watchdog, "WATCHDOG=1\n"),
-            (State::Status("3 clients"), "STATUS=3 clients\n"),
-            (State::Status("no\nSTOPPING=1"), "STATUS=no STOPPING=1\n"),
-        ] {
+        for (state, message) in
+            [(State::Ready, "READY=1\n"), (State::Stopping, "STOPPING=1\n"), (State::Watchdog, "WATCHDOG=1\n")]
+        {
             notifier.notify(state).expect("told");
             assert_eq!(hear(&socket), message);
         }
