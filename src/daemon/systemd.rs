@@ -28,20 +28,18 @@ use crate::errors::reason;
 
 /// A state of a service, as sd_notify(3) sends it.
 #[derive(Debug, Clone, Copy)]
-pub enum State<'a> {
+pub enum State {
     /// `READY=1`: started, or reloaded.
     Ready,
     /// `RELOADING=1`; [`Ready`](Self::Ready) has to follow.
     Reloading,
     /// `STOPPING=1`.
     Stopping,
-    /// `STATUS=`: a line for people.
-    Status(&'a str),
     /// `WATCHDOG=1`: alive, see [`watchdog_interval`].
     Watchdog,
 }
 
-impl State<'_> {
+impl State {
     fn message(self) -> String {
         match self {
             Self::Ready => "READY=1\n".to_owned(),
@@ -50,8 +48,6 @@ impl State<'_> {
                 format!("RELOADING=1\nMONOTONIC_USEC={}\n", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)
             }
             Self::Stopping => "STOPPING=1\n".to_owned(),
-            // A newline would begin another variable.
-            Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".to_owned(),
         }
     }
@@ -78,7 +74,7 @@ impl Notifier {
     /// # Errors
     /// Nobody is at the socket, nobody reads from it in time, or its name is neither a path nor an abstract one. A
     /// service can go on without.
-    pub fn notify(&self, state: State<'_>) -> io::Result<()> {
+    pub fn notify(&self, state: State) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let ours = UnixDatagram::unbound()?;
         ours.set_write_timeout(Some(PATIENCE))?;
@@ -271,13 +267,9 @@ mod tests {
     #[test]
     fn the_manager_hears_how_the_service_is() {
         let (_directory, socket, notifier) = manager();
-        for (state, message) in [
-            (State::Ready, "READY=1\n"),
-            (State::Stopping, "STOPPING=1\n"),
-            (State::Watchdog, "WATCHDOG=1\n"),
-            (State::Status("3 clients"), "STATUS=3 clients\n"),
-            (State::Status("no\nSTOPPING=1"), "STATUS=no STOPPING=1\n"),
-        ] {
+        for (state, message) in
+            [(State::Ready, "READY=1\n"), (State::Stopping, "STOPPING=1\n"), (State::Watchdog, "WATCHDOG=1\n")]
+        {
             notifier.notify(state).expect("told");
             assert_eq!(hear(&socket), message);
         }

@@ -22,7 +22,7 @@ use super::linger::Lingering;
 use crate::errors::reason;
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections accepted before the tasks of those that are already there get their turn.
 const BATCH: usize = 64;
@@ -118,7 +118,7 @@ pub(super) async fn accept<H: FastPath>(
                         complaint.say(&error);
                         // Lingering sockets may hold the descriptors that ran out.
                         lingering.look_now(connections.tasks());
-                        want = Want::EndOfPause(Instant::now() + PAUSE);
+                        want = Want::EndOfPause(Instant::now() + ACCEPT_PAUSE);
                     }
                 }
             }

@@ -1,8 +1,8 @@
-//! The ways to end a connection: politely, after the whole poem, or abruptly, in the middle of it; or silently, which
-//! is no end.
+//! Ways to end a connection: FIN and a bounded drain (politely), RST (abruptly), or silence, which is no end.
 //!
-//! To the client the end of the stream (FIN) means *this is the poem*. So a server must take care that the FIN
-//! really gets through, and that it sends none if the poem is not whole.
+//! Where EOF delimits the message, FIN means to the client *this is all of it*: a server must take care that the FIN
+//! gets through, and that it sends none if the message is not whole. Here are the calls, and the blocking close; the async
+//! one, for very many connections, is in `linger.rs`.
 
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
@@ -15,17 +15,16 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::errors::is_for_later;
 
-/// How long a polite close waits for the peer to close its side.
-pub const LINGER_TIME: Duration = Duration::from_secs(2);
-/// How much a polite close reads from a peer that keeps talking.
-pub const LINGER_BYTES: u64 = 16 << 20;
+/// How long a polite close waits for the peer to close its side; after that, close(2).
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How many bytes a polite close reads from a peer that keeps talking; after that, close(2).
+const LINGER_BYTES: u64 = 16 << 20;
 
-/// Ends the stream, so that the peer gets every byte that was written. Afterwards the socket can be dropped.
+/// The polite close of a blocking socket: shutdown(2) of the writing side, then a drain of what the peer sends until it
+/// closes, for at most 2 s and 16 MiB. Afterwards the socket can be dropped.
 ///
-/// close(2) on a socket with unread input sends a reset, which makes the peer's kernel throw away what it has
-/// not read yet (RFC 1122, section 4.2.2.13; RFC 2525, section 2.17). So this shuts down the writing side, reads
-/// and discards what the peer sends until it closes, and only then closes; but not for longer than
-/// [`LINGER_TIME`] and not for more than [`LINGER_BYTES`].
+/// close(2) on a socket with unread input sends RST, which makes the peer's kernel discard what it has not read yet
+/// (RFC 1122, section 4.2.2.13; RFC 2525, section 2.17).
 ///
 /// # Errors
 /// The peer reset the connection, or did not close in time: whether it got the poem is not known.
@@ -49,7 +48,7 @@ pub fn politely(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Whether a polite close should go on reading.
+/// The bounds of a drain: what is left of its time and of its bytes.
 #[derive(Debug)]
 pub(crate) struct Drain {
     until: Instant,
@@ -62,7 +61,7 @@ impl Drain {
         Self { until: Instant::now() + LINGER_TIME, discarded: 0 }
     }
 
-    /// How long it may still take; zero: not longer.
+    /// The time left; zero: the drain is over.
     pub(crate) fn left(&self) -> Duration {
         if self.discarded > LINGER_BYTES {
             return Duration::ZERO;
@@ -70,22 +69,21 @@ impl Drain {
         self.until.saturating_duration_since(Instant::now())
     }
 
-    /// The peer said so much.
+    /// So many bytes were read and discarded.
     pub(crate) fn discard(&mut self, bytes: usize) {
         self.discarded += bytes as u64;
     }
 }
 
-/// Makes the drop of the socket a reset, so that the peer cannot take what it has for the whole poem.
+/// Makes the drop of a socket send RST, so that the peer cannot take a part of the message for all of it.
 pub fn abruptly(socket: &SockRef<'_>) {
     // Zero linger makes close(2) send RST instead of FIN, see socket(7). Where setting it fails, the connection
     // is gone already.
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
-/// Falls silent on a connection. Whether the peer is still there is found out without telling it anything: its side
-/// may be closed, and that may be all that it closed, but to a probe a peer that is gone answers with a reset, little more
-/// than a minute after it left.
+/// Prepares a socket for silence: keepalive probes (tcp(7), `TCP_KEEPIDLE`) tell a peer that is gone, which answers them
+/// with RST, from one that has only half-closed. That takes little more than a minute, and tells the peer nothing.
 pub(crate) fn silently(socket: &SockRef<'_>) {
     abruptly(socket);
     let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
@@ -96,8 +94,8 @@ pub(crate) fn silently(socket: &SockRef<'_>) {
 /// Time from one probe of a silent connection to the next.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// Waits until everything that was written has left for the peer: a reset before that would throw away what has not. (On
-/// a network that loses packets it may still: nothing is sent again after a reset.)
+/// Waits until everything that was written has left for the peer, because RST discards what is still in the send buffer.
+/// (Segments that the network loses are lost all the same: nothing is sent again after RST.)
 ///
 /// # Errors
 /// The peer is gone, or has taken nothing, or hardly anything, for the time `limit` (`WouldBlock`).
@@ -119,18 +117,18 @@ pub(crate) fn await_departure(stream: &TcpStream, limit: Option<Duration>) -> io
     Ok(())
 }
 
-/// Of what was written, so many bytes may be unsent, one step after the other: each is progress of a client that takes
-/// little at a time. The last one is that nothing is.
+/// Falling watermarks (64 KiB ... 1 B) for `TCP_NOTSENT_LOWAT`, so that a slow reader counts as progress. Below the last
+/// one, nothing is unsent.
 pub(crate) fn departing() -> impl Iterator<Item = u32> {
     (0..=16).rev().map(|power| 1 << power)
 }
 
-/// From now on a socket is writable when less than so many bytes are unsent, see tcp(7) on TCP_NOTSENT_LOWAT.
+/// Makes a socket writable only while less than so many bytes are unsent (`TCP_NOTSENT_LOWAT`, tcp(7)).
 pub(crate) fn call_when_unsent(socket: &SockRef<'_>, bytes: u32) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(bytes)
 }
 
-/// Whether so much is sent on such a socket, or is so within the time.
+/// Whether such a socket is, or becomes within `timeout`, writable.
 pub(crate) fn has_departed(socket: &impl AsFd, timeout: PollTimeout) -> io::Result<bool> {
     match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], timeout) {
         Ok(ready) => Ok(ready > 0),
@@ -139,12 +137,12 @@ pub(crate) fn has_departed(socket: &impl AsFd, timeout: PollTimeout) -> io::Resu
     }
 }
 
-/// Takes [`abruptly`] back: the drop of the socket is an orderly close again.
+/// Takes [`abruptly`] back: the drop of a socket sends FIN again.
 pub(crate) fn not_abruptly(socket: &SockRef<'_>) {
     let _ = socket.set_linger(None);
 }
 
-/// Resets a connection that another thread is using, and wakes this thread if it waits in a call.
+/// Sends RST on a connection that another thread is using, and wakes that thread if it waits in a call.
 ///
 /// Dissolving the association (connect(2) with AF_UNSPEC) is the one way to send RST without closing a
 /// descriptor that somebody else still holds.

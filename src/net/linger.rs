@@ -30,13 +30,13 @@ const SECOND: u32 = 4;
 /// A look reads no more than this from a peer that talks; more is for its task.
 const LOOK_BYTES: usize = 4 * 1024;
 
-/// Connections of one worker on which everything is said.
+/// The connections of one worker whose writing side is shut down.
 #[derive(Debug)]
 pub(super) struct Lingering {
     /// Not looked at yet, and looked at once; each in order of time.
     queues: [VecDeque<Parting>; 2],
-    /// The time to the first look. It adapts to the peers, so that about one in sixteen looks is too early: what is
-    /// too early costs a second look, and what is too late holds sockets that nobody needs.
+    /// The time to the first look. It adapts to the peers: about one look in sixteen is too early. A look too early costs
+    /// a second one, a look too late holds sockets that nobody needs.
     patience: Duration,
     /// Set once for many looks: to set it costs as much as a few of them.
     timer: Option<Pin<Box<Sleep>>>,

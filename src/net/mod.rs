@@ -38,6 +38,7 @@ pub mod pulse;
 mod stop;
 mod timer;
 
+pub(crate) use accept::ACCEPT_PAUSE;
 pub use connection::{Connection, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now};
 pub use engine::{Door, Prepared, ServerLimits, never_accept, prepare};

@@ -22,8 +22,8 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Whether every worker has answered the last question; asks the next one. The first answer is yes.
-    pub fn is_felt(&self) -> bool {
+    /// Asks the next question, and returns whether every worker has answered the last one. The first answer is yes.
+    pub fn check(&self) -> bool {
         let answered = self.answers.swap(0, Relaxed) >= self.workers.load(Relaxed) || *self.beat.borrow() == 0;
         self.beat.send_modify(|beat| *beat += 1);
         answered
@@ -64,16 +64,16 @@ mod tests {
                 }
             });
         };
-        assert!(pulse.is_felt());
+        assert!(pulse.check());
         for _ in 0..3 {
             work(&one);
             work(&other);
-            assert!(pulse.is_felt());
+            assert!(pulse.check());
         }
         work(&one);
-        assert!(!pulse.is_felt());
+        assert!(!pulse.check());
         work(&one);
         work(&other);
-        assert!(pulse.is_felt());
+        assert!(pulse.check());
     }
 }

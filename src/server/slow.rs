@@ -16,14 +16,12 @@ use tracing::{debug, error, info, warn};
 
 use super::fault_plan::{FaultPlan, Transfer};
 use crate::errors::reason;
-use crate::net::{Stoppable, close, send_now};
+use crate::net::{ACCEPT_PAUSE, Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
 use crate::units::{human, micros};
 
-/// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time limit a socket can have: zero would be none, see socket(7).
 const SHORTEST: Duration = Duration::from_micros(1);
 
@@ -70,7 +68,7 @@ impl State {
     }
 }
 
-/// Why a transfer did not come to the end it was to have.
+/// Why a transfer did not end as planned.
 enum Lost {
     Gone(io::Error),
     Stalled(Duration),
@@ -78,7 +76,7 @@ enum Lost {
 }
 
 impl Stopper {
-    /// What stops a server that will run on `listener`.
+    /// A stop for a server that will run on `listener`.
     pub fn new(listener: TcpListener) -> Self {
         // Whatever happens before the whole poem is sent, and be it the end of the process, it is a reset. Sockets inherit
         // that from now on; to those that wait in the queue already it is said when they are accepted.
@@ -122,21 +120,21 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Makes this the client to be reset on [`Stopper::abort`]; false if it is too late for that.
+    /// Makes this the client that [`abort`](Stoppable::abort) resets; false if the server was aborted already.
     fn admit(&self, client: &Arc<TcpStream>) -> bool {
         let mut state = self.lock();
         state.client = Some(Arc::clone(client));
         !state.aborting
     }
 
-    /// The client being served is served.
+    /// Forgets the client being served.
     fn leave(&self) {
         let mut state = self.lock();
         (state.client, state.hanging) = (None, false);
     }
 
-    /// Says nothing to a client until it leaves or the server stops; whether it may still be there, because it has only
-    /// closed its side.
+    /// Sends nothing to a client until it leaves or the server stops. Returns whether it has only half-closed, and may
+    /// still be there.
     fn hang(&self, mut client: &TcpStream) -> bool {
         close::silently(&SockRef::from(client));
         {
@@ -283,7 +281,7 @@ impl SlowServer {
     }
 }
 
-/// Sleeps, unless the connection is reset by the client, or [`Stopper::abort`].
+/// Sleeps, unless the connection is reset by the client, or [`abort`](Stoppable::abort).
 fn pause(stream: &TcpStream, time: Duration) -> io::Result<()> {
     // With no events asked for, there are errors to be told of and nothing else, see poll(2).
     let mut socket = [PollFd::new(stream.as_fd(), PollFlags::empty())];
@@ -294,8 +292,7 @@ fn pause(stream: &TcpStream, time: Duration) -> io::Result<()> {
     }
 }
 
-/// Connections on which the server hangs although their clients have closed their side: they may be there still, but
-/// to wait for them would hold up all others.
+/// Hanging connections whose clients have half-closed, and may be there still: they are kept open while others are served.
 #[derive(Default)]
 struct Silent(VecDeque<Arc<TcpStream>>);
 

@@ -173,7 +173,7 @@ impl Drop for StopAtTheEnd<'_> {
 fn watchdog(notifier: &Notifier, stop: &Stop) -> Result<Option<Watchdog>, Error> {
     let Some(interval) = watchdog_interval() else { return Ok(None) };
     let pulse = stop.pulse().clone();
-    let watchdog = Watchdog::start(notifier.clone(), interval, move || pulse.is_felt());
+    let watchdog = Watchdog::start(notifier.clone(), interval, move || pulse.check());
     watchdog.map(Some).map_err(|error| Error::cannot("start", "a thread", &error))
 }
 
@@ -232,7 +232,7 @@ impl Manager {
     }
 
     /// Tells it after the start and before the stop, and says if that is so.
-    fn tell_in_between(&self, state: State<'_>) -> bool {
+    fn tell_in_between(&self, state: State) -> bool {
         let phase = lock(&self.phase);
         let is_ready = *phase == Phase::Ready;
         if is_ready {
@@ -242,7 +242,7 @@ impl Manager {
     }
 
     /// A service can do without a manager that hears it.
-    fn tell(&self, state: State<'_>) {
+    fn tell(&self, state: State) {
         if let Err(error) = self.notifier.notify(state) {
             warn!("Cannot tell the service manager: {}", reason(&error));
         }
