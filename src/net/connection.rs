@@ -64,12 +64,23 @@ pub struct Connection {
     peer: Peer,
     door: DoorIndex,
     is_idle: bool,
+    /// Everything is said: its drop is no longer the end of something unfinished.
+    is_said: bool,
     engine: Arc<Engine>,
+}
+
+impl Drop for Connection {
+    /// A task that is dropped before everything is said, or that panics, resets its connection.
+    fn drop(&mut self) {
+        if !self.is_said {
+            close::abruptly(&SockRef::from(&self.stream));
+        }
+    }
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, engine: Arc<Engine>) -> Self {
-        Self { stream, peer, door, is_idle: false, engine }
+        Self { stream, peer, door, is_idle: false, is_said: false, engine }
     }
 
     /// The other end.
@@ -100,6 +111,10 @@ impl Connection {
     /// Whether the server is asked to stop.
     pub fn is_closing(&self) -> bool {
         self.engine.stop.is_closing()
+    }
+
+    pub(super) fn set_said(&mut self) {
+        self.is_said = true;
     }
 
     /// Nothing is under way in either direction: the peer has nothing left to read that a reset could destroy.

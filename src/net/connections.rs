@@ -104,7 +104,10 @@ impl<H: FastPath> Connections<H> {
             Ok(Progress::Until(due, state)) => return Some(Waiting { due, accepted, state }),
             Ok(Progress::Blocked(state)) => self.spawn(accepted, Left::Rest(state)),
             Ok(Progress::End(how)) => self.spawn(accepted, Left::Close(how)),
-            Err(error) => lose_under_way(&self.engine.counts, accepted.peer, &error),
+            Err(error) => {
+                close::abruptly(&SockRef::from(&accepted.socket));
+                lose_under_way(&self.engine.counts, accepted.peer, &error);
+            }
         }
         None
     }
@@ -122,25 +125,23 @@ impl<H: FastPath> Connections<H> {
             Ok(stream) => stream,
             Err(error) => return lose_under_way(&engine.counts, peer, &error),
         };
+        let mut connection = Connection::new(stream, peer, door, Arc::clone(&engine));
         if let Left::Close(how) = left {
-            said::<H>(&engine.counts, &stream, how);
+            said::<H>(&engine.counts, &mut connection, how);
         }
         let task = async move {
-            let mut connection = Connection::new(stream, peer, door, Arc::clone(&engine));
             let result = match left {
                 Left::Close(how) => Ok(how),
                 Left::Rest(state) => {
                     let result = handler.finish(&mut connection, state).await;
-                    result.inspect(|&how| said::<H>(&engine.counts, connection.stream(), how))
+                    result.inspect(|&how| said::<H>(&engine.counts, &mut connection, how))
                 }
             };
             match result {
                 Ok(how) => end(&connection, how).await,
-                Err(error) => {
-                    close::abruptly(&SockRef::from(connection.stream()));
-                    lose_under_way(&engine.counts, peer, &error);
-                }
+                Err(error) => lose_under_way(&engine.counts, peer, &error),
             }
+            drop(connection);
             drop(permit);
         };
         self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
@@ -160,11 +161,12 @@ enum Left<S> {
 }
 
 /// Everything is said: from here an early drop no longer sends RST, unless that is how the connection is to end.
-fn said<H: FastPath>(counts: &Counts, stream: &tokio::net::TcpStream, how: Ending) {
+fn said<H: FastPath>(counts: &Counts, connection: &mut Connection, how: Ending) {
     counts.end();
     counts.serve();
+    connection.set_said();
     if H::EOF_ENDS_MESSAGE && how == Ending::Fin {
-        close::not_abruptly(&SockRef::from(stream));
+        close::not_abruptly(&SockRef::from(connection.stream()));
     }
 }
 

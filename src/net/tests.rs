@@ -206,6 +206,25 @@ fn what_is_left_after_the_grace_time_is_reset_and_lost() {
 }
 
 #[test]
+fn a_reply_under_way_is_reset_even_where_its_end_could_be_told() {
+    struct Announced;
+    impl Handler for Announced {
+        const EOF_ENDS_MESSAGE: bool = false;
+
+        async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
+            connection.send_some(|stream| stream.try_write(b"100:")).await?;
+            Err(connection.broken().await)
+        }
+    }
+    let mut server = Server::start(Announced, &limits());
+    let client = server.connect();
+    expect(&client, b"100:");
+    server.stop.abort();
+    assert_eq!(server.join(), 1);
+    assert_eq!(rest(&client), Err(io::ErrorKind::ConnectionReset));
+}
+
+#[test]
 fn an_abort_waits_for_nobody() {
     let mut server = Server::start(held(), &limits());
     let client = server.connect();

@@ -60,7 +60,7 @@ impl ServiceProgram {
 
 /// The programs that can be services. One more line here makes one more of them: on the command line of poetryd, in its
 /// file, and among the manuals.
-pub const SERVICES: [ServiceProgram; 3] = [
+pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<fastpoetry::Args, fastpoetry::FastArgs>("fastpoetry"),
     ServiceProgram::new::<transformedpoetry::Args, transformedpoetry::TransformArgs>("transformedpoetry"),
     ServiceProgram::new::<poetry_proxy::Args, poetry_proxy::ProxyArgs>("poetry-proxy"),
@@ -73,7 +73,8 @@ pub const SERVICES: [ServiceProgram; 3] = [
 /// more, or stands below, indented by six. Paragraphs in no section belong to the description.
 pub fn commands() -> Vec<Command> {
     let mut commands = vec![command::<slowpoetry::Args>("slowpoetry")];
-    commands.extend(SERVICES.map(|program| (program.augment)(Command::new(program.name).bin_name(program.name))));
+    let service = |program: &ServiceProgram| (program.augment)(Command::new(program.name).bin_name(program.name));
+    commands.extend(SERVICES.iter().map(service));
     commands.push(command::<poetry_race::Args>("poetry-race"));
     commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));

@@ -67,7 +67,18 @@ pub(crate) fn replace(path: &Path, poem: &[u8]) {
 
 /// A program of this package, in an environment that does not meddle.
 pub(crate) fn program(name: &str) -> Command {
-    let mut command = Command::new(path_of(name));
+    in_peace(Command::new(path_of(name)))
+}
+
+/// A program that takes no notice of whether the one who started the tests ignores SIGHUP (nohup(1)), as processes
+/// inherit it.
+pub(crate) fn program_with_hangup(name: &str) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(path_of(name));
+    in_peace(command)
+}
+
+fn in_peace(mut command: Command) -> Command {
     for name in ["RUST_LOG", "NO_COLOR", "RUST_BACKTRACE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID"] {
         command.env_remove(name);
     }

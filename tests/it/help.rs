@@ -112,5 +112,5 @@ fn no_program_is_without_a_manual() {
     let mut described = programs();
     built.sort();
     described.sort();
-    assert_eq!(built, described, "programs in src/bin, and those of cli::commands");
+    assert_eq!(built, described, "programs in src/bin, and those of programs::commands");
 }

@@ -12,13 +12,13 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use crate::harness::{
-    CLIENTS, FullQueue, Running, Server, contents, eventually, path_of, program, read_out, refusing_port, send_whole,
-    with_every_client,
+    CLIENTS, FullQueue, Running, Server, contents, eventually, path_of, program, program_with_hangup, read_out,
+    refusing_port, send_whole, with_every_client,
 };
 
 /// Interrupts a client when it has said all of `moments`, and returns what it left.
 fn interrupt(client: &str, args: &[&str], moments: &[&str], signal: Signal) -> crate::harness::Finished {
-    let running = Running::start(program(client).args(args));
+    let running = Running::start(program_with_hangup(client).args(args));
     running.hear_all(moments);
     running.signal(signal);
     running.finish()

@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
     if whole.has("slowpoetry") {
         return Err(whole.wrong("slowpoetry", NO_SERVICE));
     }
-    let options: Options = whole.args(&SERVICES.map(|program| program.name))?;
+    let options: Options = whole.args(&SERVICES.iter().map(|program| program.name).collect::<Vec<_>>())?;
     if options.user.is_some() {
         options.identity().map_err(|error| error.prefixed(&format!("{}: ", whole.place("user"))))?;
     }
@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
         tables.extend(whole.tables(program.name)?.into_iter().map(|table| (table, program)));
     }
     if tables.is_empty() {
-        let tables = any_of(&SERVICES.map(|program| format!("[[{}]]", program.name)));
+        let tables = any_of(|program| format!("[[{}]]", program.name));
         return Err(whole.wrong("", &format!("there is no service: write {tables}")));
     }
     tables.sort_by_key(|(table, _)| table.line());

@@ -8,8 +8,8 @@ use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
 use crate::cli::Error;
 use crate::cli::logs::LogArgs;
-use crate::programs::SERVICES;
 use crate::programs::service::Launch;
+use crate::programs::{SERVICES, ServiceProgram};
 
 /// What is to be run.
 pub(super) enum Program {
@@ -44,11 +44,8 @@ impl FromArgMatches for Program {
 
 impl Subcommand for Program {
     fn augment_subcommands(command: Command) -> Command {
-        let add = |command: Command, (name, augment): (&'static str, fn(Command) -> Command)| {
-            command.subcommand(augment(Command::new(name)))
-        };
-        let programs = SERVICES.map(|program| (program.name, program.augment));
-        programs.into_iter().fold(command, add).allow_external_subcommands(true)
+        let service = |program: &ServiceProgram| (program.augment)(Command::new(program.name));
+        command.subcommands(SERVICES.iter().map(service)).allow_external_subcommands(true)
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -70,16 +67,15 @@ pub(super) fn unknown(name: &str) -> Error {
         file if file.ends_with(".toml") => "; a file comes after --config",
         _ => "",
     };
-    let programs = any_of(&SERVICES.map(|program| program.name.to_owned()));
+    let programs = any_of(|program| program.name.to_owned());
     Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
 }
 
-/// `one, two or three`.
-pub(super) fn any_of(names: &[String]) -> String {
-    match names {
-        [first @ .., one, other] => {
-            first.iter().map(|name| format!("{name}, ")).collect::<String>() + one + " or " + other
-        }
-        names => names.concat(),
+/// All of [`SERVICES`] in words of one's choice: `one, two or three`.
+pub(super) fn any_of(word: impl Fn(&ServiceProgram) -> String) -> String {
+    let words: Vec<String> = SERVICES.iter().map(word).collect();
+    match &words[..] {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        words => words.concat(),
     }
 }
