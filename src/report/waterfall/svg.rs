@@ -3,6 +3,7 @@
 //! States differ in pattern and height as well as in colour; light and dark follow the reader's preference.
 
 use svg::Document;
+use svg::node::Node;
 use svg::node::element::{Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
 
 use super::{Chart, Lane, Outcome, Panel, Phase, State, tick, tick_label};
@@ -26,30 +27,126 @@ const ADVANCE: f64 = 7.3;
 const LONGEST_LABEL: usize = 30;
 const MOST_TICKS: u64 = 12;
 
-const STYLE: &str = "
-:root { color-scheme: light dark }
-svg { --ink: #1f2328; --faint: #8b949e; --rule: #d8dee4; --page: #ffffff;
-  --connecting: #bf8700; --waiting: #afb8c1; --receiving: #0969da; --transforming: #8250df; --bad: #cf222e }
-@media (prefers-color-scheme: dark) {
-  svg { --ink: #e6edf3; --faint: #7d8590; --rule: #30363d; --page: #0d1117;
-    --connecting: #d29922; --waiting: #6e7681; --receiving: #4493f8; --transforming: #a371f7; --bad: #f85149 } }
-text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: var(--ink) }
-.title { font-weight: bold; font-size: 13px }
-.faint { fill: var(--faint) }
-.bad { fill: var(--bad) }
-.page { fill: var(--page) }
-.rule { stroke: var(--rule) }
-.not-started { stroke: var(--faint); stroke-dasharray: 1 4; fill: none }
-.connecting { fill: url(#connecting); stroke: var(--connecting) }
-.waiting { fill: none; stroke: var(--waiting) }
-.receiving { fill: var(--receiving); fill-opacity: .35 }
-.read { stroke: var(--receiving); fill: none }
-.transforming { fill: url(#transforming); stroke: var(--transforming) }
-.hatch { stroke: var(--connecting); stroke-width: 1.5 }
-.cross { stroke: var(--transforming); stroke-width: 1; fill: none }
-.done { fill: var(--receiving) }
-.end { stroke: var(--bad); stroke-width: 2; fill: none }
-";
+/// A colour on a light page and on a dark one.
+#[derive(Debug, Clone, Copy)]
+struct Colour {
+    light: &'static str,
+    dark: &'static str,
+}
+
+/// How the parts of one kind are painted. What a part is painted with is an attribute of each, because many programs
+/// that show pictures know no style sheets; only the dark page is left to one.
+#[derive(Debug, Clone, Copy)]
+struct Ink {
+    class: &'static str,
+    fill: Paint,
+    stroke: Paint,
+    /// Other attributes of the stroke.
+    pen: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Paint {
+    None,
+    Colour(Colour),
+    /// A pattern, by its id.
+    Pattern(&'static str),
+}
+
+const PAGE_COLOUR: Colour = Colour { light: "#ffffff", dark: "#0d1117" };
+const TEXT_COLOUR: Colour = Colour { light: "#1f2328", dark: "#e6edf3" };
+const FAINT_COLOUR: Colour = Colour { light: "#59636e", dark: "#9198a1" };
+const RULE_COLOUR: Colour = Colour { light: "#d8dee4", dark: "#30363d" };
+const CONNECTING_COLOUR: Colour = Colour { light: "#9a6700", dark: "#d29922" };
+const WAITING_COLOUR: Colour = Colour { light: "#818b98", dark: "#6e7681" };
+const RECEIVING_COLOUR: Colour = Colour { light: "#218bff", dark: "#1f6feb" };
+const READ_COLOUR: Colour = Colour { light: "#0550ae", dark: "#79c0ff" };
+const TRANSFORMING_COLOUR: Colour = Colour { light: "#8250df", dark: "#a371f7" };
+const BAD_COLOUR: Colour = Colour { light: "#cf222e", dark: "#f85149" };
+
+const PAGE: Ink = Ink::filled("page", PAGE_COLOUR);
+const TITLE: Ink = Ink::filled("title", TEXT_COLOUR);
+const LABEL: Ink = Ink::filled("label", TEXT_COLOUR);
+const FAINT: Ink = Ink::filled("faint", FAINT_COLOUR);
+const BAD: Ink = Ink::filled("bad", BAD_COLOUR);
+const RULE: Ink = Ink::drawn("rule", RULE_COLOUR, &[]);
+const NOT_STARTED: Ink = Ink::drawn("not-started", FAINT_COLOUR, &[("stroke-dasharray", "1 4")]);
+const CONNECTING: Ink = Ink::hatched("connecting", CONNECTING_COLOUR);
+const HATCH: Ink = Ink::drawn("hatch", CONNECTING_COLOUR, &[("stroke-width", "1.5")]);
+const WAITING: Ink = Ink::filled("waiting", WAITING_COLOUR);
+const RECEIVING: Ink = Ink::filled("receiving", RECEIVING_COLOUR);
+const READ: Ink = Ink::drawn("read", READ_COLOUR, &[]);
+const TRANSFORMING: Ink = Ink::hatched("transforming", TRANSFORMING_COLOUR);
+const CROSS: Ink = Ink::drawn("cross", TRANSFORMING_COLOUR, &[]);
+const DONE: Ink = Ink::filled("done", READ_COLOUR);
+const END: Ink = Ink::drawn("end", BAD_COLOUR, &[("stroke-width", "2")]);
+
+const INKS: [Ink; 16] = [
+    PAGE,
+    TITLE,
+    LABEL,
+    FAINT,
+    BAD,
+    RULE,
+    NOT_STARTED,
+    CONNECTING,
+    HATCH,
+    WAITING,
+    RECEIVING,
+    READ,
+    TRANSFORMING,
+    CROSS,
+    DONE,
+    END,
+];
+
+impl Ink {
+    const fn filled(class: &'static str, colour: Colour) -> Self {
+        Self { class, fill: Paint::Colour(colour), stroke: Paint::None, pen: &[] }
+    }
+
+    const fn drawn(class: &'static str, colour: Colour, pen: &'static [(&'static str, &'static str)]) -> Self {
+        Self { class, fill: Paint::None, stroke: Paint::Colour(colour), pen }
+    }
+
+    /// Filled with the pattern of the same name, within an outline.
+    const fn hatched(class: &'static str, colour: Colour) -> Self {
+        Self { class, fill: Paint::Pattern(class), stroke: Paint::Colour(colour), pen: &[] }
+    }
+
+    /// Paints an element.
+    fn paint<N: Node>(self, mut node: N) -> N {
+        node.assign("class", self.class);
+        let paint = |paint| match paint {
+            Paint::None => "none".to_owned(),
+            Paint::Colour(colour) => colour.light.to_owned(),
+            Paint::Pattern(id) => format!("url(#{id})"),
+        };
+        node.assign("fill", paint(self.fill));
+        if !matches!(self.stroke, Paint::None) {
+            node.assign("stroke", paint(self.stroke));
+        }
+        for (name, value) in self.pen {
+            node.assign(*name, *value);
+        }
+        node
+    }
+
+    /// The rule that repaints it on a dark page.
+    fn dark(self) -> String {
+        let property = |name: &str, paint| match paint {
+            Paint::Colour(Colour { dark, .. }) => format!("{name}: {dark}; "),
+            Paint::None | Paint::Pattern(_) => String::new(),
+        };
+        format!("  .{} {{ {}{}}}\n", self.class, property("fill", self.fill), property("stroke", self.stroke))
+    }
+}
+
+/// Colours for a reader who prefers a dark page.
+fn style() -> String {
+    let rules: String = INKS.map(Ink::dark).concat();
+    format!("\n@media (prefers-color-scheme: dark) {{\n{rules}}}\n")
+}
 
 /// Draws a chart.
 pub fn draw(chart: &Chart) -> String {
@@ -59,7 +156,8 @@ pub fn draw(chart: &Chart) -> String {
     let axis = Axis { left, width: WIDTH - left - NOTES - MARGIN, span: chart.span_us };
 
     let mut y = MARGIN;
-    let mut body = Group::new();
+    let font = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace";
+    let mut body = Group::new().set("font-family", font).set("font-size", 12);
     for panel in &chart.panels {
         body = body.add(draw_panel(panel, &axis, &mut y));
     }
@@ -71,9 +169,9 @@ pub fn draw(chart: &Chart) -> String {
         .set("height", number(y))
         .set("role", "img")
         .add(Title::new("A waterfall of poems: one lane each, time to the right"))
-        .add(Style::new(STYLE))
+        .add(Style::new(style()))
         .add(definitions())
-        .add(Rectangle::new().set("class", "page").set("width", "100%").set("height", "100%"))
+        .add(PAGE.paint(Rectangle::new().set("width", "100%").set("height", "100%")))
         .add(body)
         .to_string()
         + "\n"
@@ -104,12 +202,12 @@ fn definitions() -> Definitions {
         Pattern::new().set("id", id).set("width", size).set("height", size).set("patternUnits", "userSpaceOnUse")
     };
     Definitions::new()
-        .add(pattern("connecting", 5).add(Path::new().set("class", "hatch").set("d", "M-1 6L6 -1M4 6L6 4M-1 1L1 -1")))
-        .add(pattern("transforming", 6).add(Path::new().set("class", "cross").set("d", "M0 0L6 6M6 0L0 6")))
+        .add(pattern("connecting", 5).add(HATCH.paint(Path::new().set("d", "M-1 6L6 -1M4 6L6 4M-1 1L1 -1"))))
+        .add(pattern("transforming", 6).add(CROSS.paint(Path::new().set("d", "M0 0L6 6M6 0L0 6"))))
 }
 
-fn write(x: f64, y: f64, class: &str, content: &str) -> Text {
-    Text::new(content).set("class", class).set("x", number(x)).set("y", number(y))
+fn write(x: f64, y: f64, ink: Ink, content: &str) -> Text {
+    ink.paint(Text::new(content).set("x", number(x)).set("y", number(y)))
 }
 
 /// Draws one run from `y` on, and moves `y` below it.
@@ -120,19 +218,15 @@ fn draw_panel(panel: &Panel, axis: &Axis, y: &mut f64) -> Group {
     let pitch = (MOST_HEIGHT / count.max(1.0)).min(LANE);
     let (top, bottom) = (*y + HEADER, *y + HEADER + pitch * count);
 
-    let mut group = Group::new().add(write(MARGIN, *y + 13.0, "title", &panel.title)).add(write(
-        axis.left,
-        *y + 13.0,
-        "faint",
-        &panel.tally,
-    ));
+    let title = write(MARGIN, *y + 13.0, TITLE, &panel.title).set("font-weight", "bold").set("font-size", 13);
+    let mut group = Group::new().add(title).add(write(axis.left, *y + 13.0, FAINT, &panel.tally));
     let step = tick(axis.span, MOST_TICKS);
     for at in (0..=axis.span / step).map(|n| n * step) {
         let x = number(axis.x(at));
-        let rule = Line::new().set("class", "rule").set("x1", x.clone()).set("x2", x.clone());
+        let rule = RULE.paint(Line::new()).set("x1", x.clone()).set("x2", x.clone());
         group = group
             .add(rule.set("y1", number(top)).set("y2", number(bottom + 4.0)))
-            .add(write(axis.x(at), bottom + 16.0, "faint", &tick_label(at, step)).set("text-anchor", "middle"));
+            .add(write(axis.x(at), bottom + 16.0, FAINT, &tick_label(at, step)).set("text-anchor", "middle"));
     }
     let mut lane_top = top;
     for lane in lanes {
@@ -142,7 +236,7 @@ fn draw_panel(panel: &Panel, axis: &Axis, y: &mut f64) -> Group {
     *y = bottom + 16.0;
     if let Some(note) = folded {
         *y += 16.0;
-        group = group.add(write(axis.left, *y, "faint", &note));
+        group = group.add(write(axis.left, *y, FAINT, &note));
     }
     *y += 18.0;
     group
@@ -160,13 +254,13 @@ fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
         group = draw_end(group, outcome, axis.x(at), top + height / 2.0, (height / 2.0).min(5.0));
     }
     if pitch >= READABLE {
-        let class = if matches!(lane.end, Some((Outcome::Done, _))) { "faint" } else { "bad" };
+        let ink = if matches!(lane.end, Some((Outcome::Done, _))) { FAINT } else { BAD };
         let baseline = top + height / 2.0 + 4.0;
         let end = lane.end.map_or(0, |(_, at)| at);
-        group = group.add(write(MARGIN, baseline, "label", &shortened(&lane.label))).add(write(
+        group = group.add(write(MARGIN, baseline, LABEL, &shortened(&lane.label))).add(write(
             axis.x(end) + 10.0,
             baseline,
-            class,
+            ink,
             &lane.note,
         ));
     }
@@ -182,9 +276,8 @@ fn shortened(label: &str) -> String {
 
 fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -> Group {
     let (start, end) = (axis.x(phase.start), axis.x(phase.end));
-    let block = |class: &str, share: f64| {
-        Rectangle::new()
-            .set("class", class)
+    let block = |ink: Ink, share: f64| {
+        ink.paint(Rectangle::new())
             .set("x", number(start))
             .set("y", number(top + height * (1.0 - share) / 2.0))
             .set("width", number((end - start).max(0.5)))
@@ -195,13 +288,13 @@ fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -
         State::NotStarted if height < THINNEST_LINE => group,
         State::NotStarted => {
             let y = number(top + height / 2.0);
-            let line = Line::new().set("class", "not-started").set("x1", number(start)).set("x2", number(end));
+            let line = NOT_STARTED.paint(Line::new()).set("x1", number(start)).set("x2", number(end));
             group.add(line.set("y1", y.clone()).set("y2", y))
         }
-        State::Connecting => group.add(block("connecting", 0.6)),
-        State::Waiting => group.add(block("waiting", 0.4)),
-        State::Receiving => group.add(block("receiving", 1.0)),
-        State::Transforming => group.add(block("transforming", 0.8)),
+        State::Connecting => group.add(block(CONNECTING, 0.6)),
+        State::Waiting => group.add(block(WAITING, 0.4)),
+        State::Receiving => group.add(block(RECEIVING, 1.0)),
+        State::Transforming => group.add(block(TRANSFORMING, 0.8)),
     }
 }
 
@@ -216,7 +309,7 @@ fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> 
             strokes += &format!("M{} {}v{}", number(x), number(top), number(height));
         }
     }
-    if strokes.is_empty() { group } else { group.add(Path::new().set("class", "read").set("d", strokes)) }
+    if strokes.is_empty() { group } else { group.add(READ.paint(Path::new().set("d", strokes))) }
 }
 
 /// Draws the outcome: a dot, a cross, an hourglass, a bar or a square.
@@ -224,7 +317,7 @@ fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group 
     let (l, r, t, b) = (number(x - size), number(x + size), number(y - size), number(y + size));
     let shape = match outcome {
         Outcome::Done => {
-            let dot = Circle::new().set("class", "done").set("cx", number(x)).set("cy", number(y));
+            let dot = DONE.paint(Circle::new()).set("cx", number(x)).set("cy", number(y));
             return group.add(dot.set("r", number((size * 0.7).max(0.5))));
         }
         Outcome::Cut => format!("M{l} {t}L{r} {b}M{r} {t}L{l} {b}"),
@@ -232,14 +325,14 @@ fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group 
         Outcome::Interrupted => format!("M{} {t}V{b}", number(x)),
         Outcome::Failed => format!("M{l} {t}H{r}V{b}H{l}Z"),
     };
-    group.add(Path::new().set("class", "end").set("d", shape))
+    group.add(END.paint(Path::new().set("d", shape)))
 }
 
 fn draw_legend(chart: &Chart, top: f64) -> Group {
     let mut group = Group::new();
     let mut x = MARGIN;
     let mut entry = |group: Group, sample: &dyn Fn(Group, f64) -> Group, word: &str| {
-        let group = sample(group, x).add(write(x + 30.0, top + 11.0, "faint", word));
+        let group = sample(group, x).add(write(x + 30.0, top + 11.0, FAINT, word));
         #[expect(clippy::cast_precision_loss, reason = "few characters")]
         let length = word.chars().count() as f64;
         x += 30.0 + length * ADVANCE + 18.0;
@@ -327,6 +420,54 @@ mod tests {
         assert!(picture.contains("\nand 701 more: 701 done\n"));
         assert_eq!(count(&picture, r#"class="label""#), 0);
         assert!(picture.len() < 1_000_000, "{} bytes", picture.len());
+    }
+
+    /// The relative luminance of a colour (WCAG 2.2, "relative luminance").
+    fn luminance(colour: &str) -> f64 {
+        let channel = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).expect("two digits")) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
+    }
+
+    fn contrast(one: &str, other: &str) -> f64 {
+        let (one, other) = (luminance(one), luminance(other));
+        (one.max(other) + 0.05) / (one.min(other) + 0.05)
+    }
+
+    #[test]
+    fn text_and_states_stand_out_from_either_page() {
+        assert!((contrast("#ffffff", "#000000") - 21.0).abs() < 1e-9);
+        let texts = [TITLE, LABEL, FAINT, BAD].map(|ink| (ink, 4.5));
+        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DONE, END].map(|ink| (ink, 3.0));
+        for (ink, least) in texts.into_iter().chain(states) {
+            let ((Paint::Colour(colour), _) | (_, Paint::Colour(colour))) = (ink.fill, ink.stroke) else {
+                panic!("{} has no colour", ink.class);
+            };
+            let (light, dark) = (contrast(colour.light, PAGE_COLOUR.light), contrast(colour.dark, PAGE_COLOUR.dark));
+            assert!(light >= least && dark >= least, "{}: {light:.2} and {dark:.2} of {least}", ink.class);
+        }
+        // Each read is a stroke on what was received.
+        for (read, block) in [(READ_COLOUR.light, RECEIVING_COLOUR.light), (READ_COLOUR.dark, RECEIVING_COLOUR.dark)] {
+            assert!(contrast(read, block) >= 1.8, "{:.2}", contrast(read, block));
+        }
+    }
+
+    #[test]
+    fn colours_are_literal_and_a_dark_page_is_left_to_a_style_sheet() {
+        let statuses = [Status::Ok, Status::Reset];
+        let picture = picture(statuses.iter().map(|&status| TaskReport { status, ..task(1, 5, 900) }).collect());
+        assert!(!picture.contains("var("), "custom properties are unknown to many programs");
+        let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+        let shapes = ["rect", "line", "path", "circle", "text"];
+        for shape in parsed.descendants().filter(|node| shapes.contains(&node.tag_name().name())) {
+            let paints =
+                |name| shape.attribute(name).is_some_and(|value| value.starts_with('#') || value.starts_with("url"));
+            assert!(paints("fill") || paints("stroke"), "{shape:?} would be black");
+            let class = shape.attribute("class").expect("a class");
+            assert!(picture.contains(&format!("  .{class} {{ ")), ".{class} has its dark colour");
+        }
     }
 
     #[test]
