@@ -20,6 +20,8 @@ mod resolver;
 mod select;
 mod sink;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod transform;
 
@@ -169,6 +171,13 @@ impl Job {
     /// The sink of the poems.
     pub fn sink(&self) -> &Sink {
         &self.sink
+    }
+
+    /// Delivers the whole poems that only wait for others, for a run that ends before all are settled.
+    pub fn deliver_whole(&self) {
+        for (index, failure) in self.sink.end() {
+            self.observe(index, Instant::now(), &Event::Failed(&failure));
+        }
     }
 
     /// The calls made so far.

@@ -25,7 +25,7 @@ use crate::cli::values::{self, Limit};
 use crate::cli::{Error, open_files, terminal};
 use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
 use bars::Bars;
-use finish::{Cause, Finish, Reports};
+use finish::{Cause, FailEarly, Finish, Reports};
 use messages::Messages;
 
 /// Descriptors that are not for poems: the standard streams, a runtime's own, a library's.
@@ -107,6 +107,10 @@ pub struct Args {
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
     retries: u32,
 
+    /// End the run when the first poem has failed; those under way are interrupted
+    #[arg(long, help_heading = "Limits")]
+    fail_early: bool,
+
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -123,6 +127,8 @@ Examples:
       One poem into the directory poems, in spite of failures
   get-poetry --transform cummingsify --via 11000 10000
       A poem in lower case
+  get-poetry --fail-early --timeout 10s -o poems 10000 10001 10002
+      All poems, or an end as soon as one of them is lost
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
   get-poetry --discard --waterfall --timeline poems.svg 10000 10001 10002
@@ -155,6 +161,10 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
 
     let finish = Arc::new(Finish::new(builder, messages, bars, reports));
     let sink = args.sink(screen, &finish);
+    if args.fail_early {
+        // After the others: they have heard of the failure when it ends the run.
+        observers.push(Arc::new(FailEarly(Arc::clone(&finish))));
+    }
     let via = args.via();
     let job = Job::new(args.addresses, limits, sink, observers, clock, fastrand::u64(..));
     let job = Arc::new(job.through(via));
