@@ -201,9 +201,9 @@ impl Poem {
                 let limits = under_way.iter().filter_map(|connecting| connecting.patience.until());
                 limits.chain(candidates.due()).min()
             }
-            State::Resolving { patience, .. }
-            | State::Sending { patience, .. }
-            | State::Receiving { patience, .. } => patience.until(),
+            State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. } => {
+                patience.until()
+            }
             State::Complete | State::Settled => None,
         }
     }
