@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -129,7 +130,8 @@ impl<E> Candidates<E> {
 ///
 /// # Errors
 /// It is one, or the system does not say.
-pub fn refuse_itself(socket: &SockRef<'_>, to: SocketAddr) -> io::Result<()> {
+pub fn refuse_itself(socket: &impl AsFd, to: SocketAddr) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     let local = socket.local_addr()?.as_socket();
     // The port alone tells most of them apart: one call less.
     if local.is_none_or(|local| local.port() != to.port()) {
@@ -233,7 +235,7 @@ mod tests {
             let own = socket.local_addr().expect("bound");
             socket.connect(&own).expect("a simultaneous open");
             let own = own.as_socket().expect("an IP socket");
-            let error = refuse_itself(&SockRef::from(&socket), own).expect_err("nobody listens there");
+            let error = refuse_itself(&socket, own).expect_err("nobody listens there");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
             drop(socket);
             // Without SO_REUSEADDR: a connection in TIME_WAIT would hold it. std sets that option, so by hand.
@@ -248,11 +250,11 @@ mod tests {
         let to = listener.local_addr().expect("an address");
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.connect(&to.into()).expect("connected");
-        refuse_itself(&SockRef::from(&socket), to).expect("two ends");
+        refuse_itself(&socket, to).expect("two ends");
         // The same port, and another address.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 2], to.port())).into()).expect("an address of this machine");
         socket.connect(&to.into()).expect("connected");
-        refuse_itself(&SockRef::from(&socket), to).expect("two ends");
+        refuse_itself(&socket, to).expect("two ends");
     }
 }

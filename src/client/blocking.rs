@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
@@ -130,7 +130,7 @@ fn connect_to(address: SocketAddr, mut patience: Patience) -> Result<Socket, Fai
     loop {
         socket.set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
         let Err(error) = socket.connect(&address.into()) else {
-            refuse_itself(&SockRef::from(&socket), address).map_err(Failure::Connect)?;
+            refuse_itself(&socket, address).map_err(Failure::Connect)?;
             return Ok(socket);
         };
         match error.raw_os_error().map(Errno::from_raw) {

@@ -110,7 +110,7 @@ impl fmt::Display for Model {
 /// The limits of each fetch: timeouts, retries, concurrency. A timeout of `None` means without limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchLimits {
-    /// Timeout of the connection to each address of a name. `None`: as long as the kernel tries.
+    /// Timeout of the connection to each address of a name, from when that is tried. `None`: as long as the kernel tries.
     pub connect_timeout: Option<Duration>,
     /// Timeout of the next byte, the first included.
     pub idle_timeout: Option<Duration>,

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
@@ -349,7 +349,7 @@ impl Poem {
 
     /// The connection to this address stands.
     fn connected(&mut self, socket: Socket, address: SocketAddr) -> Result<State, Failure> {
-        refuse_itself(&SockRef::from(&socket), address).map_err(Failure::Connect)?;
+        refuse_itself(&socket, address).map_err(Failure::Connect)?;
         self.fetch.reached(address);
         self.fetch.connected(Instant::now());
         Ok(self.send_or_receive(socket.into()))

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
@@ -164,7 +163,7 @@ async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidat
 
 async fn connect_to(socket: TcpSocket, address: SocketAddr, patience: Patience) -> Result<TcpStream, Failure> {
     let stream = within(patience, socket.connect(address)).await?.map_err(Failure::Connect)?;
-    refuse_itself(&SockRef::from(&stream), address).map_err(Failure::Connect)?;
+    refuse_itself(&stream, address).map_err(Failure::Connect)?;
     Ok(stream)
 }
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_blocking;
 use tokio::time::{timeout, timeout_at};
@@ -131,7 +131,7 @@ async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
 
 async fn connect(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpStream> {
     let stream = socket.connect(address).await?;
-    refuse_itself(&SockRef::from(&stream), address)?;
+    refuse_itself(&stream, address)?;
     Ok(stream)
 }
 

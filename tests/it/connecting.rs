@@ -29,7 +29,8 @@ fn shell(namespaces: &[&str], setup: &str) -> Option<Command> {
             return Some(command);
         }
     }
-    eprintln!("skipped: namespaces are for root only here, or unshare(1) and ip(8) are not there");
+    writeln!(io::stderr(), "skipped: namespaces are for root only here, or unshare(1) or ip(8) is missing")
+        .expect("told");
     None
 }
 
@@ -143,7 +144,12 @@ fn a_proxys_next_fetch_begins_with_the_address_after_the_one_that_failed() {
     let Some(mut command) = with_a_name(directory.path()) else { return };
     let half_way = Arc::new(Barrier::new(2));
     let go = Arc::clone(&half_way);
-    let upstream = format!("poems.made-up:{}", two_servers(move || drop(go.wait())));
+    let upstream = format!(
+        "poems.made-up:{}",
+        two_servers(move || {
+            go.wait();
+        })
+    );
     let proxy = Service::start(command.arg(path_of("poetry-proxy")).arg(upstream));
     let mut client = proxy.connect();
     client.read_exact(&mut [0; HALF.len()]).expect("half a poem, live");

@@ -88,7 +88,9 @@ pub struct Args {
 
     /// Give up an address that does not accept the connection for so long; 0: never
     ///
-    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short.
+    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short. An
+    /// address of a name that does not answer within 250ms is joined by the next one, and who answers first counts; the
+    /// blocking and the threads client can wait for one at a time only, so there each costs its limit.
     #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     connect_timeout: Limit,
@@ -104,6 +106,8 @@ pub struct Args {
     timeout: Limit,
 
     /// Try again up to N times if a poem fails, after pauses that double
+    ///
+    /// If a name has several addresses, with the one after the one that failed.
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
     retries: u32,
 
