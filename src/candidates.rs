@@ -15,6 +15,10 @@ use socket2::SockRef;
 /// next one. Who answers first wins.
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// The most candidates under way at once. Further ones wait until one of these has failed: whoever says which addresses a
+/// name has does not say how many sockets that takes.
+const MOST_AT_ONCE: usize = 16;
+
 /// The order in which the addresses of a name are tried: as the resolver has them, but with the families in turns (RFC
 /// 8305, section 4), so that a family that leads nowhere costs one delay and not one for each of its addresses. No address
 /// is there twice.
@@ -51,6 +55,7 @@ pub fn in_order(found: &[SocketAddr], after: Option<SocketAddr>) -> Vec<SocketAd
 pub struct Candidates<E> {
     order: Vec<SocketAddr>,
     begun: usize,
+    ended: usize,
     due: Due,
     /// The failure of the candidate that was last in order, of those that have failed.
     failure: Option<(usize, E)>,
@@ -77,7 +82,7 @@ pub struct Candidate {
 impl<E> Candidates<E> {
     /// Candidates that are tried in this order.
     pub fn new(order: Vec<SocketAddr>) -> Self {
-        Self { order, begun: 0, due: Due::Now, failure: None }
+        Self { order, begun: 0, ended: 0, due: Due::Now, failure: None }
     }
 
     /// The candidate that is to be tried `now`; `None`: there is no other one, or it is not due yet.
@@ -90,7 +95,8 @@ impl<E> Candidates<E> {
         let address = *self.order.get(self.begun).filter(|_| is_due)?;
         let number = self.begun;
         self.begun += 1;
-        self.due = Due::At(now + ATTEMPT_DELAY);
+        let is_full = self.begun - self.ended == MOST_AT_ONCE;
+        self.due = if is_full { Due::AfterFailure } else { Due::At(now + ATTEMPT_DELAY) };
         Some(Candidate { number, address })
     }
 
@@ -104,6 +110,7 @@ impl<E> Candidates<E> {
 
     /// A candidate has failed. The next one is due at once.
     pub fn failed(&mut self, number: usize, why: E) {
+        self.ended += 1;
         self.due = Due::Now;
         if self.failure.as_ref().is_none_or(|(last, _)| *last <= number) {
             self.failure = Some((number, why));
@@ -210,6 +217,18 @@ mod tests {
         candidates.failed(2, "later");
         assert_eq!(candidates.next(at(10_000)), None);
         assert_eq!(candidates.failure(), Some("the last one's"));
+    }
+
+    #[test]
+    fn no_more_are_under_way_at_once_than_the_limit() {
+        let addresses: Vec<SocketAddr> = (1..=20).map(|last| SocketAddr::from(([10, 0, 0, last], 1))).collect();
+        let (mut candidates, start) = (Candidates::new(addresses), Instant::now());
+        let begun = (0..100).filter(|&nth| candidates.next(start + nth * ATTEMPT_DELAY).is_some()).count();
+        assert_eq!((begun, candidates.due()), (MOST_AT_ONCE, None));
+        let now = start + 100 * ATTEMPT_DELAY;
+        candidates.failed(3, "refused");
+        assert_eq!(candidates.next(now).map(|candidate| candidate.number), Some(MOST_AT_ONCE));
+        assert_eq!(candidates.next(now + ATTEMPT_DELAY), None);
     }
 
     #[test]

@@ -318,10 +318,11 @@ impl Poem {
     /// One of the connections under way has come to an end, at least. The first that stands wins; to drop the others is
     /// to give them up.
     fn ready(&mut self, under_way: Vec<Connecting>, mut candidates: Candidates<Failure>) -> Result<State, Failure> {
-        let mut left = Vec::with_capacity(under_way.len());
+        let mut left = Vec::new();
+        let is_alone = under_way.len() == 1;
         for Connecting { candidate, socket, patience } in under_way {
             let Candidate { number, address } = candidate;
-            match end_of_connect(&socket) {
+            match end_of_connect(&socket, is_alone) {
                 None => left.push(Connecting { candidate, socket, patience }),
                 Some(Ok(())) => match self.connected(socket, address) {
                     Ok(state) => return Ok(state),
@@ -403,9 +404,11 @@ fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
     }
 }
 
-/// What has become of a connect(2) under way; `None`: nothing yet.
-fn end_of_connect(socket: &Socket) -> Option<io::Result<()>> {
+/// What has become of a connect(2) under way; `None`: nothing yet. The only one that poll(2) can have meant has come to
+/// its end.
+fn end_of_connect(socket: &Socket, is_the_only_one: bool) -> Option<io::Result<()>> {
     match socket.take_error() {
+        Ok(None) if is_the_only_one => return Some(Ok(())),
         Ok(None) => {}
         Ok(Some(error)) | Err(error) => return Some(Err(error)),
     }

@@ -54,14 +54,18 @@ pub struct Route<'a> {
 /// # Errors
 /// What became of the last address.
 pub async fn dial(address: &Address, limit: Option<Duration>) -> Result<TcpStream, DialError> {
-    dial_by(address, limit, Route::default()).await
+    dial_by(address, limit, Route::default()).await.map(|(stream, _)| stream)
 }
 
-/// [`dial`]s by a route.
+/// [`dial`]s by a route, and tells which address it was.
 ///
 /// # Errors
 /// As for [`dial`]; or there is no address that does not lead back here.
-pub async fn dial_by(address: &Address, limit: Option<Duration>, route: Route<'_>) -> Result<TcpStream, DialError> {
+pub async fn dial_by(
+    address: &Address,
+    limit: Option<Duration>,
+    route: Route<'_>,
+) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut addresses = within(limit, resolve(address)).await?.map_err(DialError::Resolve)?;
     addresses.retain(|address| !route.doors.iter().any(|door| leads_to(*address, *door)));
     if addresses.is_empty() {
@@ -71,13 +75,14 @@ pub async fn dial_by(address: &Address, limit: Option<Duration>, route: Route<'_
 }
 
 /// The connection to the first of these addresses that answers.
-async fn first_of(order: Vec<SocketAddr>, limit: Option<Duration>) -> Result<TcpStream, DialError> {
+async fn first_of(order: Vec<SocketAddr>, limit: Option<Duration>) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut candidates = Candidates::new(order);
-    let mut under_way: Vec<(usize, Connecting)> = Vec::new();
+    let mut under_way: Vec<(Candidate, Connecting)> = Vec::new();
     loop {
-        while let Some(Candidate { number, address }) = candidates.next(Instant::now()) {
+        while let Some(candidate) = candidates.next(Instant::now()) {
+            let Candidate { number, address } = candidate;
             match if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() } {
-                Ok(socket) => under_way.push((number, Box::pin(within(limit, connect(socket, address))))),
+                Ok(socket) => under_way.push((candidate, Box::pin(within(limit, connect(socket, address))))),
                 Err(_) if !under_way.is_empty() => candidates.put_off(),
                 Err(error) => candidates.failed(number, DialError::Socket(error)),
             }
@@ -93,9 +98,9 @@ async fn first_of(order: Vec<SocketAddr>, limit: Option<Duration>) -> Result<Tcp
             },
         };
         match ended {
-            (_, Ok(Ok(stream))) => return Ok(stream),
-            (number, Ok(Err(error))) => candidates.failed(number, DialError::Connect(error)),
-            (number, Err(late)) => candidates.failed(number, late),
+            (Candidate { address, .. }, Ok(Ok(stream))) => return Ok((stream, address)),
+            (Candidate { number, .. }, Ok(Err(error))) => candidates.failed(number, DialError::Connect(error)),
+            (Candidate { number, .. }, Err(late)) => candidates.failed(number, late),
         }
     }
 }
@@ -107,7 +112,7 @@ type Connected = Result<io::Result<TcpStream>, DialError>;
 type Connecting = Pin<Box<dyn Future<Output = Connected> + Send>>;
 
 /// Waits for all of these, and takes out the first that has come to an end.
-async fn first_to_end(under_way: &mut Vec<(usize, Connecting)>) -> (usize, Connected) {
+async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidate, Connected) {
     poll_fn(|context| {
         for place in 0..under_way.len() {
             if let Poll::Ready(end) = under_way[place].1.as_mut().poll(context) {
@@ -280,8 +285,8 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         for (after, first) in [(None, a), (Some(a), b), (Some(b), c), (Some(c), a)] {
             let route = Route { after, ..Route::default() };
-            let stream = runtime.block_on(dial_by(&name, Some(LIMIT), route)).expect("connected");
-            assert_eq!(stream.peer_addr().expect("connected"), first, "after {after:?}");
+            let (stream, address) = runtime.block_on(dial_by(&name, Some(LIMIT), route)).expect("connected");
+            assert_eq!((stream.peer_addr().expect("connected"), address), (first, first), "after {after:?}");
         }
     }
 
@@ -293,7 +298,7 @@ mod tests {
         let route = Route { doors: &[own], ..Route::default() };
         let dial = |addresses: &[SocketAddr]| {
             let name = made_up::name(addresses);
-            runtime.block_on(dial_by(&name, Some(LIMIT), route)).map(|stream| stream.peer_addr().expect("connected"))
+            runtime.block_on(dial_by(&name, Some(LIMIT), route)).map(|(_, address)| address)
         };
         assert_eq!(dial(&[own, other]).expect("there is another one"), other);
         assert!(matches!(dial(&[own]), Err(DialError::Itself)));

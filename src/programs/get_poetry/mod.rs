@@ -154,7 +154,7 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let screen = args.screen();
     args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
-    let limits = args.limits(open_files::raise_limit());
+    let limits = args.limits(model, open_files::raise_limit());
 
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
     let messages = Arc::new(Messages::new(bars.is_none()));
@@ -190,8 +190,12 @@ impl Args {
     }
 
     /// The limits of each fetch, with no more poems at once than there may be open files.
-    fn limits(&self, open_files: u64) -> FetchLimits {
-        let files_per_poem = if self.output.is_some() { 2 } else { 1 };
+    fn limits(&self, model: Model, open_files: u64) -> FetchLimits {
+        // A name may take another socket while one of its addresses does not answer.
+        let is_name = |address: &Address| address.literal().is_none();
+        let has_two_sockets =
+            matches!(model, Model::Select | Model::Async) && self.addresses.iter().chain(&self.via).any(is_name);
+        let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
         let wanted = self.max_concurrency.unwrap_or(NonZeroUsize::MAX);

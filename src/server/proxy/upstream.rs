@@ -58,8 +58,8 @@ pub(super) async fn fetch(config: &Config, way: &Way, writer: &Writer<Why>) -> R
     let limit = config.upstream_timeout;
     let doors = way.doors.get().map(Vec::as_slice).unwrap_or_default();
     let route = Route { after: *lock(&way.failed), doors };
-    let mut stream = unless_abandoned(writer, async { Ok(dial_by(&config.upstream, limit, route).await?) }).await?;
-    let address = stream.peer_addr();
+    let dialed = unless_abandoned(writer, async { Ok(dial_by(&config.upstream, limit, route).await?) });
+    let (mut stream, address) = dialed.await?;
     let result = async {
         let mut buffer = vec![0; READ];
         loop {
@@ -71,7 +71,7 @@ pub(super) async fn fetch(config: &Config, way: &Way, writer: &Writer<Why>) -> R
         }
     }
     .await;
-    if let (Err(FetchError::Io(_) | FetchError::Silent(_)), Ok(address)) = (&result, address) {
+    if let Err(FetchError::Io(_) | FetchError::Silent(_)) = result {
         // It stays the last one to be tried, even if another one serves well in the meantime.
         *lock(&way.failed) = Some(address);
     }
