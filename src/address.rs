@@ -55,6 +55,19 @@ impl Address {
         }
     }
 
+    /// The socket addresses that are known without a resolver: that of a literal, and those of `localhost` (RFC 6761,
+    /// section 6.3). None for any other name.
+    pub fn known(&self) -> Vec<SocketAddr> {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        match &self.host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
+            Host::Name(name) if name.trim_end_matches('.').eq_ignore_ascii_case("localhost") => {
+                loopback.map(|ip| SocketAddr::new(ip, self.port)).to_vec()
+            }
+            Host::Name(_) => Vec::new(),
+        }
+    }
+
     /// Every socket address of the host, in the resolver's order of preference.
     ///
     /// This blocks: getaddrinfo(3) has no other form.
@@ -64,6 +77,8 @@ impl Address {
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let found: Vec<SocketAddr> = match &self.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
+            #[cfg(test)]
+            Host::Name(name) if made_up::is_known(name) => made_up::addresses(name),
             Host::Name(name) => (name.as_str(), self.port).to_socket_addrs()?.collect(),
         };
         if found.is_empty() {
@@ -143,6 +158,35 @@ impl fmt::Display for Address {
     }
 }
 
+/// Names that only tests know, for they have to have certain addresses.
+#[cfg(test)]
+pub(crate) mod made_up {
+    use super::{Address, SocketAddr};
+    use crate::sync::lock;
+    use std::sync::Mutex;
+
+    static NAMES: Mutex<Vec<Vec<SocketAddr>>> = Mutex::new(Vec::new());
+
+    fn number(name: &str) -> Option<usize> {
+        name.strip_suffix(".made-up")?.parse().ok()
+    }
+
+    /// A name that has these addresses, with their ports.
+    pub(crate) fn name(addresses: &[SocketAddr]) -> Address {
+        let mut names = lock(&NAMES);
+        names.push(addresses.to_vec());
+        format!("{}.made-up:1", names.len() - 1).parse().expect("an address")
+    }
+
+    pub(super) fn is_known(name: &str) -> bool {
+        number(name).is_some()
+    }
+
+    pub(super) fn addresses(name: &str) -> Vec<SocketAddr> {
+        number(name).and_then(|number| lock(&NAMES).get(number).cloned()).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +251,22 @@ mod tests {
         assert_eq!(local.literal(), Some(SocketAddr::from(([127, 0, 0, 1], 10000))));
         assert_eq!(local.resolve().expect("literal"), vec![local.literal().expect("literal")]);
         assert_eq!("localhost:1".parse::<Address>().expect("valid").literal(), None);
+    }
+
+    #[test]
+    fn what_is_known_without_a_resolver() {
+        for (text, known) in [
+            ("9", "127.0.0.1:9"),
+            ("[::1]:9", "[::1]:9"),
+            ("localhost:9", "127.0.0.1:9 [::1]:9"),
+            ("LocalHost.:9", "127.0.0.1:9 [::1]:9"),
+            ("poems.example:9", ""),
+            ("[fe80::1%eth0]:9", ""),
+        ] {
+            let found: Vec<String> =
+                text.parse::<Address>().expect("valid").known().iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), known, "{text}");
+        }
     }
 
     proptest! {

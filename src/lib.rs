@@ -22,10 +22,12 @@
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! The ground, one noun each: [`address`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`], `sync`.
+//! The ground, one noun each: [`address`], [`candidates`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`],
+//! `sync`.
 
 pub mod address;
 pub mod cache;
+pub mod candidates;
 pub mod cli;
 pub mod client;
 pub mod daemon;

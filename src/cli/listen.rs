@@ -116,6 +116,12 @@ impl ListenArgs {
         i32::try_from(self.backlog.unwrap_or(default)).unwrap_or(i32::MAX)
     }
 
+    /// The address that it will have, as far as that is known: port 0 is any free one, and a name that cannot be resolved
+    /// here may be one where the service runs.
+    pub fn fixed(&self) -> Option<SocketAddr> {
+        (self.port != 0).then(|| self.address().ok()).flatten()
+    }
+
     /// Resolves `--iface`: its first IPv4 address, or else its first.
     ///
     /// # Errors

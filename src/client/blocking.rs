@@ -15,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
+use crate::candidates::refuse_itself;
 
 pub(super) fn run(job: &Arc<Job>) {
     for index in 0..job.addresses.len() {
@@ -104,15 +105,19 @@ fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     }
 }
 
-/// Connects to the first address of the name that answers.
-fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
+/// Connects to the first address of the name that answers. One after another: whoever sits in a connect(2) to an address
+/// that does not answer cannot begin another one meanwhile.
+fn connect(fetch: &mut Fetch) -> Result<TcpStream, Failure> {
     let addresses = fetch.address().resolve().map_err(Failure::Resolve)?;
     let mut failure = None;
-    for address in addresses {
+    for address in fetch.candidates(&addresses) {
         let connected = connect_to(address, fetch.patience(For::Connection, Instant::now()));
         fetch.job().counts.add_wakeup();
         match connected {
-            Ok(socket) => return Ok(socket.into()),
+            Ok(socket) => {
+                fetch.reached(address);
+                return Ok(socket.into());
+            }
             Err(error) => failure = Some(error),
         }
     }
@@ -124,7 +129,10 @@ fn connect_to(address: SocketAddr, mut patience: Patience) -> Result<Socket, Fai
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Failure::no_socket)?;
     loop {
         socket.set_write_timeout(patience.left()?).map_err(Failure::Connect)?;
-        let Err(error) = socket.connect(&address.into()) else { return Ok(socket) };
+        let Err(error) = socket.connect(&address.into()) else {
+            refuse_itself(&socket, address).map_err(Failure::Connect)?;
+            return Ok(socket);
+        };
         match error.raw_os_error().map(Errno::from_raw) {
             // Stopped and continued: another connect(2) goes on waiting for the connection under way.
             Some(Errno::EINTR) => patience.go_on(Instant::now()),

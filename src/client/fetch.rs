@@ -8,6 +8,7 @@
 //! nothing), and read until it is enough.
 
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::sink::Delivery;
 use super::transform::Exchange;
 use super::{Event, Failure, Job};
 use crate::address::Address;
+use crate::candidates::in_order;
 
 /// The first pause before a retry; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -43,7 +45,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// of the stream does.
 ///
 /// **Questions** change nothing, and are asked before each wait: [`address`](Self::address) (whom to connect to),
-/// [`unsent`](Self::unsent) (what to write) and [`patience`](Self::patience) (how long to wait).
+/// [`candidates`](Self::candidates) (at which of its addresses first), [`unsent`](Self::unsent) (what to write) and
+/// [`patience`](Self::patience) (how long to wait).
 ///
 /// The observers of the job hear of a step within its call. A fetch that is dropped before it is settled has failed
 /// with [`Failure::Bug`], at the last moment that it was told of.
@@ -61,6 +64,8 @@ pub(super) struct Fetch {
     settled: bool,
     /// The second leg, if the poem is to be transformed.
     exchange: Option<Box<Exchange>>,
+    /// The address to which the connection of the latest attempt stood: if there is another attempt, that one failed.
+    reached: Option<SocketAddr>,
 }
 
 /// Whether to read on.
@@ -143,6 +148,7 @@ impl Fetch {
             bytes: 0,
             settled: false,
             exchange: None,
+            reached: None,
         }
     }
 
@@ -156,6 +162,14 @@ impl Fetch {
         self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
         self.observe(now, &Event::Attempt(self.attempts));
         self.job.sink.open(self.index)
+    }
+
+    /// The connection that is about to be [`connected`](Self::connected) is to this address, of the name's.
+    pub(super) fn reached(&mut self, address: SocketAddr) {
+        // A transform that failed is not tried again.
+        if !self.is_asking() {
+            self.reached = Some(address);
+        }
     }
 
     /// The connection of this leg stands.
@@ -277,6 +291,12 @@ impl Fetch {
             Some(via) if self.is_asking() => &via.address,
             _ => &self.job.addresses[self.index],
         }
+    }
+
+    /// The addresses that were `found` for this leg, in the order in which they are to be tried. They begin after the one
+    /// that has failed an earlier attempt: it may be the only one that does.
+    pub(super) fn candidates(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
+        in_order(found, self.reached.filter(|_| !self.is_asking()))
     }
 
     /// What is to be sent before anything can be read; `None`: nothing, or nothing any more.
@@ -524,6 +544,48 @@ mod tests {
                 "2 @205 done 6",
             ]
         );
+    }
+
+    #[test]
+    fn an_attempt_begins_after_the_address_that_failed_the_one_before() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let [a, b, c] = ["[::1]:9", "127.0.0.1:9", "[::2]:9"].map(address);
+        let found = [a, c, b];
+        let run = Run::new(FetchLimits { retries: 9, ..UNLIMITED });
+        let mut fetch = Fetch::begin(&run.job, 0, run.clock);
+        let refused = || Failure::Connect(io::Error::from_raw_os_error(111));
+        // Accepted and reset: the next one. None accepts: the order stays, for it is a circle.
+        for (order, reached, failure) in [
+            ([a, b, c], Some(a), reset()),
+            ([b, c, a], Some(b), Failure::IdleTimeout(MS)),
+            ([c, a, b], None, refused()),
+            ([c, a, b], Some(a), reset()),
+            ([b, c, a], Some(c), reset()),
+            ([a, b, c], Some(c), reset()),
+            ([a, b, c], None, refused()),
+        ] {
+            fetch.attempt(run.clock).expect("nothing to open");
+            assert_eq!(fetch.candidates(&found), order);
+            if let Some(address) = reached {
+                fetch.reached(address);
+                fetch.connected(run.clock);
+            }
+            let failure = fetch.leg_ended(Err(failure), run.clock).expect_err("no poem");
+            assert!(fetch.ended(Err(failure), run.clock).is_some());
+        }
+        assert_eq!(fetch.candidates(&[b]), [b], "there may be others by now");
+    }
+
+    #[test]
+    fn the_order_of_a_transform_servers_addresses_is_its_own() {
+        let run = Run::with_transform(FetchLimits { retries: 1, ..UNLIMITED });
+        let both = ["127.0.0.1:9", "127.0.0.2:9"].map(|text| text.parse::<SocketAddr>().expect("an address"));
+        let mut fetch = Fetch::begin(&run.job, 0, run.clock);
+        fetch.attempt(run.clock).expect("nothing to open");
+        fetch.reached(both[0]);
+        fetch.connected(run.clock);
+        assert!(fetch.leg_ended(Ok(()), run.clock).expect("a poem"));
+        assert_eq!(fetch.candidates(&both), both);
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod resolver;
 mod select;
 mod sink;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod transform;
 
@@ -108,7 +110,7 @@ impl fmt::Display for Model {
 /// The limits of each fetch: timeouts, retries, concurrency. A timeout of `None` means without limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchLimits {
-    /// Timeout of the connection to each address of a name. `None`: as long as the kernel tries.
+    /// Timeout of the connection to each address of a name, from when that is tried. `None`: as long as the kernel tries.
     pub connect_timeout: Option<Duration>,
     /// Timeout of the next byte, the first included.
     pub idle_timeout: Option<Duration>,
@@ -169,6 +171,13 @@ impl Job {
     /// The sink of the poems.
     pub fn sink(&self) -> &Sink {
         &self.sink
+    }
+
+    /// Delivers the whole poems that only wait for others, for a run that ends before all are settled.
+    pub fn deliver_whole(&self) {
+        for (index, failure) in self.sink.end() {
+            self.observe(index, Instant::now(), &Event::Failed(&failure));
+        }
     }
 
     /// The calls made so far.

@@ -141,6 +141,19 @@ impl OrderedWriter {
         lost
     }
 
+    /// Ends all poems under way, so that those that are whole need not wait for them. Returns the ones that could not be
+    /// written. A poem that goes on all the same is not delivered.
+    pub(super) fn end(&mut self) -> Vec<(usize, io::Error)> {
+        let mut lost = Vec::new();
+        if let Some(live) = self.live {
+            for slot in self.slots.iter_mut().skip(live).filter(|slot| slot.state == State::UnderWay) {
+                *slot = Slot { state: State::Lost, broken: Some(io::ErrorKind::Interrupted.into()), ..Slot::default() };
+            }
+            self.pass_the_turn(&mut lost);
+        }
+        lost
+    }
+
     /// Moves `live` on to the next poem under way, and writes the settled ones before it.
     fn pass_the_turn(&mut self, lost: &mut Vec<(usize, io::Error)>) {
         while let Some(live) = self.live.filter(|&live| live < self.slots.len()) {
@@ -170,6 +183,24 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use crate::sync::lock;
+
+    #[test]
+    fn at_the_end_what_is_whole_waits_for_nobody() {
+        let page = Page::default();
+        let mut writer = OrderedWriter::new(Box::new(page.clone()), Order::Request { retries: false }, 4);
+        writer.write(0, b"live, ").expect("written");
+        writer.write(1, b"whole, ").expect("held");
+        assert!(writer.settle(1, State::Whole).is_empty());
+        writer.write(2, b"half").expect("held");
+        writer.write(3, b"whole, too").expect("held");
+        assert!(writer.settle(3, State::Whole).is_empty());
+        assert!(writer.end().is_empty());
+        assert_eq!(page.text(), "live, whole, whole, too");
+        assert!(writer.end().is_empty(), "once");
+        assert!(writer.write(0, b"and on").is_err());
+        assert_eq!(writer.settle(2, State::Whole).len(), 1, "not delivered");
+        assert_eq!(page.text(), "live, whole, whole, too");
+    }
 
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);

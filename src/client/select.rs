@@ -12,12 +12,12 @@
 //! ```
 //!
 //! (A poem that is to be transformed goes a second time from left to right, with something to be sent between
-//! Connecting and Receiving.)
+//! Connecting and Receiving. While it is Connecting, it may have several sockets, one for each address that has not
+//! answered yet.)
 //!
 //! The kernel looks at every descriptor in each call: with many poems that is what the model costs. (The
 //! namesake, select(2), is kept out: it cannot see descriptors above 1023.)
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::net::{SocketAddr, TcpStream};
@@ -33,6 +33,7 @@ use socket2::{Domain, Socket, Type};
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::resolver::{Resolver, Ticket};
 use super::{Failure, Job, READ_SIZE};
+use crate::candidates::{Candidate, Candidates, refuse_itself};
 use crate::errors::is_for_later;
 
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
@@ -94,10 +95,10 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
     let mut whose = Vec::with_capacity(poems.len());
     let mut sockets = Vec::with_capacity(poems.len() + 1);
     for (number, poem) in poems.iter().enumerate() {
-        if let Some((socket, readiness)) = poem.interest() {
+        poem.interests(|socket, readiness| {
             whose.push(number);
             sockets.push(PollFd::new(socket, readiness));
-        }
+        });
     }
     sockets.push(PollFd::new(resolver.as_fd(), PollFlags::POLLIN));
 
@@ -110,7 +111,7 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
     }
     for (number, socket) in whose.into_iter().zip(&sockets) {
         // POLLERR and POLLHUP count too: the next call on the socket says what is the matter.
-        ready.poems[number] = socket.any().unwrap_or(true);
+        ready.poems[number] |= socket.any().unwrap_or(true);
     }
     ready.resolver = sockets.last().is_some_and(|bell| bell.any().unwrap_or(true));
     Ok(ready)
@@ -136,8 +137,8 @@ enum State {
     Pausing { until: Instant },
     /// The resolver has been asked.
     Resolving { ticket: Ticket, patience: Patience },
-    /// A connection is under way; more addresses could be tried.
-    Connecting { socket: Socket, patience: Patience, others: VecDeque<SocketAddr> },
+    /// Connections are under way, each to an address of the name; more could be tried.
+    Connecting { under_way: Vec<Connecting>, candidates: Candidates<Failure> },
     /// There is something to send when the socket takes it.
     Sending { stream: TcpStream, patience: Patience },
     /// Bytes may come.
@@ -148,9 +149,16 @@ enum State {
     Settled,
 }
 
+/// A connect(2) that has not come to an end.
+struct Connecting {
+    candidate: Candidate,
+    socket: Socket,
+    patience: Patience,
+}
+
 /// Why a poem takes a step.
 enum Wakeup {
-    /// Its socket is ready.
+    /// Its socket is ready, or one of its sockets.
     Ready,
     /// Its deadline has passed, or its pause is over.
     Time,
@@ -172,24 +180,30 @@ impl Poem {
         matches!(self.state, State::Resolving { ticket, .. } if ticket == answer)
     }
 
-    /// The socket and the readiness that this poem waits for; none while it waits for time to pass or for the resolver.
-    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    /// Tells the sockets and the readiness that this poem waits for; none while it waits for time to pass or for the
+    /// resolver.
+    fn interests<'a>(&'a self, mut tell: impl FnMut(BorrowedFd<'a>, PollFlags)) {
         match &self.state {
             // A connection that stands, or has failed, makes its socket writable: connect(2), EINPROGRESS.
-            State::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::POLLOUT)),
-            State::Sending { stream, .. } => Some((stream.as_fd(), PollFlags::POLLOUT)),
-            State::Receiving { stream, .. } => Some((stream.as_fd(), PollFlags::POLLIN)),
-            _ => None,
+            State::Connecting { under_way, .. } => {
+                under_way.iter().for_each(|connecting| tell(connecting.socket.as_fd(), PollFlags::POLLOUT));
+            }
+            State::Sending { stream, .. } => tell(stream.as_fd(), PollFlags::POLLOUT),
+            State::Receiving { stream, .. } => tell(stream.as_fd(), PollFlags::POLLIN),
+            _ => {}
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Pausing { until } => Some(*until),
-            State::Resolving { patience, .. }
-            | State::Connecting { patience, .. }
-            | State::Sending { patience, .. }
-            | State::Receiving { patience, .. } => patience.until(),
+            State::Connecting { under_way, candidates } => {
+                let limits = under_way.iter().filter_map(|connecting| connecting.patience.until());
+                limits.chain(candidates.due()).min()
+            }
+            State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. } => {
+                patience.until()
+            }
             State::Complete | State::Settled => None,
         }
     }
@@ -239,13 +253,10 @@ impl Poem {
             }
             (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
                 let addresses = answer.map_err(Failure::Resolve)?;
-                self.connect(addresses.into(), Failure::Bug)
+                self.connect(&addresses)
             }
-            (State::Connecting { socket, others, .. }, Wakeup::Ready) => match socket.take_error() {
-                Ok(None) => self.connected(socket.into()),
-                Ok(Some(error)) | Err(error) => self.connect(others, Failure::Connect(error)),
-            },
-            (State::Connecting { patience, others, .. }, Wakeup::Time) => self.connect(others, patience.lost()),
+            (State::Connecting { under_way, candidates }, Wakeup::Ready) => self.ready(under_way, candidates),
+            (State::Connecting { under_way, candidates }, Wakeup::Time) => self.late(under_way, candidates),
             (State::Sending { stream, patience }, Wakeup::Ready) => self.write(stream, patience),
             (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, buffer),
             (
@@ -260,7 +271,7 @@ impl Poem {
     /// Begins the connection of a leg.
     fn set_out(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
         match self.fetch.address().literal() {
-            Some(address) => self.connect(VecDeque::from([address]), Failure::Bug),
+            Some(address) => self.connect(&[address]),
             None => self.resolve(resolver),
         }
     }
@@ -273,22 +284,76 @@ impl Poem {
         }
     }
 
-    /// Starts to connect to the first of these addresses that does not fail at once; the last failure counts.
-    fn connect(&mut self, mut addresses: VecDeque<SocketAddr>, mut failure: Failure) -> Result<State, Failure> {
-        while let Some(address) = addresses.pop_front() {
-            let patience = self.fetch.patience(For::Connection, Instant::now());
-            match start_to_connect(address) {
-                Ok((socket, true)) => return self.connected(socket.into()),
-                Ok((socket, false)) => return Ok(State::Connecting { socket, patience, others: addresses }),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+    /// Begins to connect to these addresses.
+    fn connect(&mut self, addresses: &[SocketAddr]) -> Result<State, Failure> {
+        let candidates = Candidates::new(self.fetch.candidates(addresses));
+        self.try_more(Vec::new(), candidates)
     }
 
-    fn connected(&mut self, stream: TcpStream) -> Result<State, Failure> {
+    /// Starts to connect to the addresses that are due, and waits for all that are under way.
+    fn try_more(
+        &mut self,
+        mut under_way: Vec<Connecting>,
+        mut candidates: Candidates<Failure>,
+    ) -> Result<State, Failure> {
+        while let Some(candidate) = candidates.next(Instant::now()) {
+            let Candidate { number, address } = candidate;
+            let patience = self.fetch.patience(For::Connection, Instant::now());
+            match start_to_connect(address) {
+                Ok((socket, true)) => match self.connected(socket, address) {
+                    Ok(state) => return Ok(state),
+                    Err(failure) => candidates.failed(number, failure),
+                },
+                Ok((socket, false)) => under_way.push(Connecting { candidate, socket, patience }),
+                Err(Failure::Local { .. }) if !under_way.is_empty() => candidates.put_off(),
+                Err(failure) => candidates.failed(number, failure),
+            }
+        }
+        match under_way.is_empty() {
+            true => Err(candidates.failure().unwrap_or(Failure::Bug)),
+            false => Ok(State::Connecting { under_way, candidates }),
+        }
+    }
+
+    /// One of the connections under way has come to an end, at least. The first that stands wins; to drop the others is
+    /// to give them up.
+    fn ready(&mut self, under_way: Vec<Connecting>, mut candidates: Candidates<Failure>) -> Result<State, Failure> {
+        let mut left = Vec::new();
+        let is_alone = under_way.len() == 1;
+        for Connecting { candidate, socket, patience } in under_way {
+            let Candidate { number, address } = candidate;
+            match end_of_connect(&socket, is_alone) {
+                None => left.push(Connecting { candidate, socket, patience }),
+                Some(Ok(())) => match self.connected(socket, address) {
+                    Ok(state) => return Ok(state),
+                    Err(failure) => candidates.failed(number, failure),
+                },
+                Some(Err(error)) => candidates.failed(number, Failure::Connect(error)),
+            }
+        }
+        self.try_more(left, candidates)
+    }
+
+    /// A deadline has passed: that of a connection under way, or the next address is due.
+    fn late(&mut self, mut under_way: Vec<Connecting>, mut candidates: Candidates<Failure>) -> Result<State, Failure> {
+        let now = Instant::now();
+        let is_late = |connecting: &mut Connecting| connecting.patience.until().is_some_and(|until| until <= now);
+        for Connecting { candidate, patience, .. } in under_way.extract_if(.., is_late) {
+            match patience.lost() {
+                // There is no time for another address.
+                failure @ Failure::Timeout(_) => return Err(failure),
+                failure => candidates.failed(candidate.number, failure),
+            }
+        }
+        self.try_more(under_way, candidates)
+    }
+
+    /// The connection to this address stands.
+    fn connected(&mut self, socket: Socket, address: SocketAddr) -> Result<State, Failure> {
+        refuse_itself(&socket, address).map_err(Failure::Connect)?;
+        self.fetch.reached(address);
         self.fetch.connected(Instant::now());
-        Ok(self.send_or_receive(stream))
+        Ok(self.send_or_receive(socket.into()))
     }
 
     /// The state after a connection stands, or after a write: what is to be sent comes first.
@@ -336,5 +401,20 @@ fn start_to_connect(address: SocketAddr) -> Result<(Socket, bool), Failure> {
         Ok(()) => Ok((socket, true)),
         Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok((socket, false)),
         Err(error) => Err(Failure::Connect(error)),
+    }
+}
+
+/// What has become of a connect(2) under way; `None`: nothing yet. The only one that poll(2) can have meant has come to
+/// its end.
+fn end_of_connect(socket: &Socket, is_the_only_one: bool) -> Option<io::Result<()>> {
+    match socket.take_error() {
+        Ok(None) if is_the_only_one => return Some(Ok(())),
+        Ok(None) => {}
+        Ok(Some(error)) | Err(error) => return Some(Err(error)),
+    }
+    match socket.peer_addr() {
+        Ok(_) => Some(Ok(())),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+        Err(error) => Some(Err(error)),
     }
 }

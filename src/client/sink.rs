@@ -151,6 +151,15 @@ impl Sink {
         }
     }
 
+    /// Writes whole poems that only wait for their turn, for a run that ends before all are settled.
+    #[must_use]
+    pub(crate) fn end(&self) -> Vec<(usize, Failure)> {
+        match &self.0 {
+            Kind::Nowhere | Kind::Files { .. } => Vec::new(),
+            Kind::Stream(ordered) => on_stdout(lock(ordered).end()),
+        }
+    }
+
     /// Removes temporary files, for a process that ends in the middle of a run.
     ///
     /// Nobody may create a file after this: a fetch that goes on on another thread would leave it behind. Each file's

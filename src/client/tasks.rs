@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
+use crate::candidates::{Candidate, Candidates, refuse_itself};
 
 /// The read buffer and the metrics of the runtime, shared by all tasks.
 struct Shared {
@@ -107,24 +108,63 @@ fn read_into(stream: &mut TcpStream, buffer: &RefCell<Vec<u8>>, context: &mut Co
     Poll::Ready(Ok(read.filled().len()))
 }
 
-/// Connects to the first address of the name that answers.
-async fn connect(fetch: &Fetch) -> Result<TcpStream, Failure> {
-    let mut failure = None;
-    for address in resolve(fetch).await? {
-        let connected = connect_to(address, fetch.patience(For::Connection, Instant::now())).await;
+/// Connects to the address of the name that answers first. One that does not is joined by the next one after a while; to
+/// drop a connection under way is to give it up.
+async fn connect(fetch: &mut Fetch) -> Result<TcpStream, Failure> {
+    let mut candidates = Candidates::new(fetch.candidates(&resolve(fetch).await?));
+    let mut under_way: Vec<(Candidate, Connecting)> = Vec::new();
+    loop {
+        while let Some(candidate) = candidates.next(Instant::now()) {
+            let Candidate { number, address } = candidate;
+            let patience = fetch.patience(For::Connection, Instant::now());
+            let made = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            match made {
+                Ok(socket) => under_way.push((candidate, Box::pin(connect_to(socket, address, patience)))),
+                Err(_) if !under_way.is_empty() => candidates.put_off(),
+                Err(error) => candidates.failed(number, Failure::no_socket(error)),
+            }
+        }
+        if under_way.is_empty() {
+            return Err(candidates.failure().unwrap_or(Failure::Bug));
+        }
+        let ended = match candidates.due() {
+            None => Some(first_to_end(&mut under_way).await),
+            Some(due) => timeout_at(due.into(), first_to_end(&mut under_way)).await.ok(),
+        };
         fetch.job().counts.add_wakeup();
-        match connected {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = Some(error),
+        match ended {
+            None => {} // the next one is due
+            Some((Candidate { address, .. }, Ok(stream))) => {
+                fetch.reached(address);
+                return Ok(stream);
+            }
+            // There is no time for another address.
+            Some((_, Err(failure @ Failure::Timeout(_)))) => return Err(failure),
+            Some((Candidate { number, .. }, Err(failure))) => candidates.failed(number, failure),
         }
     }
-    Err(failure.unwrap_or(Failure::Bug))
 }
 
-async fn connect_to(address: SocketAddr, patience: Patience) -> Result<TcpStream, Failure> {
-    let made = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let connecting = made.map_err(Failure::no_socket)?.connect(address);
-    within(patience, connecting).await?.map_err(Failure::Connect)
+/// A connection under way.
+type Connecting = Pin<Box<dyn Future<Output = Result<TcpStream, Failure>>>>;
+
+/// Waits for all of these, and takes out the first that has come to an end.
+async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidate, Result<TcpStream, Failure>) {
+    poll_fn(|context| {
+        for place in 0..under_way.len() {
+            if let Poll::Ready(end) = under_way[place].1.as_mut().poll(context) {
+                return Poll::Ready((under_way.remove(place).0, end));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn connect_to(socket: TcpSocket, address: SocketAddr, patience: Patience) -> Result<TcpStream, Failure> {
+    let stream = within(patience, socket.connect(address)).await?.map_err(Failure::Connect)?;
+    refuse_itself(&stream, address).map_err(Failure::Connect)?;
+    Ok(stream)
 }
 
 /// Looks up the address: getaddrinfo(3) on one of the runtime's threads for what blocks, unless it is a literal.

@@ -1,5 +1,6 @@
 //! poetry-proxy as a program.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::cli::values::Limit;
 use crate::cli::{Error, values};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
+use crate::net::dial::leads_to;
 use crate::net::{Door, ServerLimits};
 use crate::server::proxy::{Config, ProxyServer};
 
@@ -133,7 +135,14 @@ impl Launch for ProxyArgs {
         vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue: Queue::Shared }]
     }
 
+    fn upstream(&self) -> Option<&Address> {
+        Some(&self.upstream)
+    }
+
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
+        if let Some(door) = self.service.listen.fixed() {
+            not_itself(&self.upstream, door).map_err(|why| ("upstream", Error::usage(why)))?;
+        }
         let config = Config {
             upstream: self.upstream.clone(),
             policy: Policy {
@@ -152,8 +161,22 @@ impl Launch for ProxyArgs {
     }
 }
 
+/// Whether upstream is another server than the proxy that listens there, as far as that is known without a resolver.
+fn not_itself(upstream: &Address, door: SocketAddr) -> Result<(), String> {
+    match upstream.known().into_iter().any(|address| leads_to(address, door)) {
+        true => Err(format!("{upstream} is this proxy itself, and no upstream")),
+        false => Ok(()),
+    }
+}
+
 impl Service for ProxyServer {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        // A free port or an inherited socket is known only now.
+        let addresses = doors.iter().map(service::address).collect::<Result<Vec<_>, _>>()?;
+        for door in &addresses {
+            not_itself(self.upstream(), *door).map_err(Error::failure)?;
+        }
+        self.listens_at(addresses);
         service::prepare(doors, self, limits)
     }
 

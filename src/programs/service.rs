@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use crate::address::Address;
 use crate::cli::listen::{ListenArgs, announce};
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::stopping::{self, Request, stop_on};
@@ -105,6 +106,11 @@ pub trait Launch: fmt::Debug {
 
     /// Where it listens. Most servers have one door.
     fn doors(&self) -> Vec<DoorArgs<'_>>;
+
+    /// The server that it connects to itself, for its own clients.
+    fn upstream(&self) -> Option<&Address> {
+        None
+    }
 
     /// Makes sense of the arguments, and of files that only add to them, which are read once; the error comes with the
     /// name of the argument.

@@ -4,12 +4,13 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::{Arc, Barrier};
 
 use serde_json::Value;
 
 use crate::harness::{
     CLIENTS, Finished, FullQueue, LIMIT, Running, Server, finish, program, read_out, refusing_port, reset, run,
-    with_every_client,
+    send_whole, with_every_client,
 };
 
 const POEM: &[u8] = b"a whole poem\n";
@@ -111,6 +112,60 @@ fn a_name_that_does_not_resolve() {
         let line = "Task 1: failed: no-such-host.invalid:10000: cannot resolve the name: ";
         assert!(finished.stderr.contains(line), "{finished:?}");
         assert_eq!(failed["status"], "unreachable", "{failed}");
+    }
+}
+
+#[test]
+fn with_fail_early_the_first_failure_ends_the_run() {
+    let (_held, refuses) = refusing_port();
+    let silent = Server::start(|_, stream| drop(read_out(stream)));
+    for client in CLIENTS {
+        let report = tempfile::NamedTempFile::new().expect("a file");
+        let path = report.path().to_str().expect("UTF-8");
+        let finished = run(client, ["--fail-early", "--report", path, &refuses, &silent.port(), &silent.port()]);
+        assert_eq!(finished.code(), 1, "{finished:?}");
+        let why = format!("Task 1: failed: 127.0.0.1:{refuses}: connection refused");
+        assert!(finished.has_line(&why), "{finished:?}");
+        assert_eq!(finished.stderr.matches("failed").count(), 1, "{finished:?}");
+        let last = finished.stderr.lines().last().expect("a line");
+        assert!(last.starts_with("Got 0 of 3 poems in ") && last.ends_with("; the first failure ended it"), "{last}");
+        let report: Value = serde_json::from_slice(&std::fs::read(report.path()).expect("a report")).expect("JSON");
+        let statuses = [0, 1, 2].map(|task| report["tasks"][task]["status"].as_str().expect("a status").to_owned());
+        assert_eq!(statuses, ["refused", "interrupted", "interrupted"], "{client}");
+    }
+}
+
+#[test]
+fn with_fail_early_a_retry_is_no_failure() {
+    for client in CLIENTS {
+        let server = Server::start(|number, stream| match number {
+            0 => reset(stream),
+            _ => send_whole(stream, POEM),
+        });
+        let finished = run(client, ["--fail-early", "--retries", "1", &server.port(), &server.port()]);
+        assert_eq!((finished.code(), finished.stdout), (0, POEM.repeat(2)), "{}", finished.stderr);
+        assert!(finished.stderr.contains("; trying again in "), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn with_fail_early_what_was_whole_before_is_delivered() {
+    // The last server waits until the good poem is over. (With a thread for each poem, its end may be told later.)
+    for client in ["get-poetry-select", "get-poetry"] {
+        let over = Arc::new(Barrier::new(2));
+        let silent = Server::start(|_, stream| drop(read_out(stream)));
+        let told = Arc::clone(&over);
+        let good = Server::start(move |_, stream| {
+            send_whole(stream, POEM);
+            told.wait();
+        });
+        let bad = Server::start(move |_, stream| {
+            over.wait();
+            reset(stream);
+        });
+        let finished = run(client, ["--fail-early", "--ordered", &silent.port(), &good.port(), &bad.port()]);
+        assert_eq!((finished.code(), &finished.stdout[..]), (1, POEM), "{}", finished.stderr);
+        assert!(finished.stderr.contains("Got 1 of 3 poems in "), "{}", finished.stderr);
     }
 }
 

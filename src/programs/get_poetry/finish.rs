@@ -5,8 +5,9 @@
 //! - the main thread, when every poem is settled ([`Cause::Complete`]): it returns the status from `main`
 //! - the signal thread ([`Cause::Signal`]): exit(3), whatever the other threads do at that moment
 //! - a thread that writes a poem to stdout and gets EPIPE ([`Cause::NobodyReads`]): exit(3), out of that write
+//! - a thread whose poem has failed, with `--fail-early` ([`Cause::Failed`]): exit(3), out of telling so
 //!
-//! No other code in a client exits. All three call [`Finish::end`] first.
+//! No other code in a client exits. All of them call [`Finish::end`] first.
 //!
 //! # In which order things are done
 //!
@@ -23,7 +24,8 @@
 //! # Who waits for ever, and why
 //!
 //! A thread that is not the first parks until the exit of the process takes it away. The main thread must: to return
-//! from `main` would end the process in the middle of the report. A thread with EPIPE must: its write cannot go on.
+//! from `main` would end the process in the middle of the report. A thread with EPIPE must: its write cannot go on. So
+//! must a thread whose poem has failed: it would tell more.
 //!
 //! A fetch that wants to make a file or say something after steps 1 and 2 waits as well: for a lock whose guard is
 //! leaked ([`mem::forget`](std::mem::forget)), which is never released. A flag would not do: a thread that has just
@@ -56,7 +58,7 @@ use super::bars::Bars;
 use super::messages::Messages;
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal};
-use crate::client::{Job, ReportBuilder};
+use crate::client::{Event, Job, Observer, ReportBuilder, Task};
 use crate::errors::reason;
 use crate::report::Report;
 use crate::report::waterfall::{Chart, svg, text};
@@ -70,6 +72,22 @@ pub(super) enum Cause {
     Complete,
     Signal(Signal),
     NobodyReads,
+    /// A poem has failed, and no other one is wanted then.
+    Failed,
+}
+
+/// The observer that ends the run with the first poem that fails.
+pub(super) struct FailEarly(pub(super) Arc<Finish>);
+
+impl Observer for FailEarly {
+    fn observe(&self, _: Task<'_>, _: Duration, event: &Event<'_>) {
+        if matches!(event, Event::Failed(_)) {
+            if let Some(job) = self.0.job.get() {
+                job.deliver_whole();
+            }
+            self.0.exit(Cause::Failed);
+        }
+    }
 }
 
 /// The end of a run, for each thread that may have to bring it about.
@@ -119,7 +137,7 @@ impl Finish {
         if self.has_begun.swap(true, Ordering::AcqRel) {
             match cause {
                 Cause::Signal(signal) => return signals::exit_status(signal),
-                Cause::Complete | Cause::NobodyReads => wait_for_ever(),
+                Cause::Complete | Cause::NobodyReads | Cause::Failed => wait_for_ever(),
             }
         }
         let job = self.job.get();
@@ -135,12 +153,14 @@ impl Finish {
         let report = self.builder.report(job.map(|job| job.calls()).unwrap_or_default());
         let mut written = self.reports.write(&report);
         if cause != Cause::NobodyReads {
-            info!(elapsed_us = report.elapsed_us, "{}", report.tally());
+            let why = if cause == Cause::Failed { "; the first failure ended it" } else { "" };
+            info!(elapsed_us = report.elapsed_us, "{}{why}", report.tally());
         }
         written &= self.reports.draw(&report, cause);
         match cause {
             Cause::Signal(signal) => signals::exit_status(signal),
             _ if !written => FAILURE,
+            Cause::Failed => FAILURE,
             Cause::Complete if report.failed > 0 => FAILURE,
             Cause::Complete | Cause::NobodyReads => SUCCESS,
         }

@@ -25,7 +25,7 @@ use crate::cli::values::{self, Limit};
 use crate::cli::{Error, open_files, terminal};
 use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
 use bars::Bars;
-use finish::{Cause, Finish, Reports};
+use finish::{Cause, FailEarly, Finish, Reports};
 use messages::Messages;
 
 /// Descriptors that are not for poems: the standard streams, a runtime's own, a library's.
@@ -88,7 +88,9 @@ pub struct Args {
 
     /// Give up an address that does not accept the connection for so long; 0: never
     ///
-    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short.
+    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short. An
+    /// address of a name that does not answer within 250ms is joined by the next one, and who answers first counts; the
+    /// blocking and the threads client can wait for one at a time only, so there each costs its limit.
     #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     connect_timeout: Limit,
@@ -104,8 +106,14 @@ pub struct Args {
     timeout: Limit,
 
     /// Try again up to N times if a poem fails, after pauses that double
+    ///
+    /// If a name has several addresses, with the one after the one that failed.
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
     retries: u32,
+
+    /// End the run when the first poem has failed; those under way are interrupted
+    #[arg(long, help_heading = "Limits")]
+    fail_early: bool,
 
     #[command(flatten)]
     logs: LogArgs,
@@ -123,6 +131,8 @@ Examples:
       One poem into the directory poems, in spite of failures
   get-poetry --transform cummingsify --via 11000 10000
       A poem in lower case
+  get-poetry --fail-early --timeout 10s -o poems 10000 10001 10002
+      All poems, or an end as soon as one of them is lost
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
   get-poetry --discard --waterfall --timeline poems.svg 10000 10001 10002
@@ -144,7 +154,7 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let screen = args.screen();
     args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
-    let limits = args.limits(open_files::raise_limit());
+    let limits = args.limits(model, open_files::raise_limit());
 
     let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
     let messages = Arc::new(Messages::new(bars.is_none()));
@@ -155,6 +165,10 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
 
     let finish = Arc::new(Finish::new(builder, messages, bars, reports));
     let sink = args.sink(screen, &finish);
+    if args.fail_early {
+        // After the others: they have heard of the failure when it ends the run.
+        observers.push(Arc::new(FailEarly(Arc::clone(&finish))));
+    }
     let via = args.via();
     let job = Job::new(args.addresses, limits, sink, observers, clock, fastrand::u64(..));
     let job = Arc::new(job.through(via));
@@ -176,8 +190,12 @@ impl Args {
     }
 
     /// The limits of each fetch, with no more poems at once than there may be open files.
-    fn limits(&self, open_files: u64) -> FetchLimits {
-        let files_per_poem = if self.output.is_some() { 2 } else { 1 };
+    fn limits(&self, model: Model, open_files: u64) -> FetchLimits {
+        // A name may take another socket while one of its addresses does not answer.
+        let is_name = |address: &Address| address.literal().is_none();
+        let has_two_sockets =
+            matches!(model, Model::Select | Model::Async) && self.addresses.iter().chain(&self.via).any(is_name);
+        let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
         let wanted = self.max_concurrency.unwrap_or(NonZeroUsize::MAX);

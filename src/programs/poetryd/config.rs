@@ -11,6 +11,7 @@ use super::{Options, Resolved};
 use crate::cli::Error;
 use crate::cli::listen::ListenArgs;
 use crate::cli::toml_args::File;
+use crate::net::dial::leads_to;
 use crate::programs::SERVICES;
 
 /// Reads a file: poetryd's own options, and the services in the order of the file.
@@ -39,27 +40,57 @@ pub(super) fn read(path: &Path) -> Result<(Options, Vec<Resolved>), Error> {
     tables.sort_by_key(|(table, _)| table.line());
     let mut services = Vec::new();
     let mut taken: Vec<(SocketAddr, usize)> = Vec::new();
+    let mut proxies: Vec<Proxy> = Vec::new();
     for (table, program) in tables {
         let launch = (program.from_table)(&table)?;
         let wrong = |(key, error): (&str, Error)| error.prefixed(&format!("{}: {key}: ", table.place(key)));
         launch.check().map_err(wrong)?;
         let open = launch.resolve().map_err(wrong)?;
-        for address in launch.doors().iter().filter_map(|door| address(door.listen)) {
+        for address in launch.doors().iter().filter_map(|door| door.listen.fixed()) {
             free(address, &taken).map_err(|what| table.wrong("port", &format!("port: {what}")))?;
             taken.push((address, table.line()));
         }
+        if let Some(upstream) = launch.upstream() {
+            let doors = launch.doors().iter().filter_map(|door| door.listen.fixed()).collect();
+            proxies.push(Proxy { line: table.line(), upstream: upstream.known(), doors });
+            if let Some(lines) = circle(&proxies) {
+                return Err(table.wrong("upstream", &format!("upstream: a circle of proxies, in lines {lines}")));
+            }
+        }
         services.push(Resolved { prefix: format!("{}: {}: ", table.place(""), program.name), launch, open });
     }
-    if let Some(address) = options.metrics.as_ref().and_then(address) {
+    if let Some(address) = options.metrics.as_ref().and_then(ListenArgs::fixed) {
         free(address, &taken).map_err(|what| whole.wrong("metrics", &format!("metrics: {what}")))?;
     }
     Ok((options, services))
 }
 
-/// The address that a service will have, as far as that is known: port 0 is any free one, and a name that cannot be
-/// resolved here may be one where the service runs.
-fn address(listen: &ListenArgs) -> Option<SocketAddr> {
-    listen.address().ok().filter(|address| address.port() != 0)
+/// A service that connects to another one, as far as its addresses are known.
+struct Proxy {
+    line: usize,
+    upstream: Vec<SocketAddr>,
+    doors: Vec<SocketAddr>,
+}
+
+/// The circle that the last of these closes, if it does: their lines, from it to it.
+fn circle(proxies: &[Proxy]) -> Option<String> {
+    let last = proxies.last()?;
+    let (mut paths, mut seen) = (vec![vec![last]], Vec::new());
+    while let Some(path) = paths.pop() {
+        let from = path.last()?;
+        let leads_there = |to: &&Proxy| to.doors.iter().any(|door| from.upstream.iter().any(|at| leads_to(*at, *door)));
+        for to in proxies.iter().filter(leads_there) {
+            let longer = [&path[..], &[to]].concat();
+            if to.line == last.line {
+                return Some(longer.iter().map(|proxy| proxy.line.to_string()).collect::<Vec<_>>().join(" to "));
+            }
+            if !seen.contains(&to.line) {
+                seen.push(to.line);
+                paths.push(longer);
+            }
+        }
+    }
+    None
 }
 
 /// Whether none of the services, which are named by their lines, has this address.

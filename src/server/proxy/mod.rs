@@ -15,6 +15,7 @@ mod totals;
 mod upstream;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -90,6 +91,16 @@ impl ProxyServer {
         let store = Arc::new(Store::new(config, runtime.handle().clone()));
         let stop = CancellationToken::new();
         Ok(Self { store, upstream: Mutex::new(Some(runtime)), stop: stop.clone(), _stop: stop.drop_guard() })
+    }
+
+    /// Takes the addresses at which it listens, so that a name that leads back there is not followed.
+    pub fn listens_at(&self, doors: Vec<SocketAddr>) {
+        let _ = self.store.way.doors.set(doors);
+    }
+
+    /// Where the poem comes from.
+    pub fn upstream(&self) -> &Address {
+        &self.store.config.upstream
     }
 
     /// Forgets the poem: clients that come from now on get it as upstream has it from now on.

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::totals::{Role, Totals};
-use super::upstream::{FetchError, fetch};
+use super::upstream::{FetchError, Way, fetch};
 use super::{Config, Source, Why};
 use crate::cache::flight::{Flight, Writer};
 use crate::cache::freshness::{Answer, Cache};
@@ -21,6 +21,7 @@ use crate::units::human;
 pub(super) struct Store {
     pub(super) config: Config,
     pub(super) totals: Totals,
+    pub(super) way: Way,
     state: Mutex<State>,
     /// The runtime of the fetches.
     upstream: Handle,
@@ -36,7 +37,7 @@ impl Store {
     /// Nothing is in the cache yet.
     pub(super) fn new(config: Config, upstream: Handle) -> Self {
         let state = State { cache: Cache::new(config.policy.clone()), flight: None };
-        Self { config, totals: Totals::default(), state: Mutex::new(state), upstream }
+        Self { config, totals: Totals::default(), way: Way::default(), state: Mutex::new(state), upstream }
     }
 
     /// Forgets the poem: clients that come from now on get it as upstream has it from now on.
@@ -82,7 +83,7 @@ impl Store {
         self.upstream.spawn(async move {
             let start = Instant::now();
             let upstream = &store.config.upstream;
-            let result = fetch(&store.config, &writer).await;
+            let result = fetch(&store.config, &store.way, &writer).await;
             let kept = store.ended(&writer, &result);
             let Totals { complete, failed, canceled, .. } = &store.totals;
             match result {

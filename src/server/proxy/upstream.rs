@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -12,7 +14,8 @@ use super::{Config, Why};
 use crate::cache::flight::Writer;
 use crate::errors::reason;
 use crate::net::close;
-use crate::net::dial::{DialError, dial};
+use crate::net::dial::{DialError, Route, dial_by};
+use crate::sync::lock;
 
 /// What one read from upstream asks for.
 const READ: usize = 64 * 1024;
@@ -21,7 +24,9 @@ const READ: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Dial(DialError),
+    #[error("upstream is this proxy itself")]
+    Itself,
     #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("no byte for {}", humantime::format_duration(*.0))]
@@ -30,10 +35,31 @@ pub(super) enum FetchError {
     Abandoned,
 }
 
+impl From<DialError> for FetchError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Itself => Self::Itself,
+            error => Self::Dial(error),
+        }
+    }
+}
+
+/// What is known of the way to upstream, from one fetch to the next.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Where the proxy itself listens, once it does.
+    pub(super) doors: OnceLock<Vec<SocketAddr>>,
+    /// The address of which the latest connection failed.
+    failed: Mutex<Option<SocketAddr>>,
+}
+
 /// Fetches the poem, and hands on what arrives.
-pub(super) async fn fetch(config: &Config, writer: &Writer<Why>) -> Result<(), FetchError> {
+pub(super) async fn fetch(config: &Config, way: &Way, writer: &Writer<Why>) -> Result<(), FetchError> {
     let limit = config.upstream_timeout;
-    let mut stream = unless_abandoned(writer, async { Ok(dial(&config.upstream, limit).await?) }).await?;
+    let doors = way.doors.get().map(Vec::as_slice).unwrap_or_default();
+    let route = Route { after: *lock(&way.failed), doors };
+    let dialed = unless_abandoned(writer, async { Ok(dial_by(&config.upstream, limit, route).await?) });
+    let (mut stream, address) = dialed.await?;
     let result = async {
         let mut buffer = vec![0; READ];
         loop {
@@ -45,6 +71,10 @@ pub(super) async fn fetch(config: &Config, writer: &Writer<Why>) -> Result<(), F
         }
     }
     .await;
+    if let Err(FetchError::Io(_) | FetchError::Silent(_)) = result {
+        // It stays the last one to be tried, even if another one serves well in the meantime.
+        *lock(&way.failed) = Some(address);
+    }
     if result.is_err() {
         // A proxy that is upstream would take the end of the stream for a half-close, and go on for nobody.
         close::abruptly(&SockRef::from(&stream));

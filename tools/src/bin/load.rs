@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use poetry_suite::candidates::refuse_itself;
 use poetry_suite::cli::{open_files, values};
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -307,7 +308,10 @@ fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
+        Ok(()) | Err(Errno::INPROGRESS) => {
+            refuse_itself(&socket, address)?;
+            Ok(socket.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -318,7 +322,8 @@ fn hold(args: &Args, poem: &Arc<[u8]>, before: Usage) -> io::Result<String> {
     let mut streams = Vec::with_capacity(args.clients);
     let mut refused = 0;
     for number in 0..args.clients {
-        match TcpStream::connect(args.address) {
+        let connected = TcpStream::connect(args.address);
+        match connected.and_then(|stream| refuse_itself(&stream, args.address).map(|()| stream)) {
             Ok(stream) => {
                 stream.set_nonblocking(true)?;
                 streams.push(stream);
