@@ -102,12 +102,12 @@ pub(super) async fn accept<H: FastPath>(
             Event::Permit(found) => (permit, want) = (Some(found), Want::Connection),
             Event::Ready(index, listener) => {
                 let door = entrances[index].door;
+                first = index + 1;
                 match accept_batch(listener, door, &mut permit, connections, lingering) {
                     Batch::Drained => lingering.look(connections.tasks()),
                     Batch::Full => {
                         lingering.look(connections.tasks());
-                        // However many come, those that are there already get their turn, and so do other doors.
-                        first = index + 1;
+                        // However many come, those that are there already get their turn.
                         tokio::task::yield_now().await;
                     }
                     Batch::NoPermit => {

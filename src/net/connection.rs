@@ -1,7 +1,7 @@
 //! An accepted connection, as a handler sees it: whose it is, and sending and receiving that wait, but not for ever.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use tracing::warn;
 use super::close;
 use super::counts::Counts;
 use super::stop::{Stop, Stoppable};
+use crate::errors::is_for_later;
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Engine {
     pub(super) counts: Arc<Counts>,
     pub(super) stop: Stop,
     pub(super) doors: Vec<&'static str>,
-    /// As [`Limits::write_timeout`](super::ServerLimits::write_timeout) has it.
+    /// As [`ServerLimits::write_timeout`](super::ServerLimits::write_timeout) has it.
     pub(super) write_timeout: Option<Duration>,
 }
 
@@ -51,6 +52,10 @@ impl fmt::Display for Peer {
     }
 }
 
+/// The time that the first request of a new connection has to arrive after the server was asked to stop: a round trip
+/// or two.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
 /// Which of a server's doors a connection came through.
 pub(super) type DoorIndex = u16;
 
@@ -63,16 +68,19 @@ pub struct Connection {
     stream: TcpStream,
     peer: Peer,
     door: DoorIndex,
+    /// Whether a request has ever begun to arrive.
+    is_new: bool,
+    /// No request is under way: its peer waits for nothing.
     is_idle: bool,
-    /// Everything is said: its drop is no longer the end of something unfinished.
+    /// Everything is said.
     is_said: bool,
     engine: Arc<Engine>,
 }
 
 impl Drop for Connection {
-    /// A task that is dropped before everything is said, or that panics, resets its connection.
+    /// A task that is dropped in the middle of something, or that panics, resets its connection.
     fn drop(&mut self) {
-        if !self.is_said {
+        if !self.is_said && !self.is_idle {
             close::abruptly(&SockRef::from(&self.stream));
         }
     }
@@ -80,7 +88,7 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, engine: Arc<Engine>) -> Self {
-        Self { stream, peer, door, is_idle: false, is_said: false, engine }
+        Self { stream, peer, door, is_new: true, is_idle: false, is_said: false, engine }
     }
 
     /// The other end.
@@ -104,8 +112,8 @@ impl Connection {
     }
 
     /// Waits until the server is asked to stop.
-    pub async fn closing(&self) {
-        self.engine.stop.closing().await;
+    pub fn closing(&self) -> impl Future<Output = ()> + '_ {
+        self.engine.stop.closing()
     }
 
     /// Whether the server is asked to stop.
@@ -117,7 +125,7 @@ impl Connection {
         self.is_said = true;
     }
 
-    /// Nothing is under way in either direction: the peer has nothing left to read that a reset could destroy.
+    /// Whether no request is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.is_idle
     }
@@ -189,23 +197,34 @@ impl Connection {
     }
 
     /// Appends the first bytes of a request, as [`read_some`](Self::read_some) does, unless the server is asked to stop
-    /// before they arrive: then it returns `None`. If the handler returns thereupon, the end of the stream is sent without
-    /// waiting for the peer to close its side, which could take as long as the peer likes.
+    /// before they arrive: then it returns `None`. If the handler returns thereupon, the end of the stream is sent, and the
+    /// peer is waited for only if it has not got all replies yet.
+    ///
+    /// A new connection's first request may be on its way when the server stops: it has [`ON_ITS_WAY`] to arrive.
     ///
     /// # Errors
     /// As for [`read_some`](Self::read_some).
     pub async fn read_request(&mut self, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<Option<usize>> {
-        tokio::select! {
-            biased;
-            read = self.read_some(buffer, limit) => return read.map(Some),
-            () = self.closing() => {}
-        }
-        // A request may have come before the stop, and the reactor has not said so yet.
-        if SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|peeked| peeked > 0) {
-            return self.read_some(buffer, limit).await.map(Some);
-        }
         self.is_idle = true;
-        Ok(None)
+        let read = tokio::select! {
+            biased;
+            read = self.read_some(buffer, limit) => Some(read),
+            () = self.closing() => None,
+        };
+        let read = match read {
+            Some(read) => read,
+            None if self.is_new => match timeout(ON_ITS_WAY, self.read_some(buffer, limit)).await {
+                Ok(read) => read,
+                Err(_) => return Ok(None),
+            },
+            None => match SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]) {
+                Err(error) if is_for_later(&error) => return Ok(None),
+                // Something has come, which the reactor has not said yet.
+                _ => self.read_some(buffer, limit).await,
+            },
+        };
+        (self.is_new, self.is_idle) = (false, false);
+        read.map(Some)
     }
 
     /// Waits until the peer resets the connection, and returns the error that tells so. A peer that closes its side is

@@ -175,7 +175,7 @@ async fn end(connection: &Connection, how: Ending) {
     let stream = connection.stream();
     match how {
         Ending::Fin if connection.is_idle() => linger::close_idle(stream).await,
-        Ending::Fin => linger::close(stream).await,
+        Ending::Fin => linger::close_politely(stream).await,
         Ending::Rst => close::abruptly(&SockRef::from(stream)),
         Ending::Hang => {
             close::silently(&SockRef::from(stream));

@@ -9,8 +9,8 @@ use crate::pace::Ending;
 
 /// A protocol, as the engine calls it: one call for each connection.
 pub trait Handler: Send + Sync + 'static {
-    /// True if EOF delimits the message, so that truncation is undetectable. Such sockets carry `SO_LINGER` 0 until the
-    /// last byte is queued: any early close, even a crash, sends RST.
+    /// True if EOF delimits the message, so that truncation is undetectable. A socket that cannot be served at once then
+    /// carries `SO_LINGER` 0 until its last byte is queued: any early close, even a crash, sends RST.
     const EOF_ENDS_MESSAGE: bool;
 
     /// Called once, before the first connection: a handler that needs threads of its own starts them here.
@@ -64,7 +64,8 @@ pub trait FastPath: Send + Sync + 'static {
     /// The connection broke, or cannot be served: it is reset and counted as lost.
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>>;
 
-    /// Goes on when the time has come that [`Progress::Until`] named, as [`try_serve`](Self::try_serve) does.
+    /// Goes on when the time has come that [`Progress::Until`] named, as [`try_serve`](Self::try_serve) does. Neither of
+    /// them may panic: that is caught for tasks only.
     ///
     /// # Errors
     /// As for [`try_serve`](Self::try_serve).

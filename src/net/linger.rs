@@ -12,11 +12,12 @@ use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollTimeout;
 use socket2::SockRef;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::close::Drain;
+use super::close::{self, Drain};
 use super::counts::Permit;
 use crate::errors::is_for_later;
 
@@ -148,23 +149,23 @@ impl Parting {
 }
 
 /// The polite close ([`super::close::politely`]) of a connection that has a task already.
-pub(super) async fn close(stream: &tokio::net::TcpStream) {
+pub(super) async fn close_politely(stream: &tokio::net::TcpStream) {
     if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() {
         drain(stream, Drain::start()).await;
     }
 }
 
-/// The polite close of an idle connection: nothing that its peer has yet to read could be lost by a reset, and nothing
-/// is waited for, unless the peer has just begun to talk.
+/// The polite close of an idle connection: FIN, without waiting for the peer, if everything that was sent has left for it
+/// and it is silent. Else it could still lose something by RST, and is waited for as any other.
 pub(super) async fn close_idle(stream: &tokio::net::TcpStream) {
-    let is_silent = |result: io::Result<usize>| matches!(result, Err(error) if is_for_later(&error));
-    if SockRef::from(stream).shutdown(Shutdown::Write).is_ok() && !is_silent(peek(stream)) {
+    let socket = SockRef::from(stream);
+    // Asked first: a socket that is shut down is always writable.
+    let has_all = close::call_when_unsent(&socket, 1).is_ok()
+        && close::has_departed(stream, PollTimeout::ZERO).is_ok_and(|it| it);
+    let is_silent = || matches!(socket.peek(&mut [MaybeUninit::uninit()]), Err(error) if is_for_later(&error));
+    if socket.shutdown(Shutdown::Write).is_ok() && !(has_all && is_silent()) {
         drain(stream, Drain::start()).await;
     }
-}
-
-fn peek(stream: &tokio::net::TcpStream) -> io::Result<usize> {
-    SockRef::from(stream).peek(&mut [MaybeUninit::uninit()])
 }
 
 /// Reads and discards until the peer closes, or it is enough.

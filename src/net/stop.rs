@@ -1,6 +1,6 @@
 //! Stopping a server from another thread, and asking until then whether it is alive.
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::pulse::Pulse;
 
@@ -46,12 +46,12 @@ impl Stop {
     }
 
     /// Waits for [`close`](Self::close).
-    pub async fn closing(&self) {
-        self.closing.cancelled().await;
+    pub fn closing(&self) -> WaitForCancellationFuture<'_> {
+        self.closing.cancelled()
     }
 
     /// Waits for [`abort`](Self::abort).
-    pub async fn aborting(&self) {
-        self.aborting.cancelled().await;
+    pub fn aborting(&self) -> WaitForCancellationFuture<'_> {
+        self.aborting.cancelled()
     }
 }

@@ -173,6 +173,55 @@ fn idle_connections_end_with_a_fin_at_a_stop_and_nobody_waits_for_their_peers() 
     assert!(took < Duration::from_secs(2), "as long as a polite close waits: {took:?}");
 }
 
+/// A peer that takes its reply late, and what it is to get.
+fn late_reader(server: &Server) -> (TcpStream, Vec<u8>) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    socket.connect(&server.address.into()).expect("connected");
+    let mut client = TcpStream::from(socket);
+    client.set_read_timeout(Some(LIMIT)).expect("set");
+    let request: Vec<u8> = (0..=255).cycle().take(40_000).collect();
+    client.write_all(&request).expect("sent");
+    server.eventually("all is sent", |counts| counts.bytes() == 40_000);
+    (client, request)
+}
+
+#[test]
+fn a_stop_loses_nothing_of_a_reply_that_its_peer_has_yet_to_read() {
+    let mut server = Server::start(Echo, &limits());
+    let (mut client, reply) = late_reader(&server);
+    server.stop.close();
+    // It has not read its reply yet, and asks again: to close now would destroy the reply.
+    client.write_all(b"and then?").expect("sent");
+    let got = rest(&client).expect("no reset");
+    assert!(got == reply || got == [&reply[..], b"and then?"].concat(), "{} bytes", got.len());
+    drop(client);
+    assert_eq!(server.join(), 0);
+    assert_eq!(server.counts.lost(), 0);
+}
+
+#[test]
+fn even_an_abort_resets_no_reply_that_is_complete() {
+    let mut server = Server::start(Echo, &limits());
+    let (client, reply) = late_reader(&server);
+    server.stop.abort();
+    server.join();
+    assert!(rest(&client) == Ok(reply));
+}
+
+#[test]
+fn the_first_request_of_a_connection_may_be_on_its_way_at_a_stop() {
+    let mut server = Server::start(Echo, &limits());
+    let (mut asking, silent) = (server.connect(), server.connect());
+    server.eventually("accepted", |counts| counts.accepted() == 2);
+    server.stop.close();
+    asking.write_all(b"x").expect("sent");
+    assert_eq!((rest(&asking), rest(&silent)), (Ok(b"x".to_vec()), Ok(Vec::new())));
+    drop((asking, silent));
+    assert_eq!(server.join(), 0);
+    assert_eq!(server.counts.served(), 2);
+}
+
 #[test]
 fn at_a_stop_new_connections_are_refused_and_those_under_way_may_finish() {
     let mut server = Server::start(held(), &limits());
@@ -279,6 +328,29 @@ fn a_handler_knows_the_door_and_a_crowd_at_one_does_not_close_the_other() {
     crowd.iter().for_each(|client| expect(client, b"front"));
     expect(&alone, b"back");
     assert_eq!(server.counts.accepted(), 101);
+}
+
+#[test]
+fn at_the_limit_doors_take_turns() {
+    let listeners = [listener(), listener()];
+    let [one, two] = [0, 1].map(|door: usize| listeners[door].local_addr().expect("an address"));
+    let crowd: Vec<TcpStream> = (0..50).map(|_| connect(one)).collect();
+    let mut alone = connect(two);
+    let mut names = ["front", "back"].into_iter();
+    let doors = listeners.map(|listener| Door { name: names.next().expect("two"), listeners: vec![listener] });
+    let server = Server::at(one, doors.into(), held(), &ServerLimits { max_clients: 1, ..limits() });
+    for (number, mut client) in crowd.into_iter().enumerate() {
+        expect(&client, b"front");
+        client.write_all(b".").expect("sent");
+        drop(client);
+        if number == 0 {
+            // One of the crowd had the only permit; now it is the other door's turn.
+            expect(&alone, b"back");
+            assert_eq!(server.counts.accepted(), 2);
+            alone.write_all(b".").expect("sent");
+            alone.shutdown(std::net::Shutdown::Both).expect("closed");
+        }
+    }
 }
 
 #[test]

@@ -95,8 +95,8 @@ pub trait Launch: fmt::Debug {
         Ok(None)
     }
 
-    /// Looks, before anything is opened, for what will be missing then; the error comes with the name of the argument.
-    /// For a daemon, which has to know before it goes into the background.
+    /// Looks, before anything is opened, for what will be missing then; the error comes with the name of the argument. A
+    /// daemon has to know before it goes into the background, and anybody before a port is open.
     ///
     /// # Errors
     /// A file is not there.
@@ -301,6 +301,7 @@ pub fn run(launch: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
         }
     })?;
 
+    launch.check().map_err(|(_, error)| error)?;
     let open = launch.resolve().map_err(|(_, error)| error)?;
     let (mut doors, mut lines) = (Vec::new(), Vec::new());
     for args in launch.doors() {
