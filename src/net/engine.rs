@@ -13,6 +13,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
 use super::accept::{Entrance, accept};
+use super::complaint::Complaint;
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
 use super::counts::Counts;
@@ -90,7 +91,8 @@ impl<H: FastPath> Prepared<H> {
     /// The system gives no threads. Nothing that happens to a connection, nor a failing accept(2), ends a server.
     pub fn run(self, stop: &Stop) -> io::Result<u64> {
         let Self { handler, counts, doors, workers, limits: ServerLimits { grace, write_timeout, .. } } = self;
-        let engine = Arc::new(Engine { counts, stop: stop.clone(), doors, write_timeout });
+        let complaint = Complaint::default();
+        let engine = Arc::new(Engine { counts, stop: stop.clone(), complaint, doors, write_timeout });
         thread::scope(|scope| {
             let start = |worker: Worker| {
                 let (handler, engine) = (&handler, &engine);
