@@ -43,7 +43,7 @@ pub(crate) use accept::ACCEPT_PAUSE;
 pub(crate) use complaint::Complaint;
 pub use connection::{Connection, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now};
-pub use engine::{Door, Prepared, ServerLimits, never_accept, prepare};
+pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
 pub use stop::{Stop, Stoppable};
 

@@ -8,11 +8,9 @@ use std::time::Duration;
 use clap::Parser;
 use tracing::info;
 
-use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceArgs};
+use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
 use crate::address::Address;
 use crate::cache::freshness::Policy;
-use crate::cli::logs::LogArgs;
-use crate::cli::stopping::Request;
 use crate::cli::values::Limit;
 use crate::cli::{Error, values};
 use crate::metrics::{Metric, Page};
@@ -32,9 +30,9 @@ pub struct Args {
     #[command(flatten)]
     pub service: ProxyArgs,
 
-    /// What it says.
+    /// How it says that it is ready, and all else.
     #[command(flatten)]
-    pub logs: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// The service alone.
@@ -94,10 +92,10 @@ Log:
 (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
 
 Signals:
-  SIGHUP forgets the poem. SIGUSR1 logs the totals.
-
-  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
-or are reset. A second signal resets them at once.
+  SIGHUP           forgets the poem; stops it if the terminal that it was started on is gone, but not under nohup
+  SIGUSR1          logs the totals
+  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
+second one does not wait
 
 Exit status:
   0    stopped
@@ -106,22 +104,18 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.logs))
+    crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.process))
 }
 
-impl From<Args> for (ProxyArgs, LogArgs) {
+impl From<Args> for (ProxyArgs, ProcessArgs) {
     fn from(args: Args) -> Self {
-        (args.service, args.logs)
+        (args.service, args.process)
     }
 }
 
 impl Launch for ProxyArgs {
     fn program(&self) -> &'static str {
         "poetry-proxy"
-    }
-
-    fn requests(&self) -> &'static [Request] {
-        &[Request::Reload, Request::Report]
     }
 
     fn common(&self) -> &ServiceArgs {
@@ -157,9 +151,10 @@ impl Service for ProxyServer {
         service::prepare(doors, self, limits)
     }
 
-    fn reload(&self) {
+    fn reload(&self) -> Reload {
         self.forget();
         info!("Forgot the poem");
+        Reload::Done
     }
 
     fn report(&self, counts: &Counts) {
