@@ -25,9 +25,9 @@ pub struct ListenArgs {
     #[arg(long, value_name = "HOST", default_value = "localhost")]
     pub iface: String,
 
-    /// Length of the queue of connections that wait to be accepted
+    /// Length of the queue of connections not yet accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    #[arg(help = "Length of the queue of connections that wait to be accepted [default: 4096]")]
+    #[arg(help = "Length of the queue of connections not yet accepted [default: 4096]")]
     pub backlog: Option<u32>,
 }
 

@@ -21,11 +21,16 @@ use crate::errors::reason;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Listening")]
 pub struct ReadyArgs {
-    /// Once it listens, write its address and a newline to descriptor N, which was inherited, and close it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    /// Once it listens, write its address to the open descriptor N, and close it
+    ///
+    /// A line, with all addresses if there are several. N is one that the program was started with, as in
+    /// `--ready-fd 3 3>ready`, but none of the first three.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..), allow_hyphen_values = true)]
     pub ready_fd: Option<i32>,
 
     /// Once it listens, write its port into FILE, which is removed at the end
+    ///
+    /// A line for each port if there are several. The file is there as a whole or not at all.
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
 }

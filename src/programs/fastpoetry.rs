@@ -69,10 +69,11 @@ Examples:
       A tarpit
 
 Signals:
-  SIGHUP           reads the poem again; clients under way keep the one they began with; stops it if the terminal that it was started on is gone, but not under nohup
-  SIGUSR1          logs the totals
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
-second one does not wait
+  SIGHUP reads the poem again; clients under way keep the one they began with. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped

@@ -92,10 +92,11 @@ Log:
 (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
 
 Signals:
-  SIGHUP           forgets the poem; stops it if the terminal that it was started on is gone, but not under nohup
-  SIGUSR1          logs the totals
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
-second one does not wait
+  SIGHUP forgets the poem. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped

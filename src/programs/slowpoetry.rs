@@ -56,9 +56,7 @@ pub struct Args {
 
 fn own_default(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
-        "backlog" => {
-            arg.help(format!("Length of the queue of connections that wait to be accepted [default: {BACKLOG}]"))
-        }
+        "backlog" => arg.help(format!("Length of the queue of connections not yet accepted [default: {BACKLOG}]")),
         _ => arg,
     }
 }
@@ -77,10 +75,11 @@ Examples:
       One client on any free port, then exit
 
 Signals:
-  SIGHUP           reloads nothing: the poem is opened afresh for every client; stops it if the terminal that it was started on is gone, but not under nohup
-  SIGUSR1          logs the totals
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
-second one does not wait
+  SIGHUP reloads nothing: the poem is opened afresh for every client. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, the one being served is finished within the grace \
+time or else reset. A second signal resets it at once.
 
 Exit status:
   0    stopped, or all clients served

@@ -75,10 +75,11 @@ Examples:
       A poem through it
 
 Signals:
-  SIGHUP           reloads nothing: there is nothing to read; stops it if the terminal that it was started on is gone, but not under nohup
-  SIGUSR1          logs the totals
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
-second one does not wait
+  SIGHUP reloads nothing, for there is nothing to reload. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
+  SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
+or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped, or listed

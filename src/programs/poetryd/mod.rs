@@ -112,11 +112,12 @@ Examples:
       A low port without being root for longer than that takes
 
 Signals:
-  SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs; stops it if the \
-terminal that it was started on is gone, but not under nohup
+  SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs
   SIGUSR1          logs the totals of each service
-  SIGINT, SIGTERM  stop it: new clients are refused, those being served finish within the grace time or are reset; a \
-second one does not wait
+  SIGINT, SIGTERM  stop it: new clients are refused, others have their grace time; a second one does not wait
+
+  Neither of the first two ends it; but if the terminal that it was started on is gone, SIGHUP stops it, unless nohup \
+started it.
 
 Exit status:
   0    stopped; with --daemon, every socket listens

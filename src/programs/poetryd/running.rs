@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tracing::{Span, error, info, warn};
 
 use crate::cli::journal::{self, Journal};
@@ -403,7 +403,7 @@ fn health_page(
             let asked: Vec<Question> = services.iter().map(|service| service.pulse.ask()).collect();
             let mut silent = Vec::new();
             for (service, question) in services.iter().zip(asked) {
-                if timeout_at(until.into(), service.pulse.answered(question)).await.is_err() {
+                if timeout_at(until, service.pulse.answered(question)).await.is_err() {
                     silent.push(format!("{} on {}", service.program, service.address));
                 }
             }
@@ -438,7 +438,14 @@ fn metrics_page(services: Arc<Vec<Running>>) -> impl Fn() -> future::Ready<Made>
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use tokio::runtime::Builder;
+
     use super::*;
+    use crate::net::{self, Connection, FastPath, Progress, Unregistered};
+    use crate::pace::Ending;
+    use crate::programs::service::Nobody;
 
     #[test]
     fn only_what_is_reloaded_is_said_to_be() {
@@ -451,5 +458,64 @@ mod tests {
         ] {
             assert_eq!(reloaded(&outcomes), said, "{outcomes:?}");
         }
+    }
+    /// Holds up its worker with each connection, until the channel is dropped.
+    struct Stuck {
+        begin: Mutex<mpsc::Sender<()>>,
+        end: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl FastPath for Stuck {
+        const EOF_ENDS_MESSAGE: bool = true;
+
+        type State = ();
+
+        fn try_serve(&self, _: &Unregistered<'_>) -> io::Result<Progress<()>> {
+            lock(&self.begin).send(()).expect("heard");
+            let _ = lock(&self.end).recv();
+            Ok(Progress::End(Ending::Fin))
+        }
+
+        async fn finish(&self, _: &mut Connection, (): ()) -> io::Result<Ending> {
+            Ok(Ending::Fin)
+        }
+    }
+
+    #[test]
+    fn a_service_whose_worker_does_not_get_round_to_it_is_named() {
+        let (stop, nobody) = (Stop::default(), Stop::default());
+        let (begin, begun) = mpsc::channel();
+        let (release, end) = mpsc::channel();
+        let stuck = Stuck { begin: Mutex::new(begin), end: Mutex::new(end) };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let door = Door { name: "only", listeners: vec![listener] };
+        let limits = ServerLimits { max_clients: 1, write_timeout: None, grace: Duration::ZERO };
+        let run = prepare(vec![door], Arc::new(stuck), &limits).expect("prepared");
+        let running = |address: &str, pulse: &Pulse| Running {
+            program: "fastpoetry",
+            address: address.to_owned(),
+            service: Arc::new(Nobody),
+            counts: Arc::default(),
+            pulse: pulse.clone(),
+            span: Span::none(),
+        };
+        let services = vec![running("one", nobody.pulse()), running("other", stop.pulse())];
+        let page = health_page(Arc::new(services), stop.clone());
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        thread::scope(|scope| {
+            scope.spawn(|| run.serve(&stop).expect("served"));
+            scope.spawn(|| net::never_accept(Vec::new()).expect("prepared").run(&nobody));
+            assert_eq!(runtime.block_on(page()), Made::Well("ok\n".to_owned()));
+            let _client = TcpStream::connect(address).expect("a server");
+            begun.recv().expect("stuck");
+            let named = Made::Unavailable("fastpoetry on other does not answer\n".to_owned());
+            assert_eq!(runtime.block_on(page()), named);
+            drop(release);
+            assert_eq!(runtime.block_on(page()), Made::Well("ok\n".to_owned()));
+            nobody.close();
+            stop.close();
+            assert_eq!(runtime.block_on(page()), Made::Unavailable("stopping\n".to_owned()));
+        });
     }
 }
