@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::Error;
 use super::terminal::write_patiently;
 use crate::sync::lock;
 
@@ -68,9 +69,10 @@ impl Journal {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(&self) -> io::Result<()> {
+    pub fn start(&self) -> Result<(), Error> {
         let shared = Arc::clone(&self.0);
-        thread::Builder::new().name("log".to_owned()).spawn(move || shared.write_for_ever())?;
+        let started = thread::Builder::new().name("log".to_owned()).spawn(move || shared.write_for_ever());
+        started.map_err(|error| Error::no_thread(&error))?;
         let _ = STARTED.set(self.clone());
         Ok(())
     }

@@ -60,6 +60,11 @@ impl Error {
         Self { message: format!("{prefix}{}", self.message), ..self }
     }
 
+    /// The system gives no thread.
+    pub fn no_thread(error: &io::Error) -> Self {
+        Self::cannot("start", "a thread", error)
+    }
+
     /// Exit status 1, and the message `cannot WHAT ON: REASON`.
     pub fn cannot(what: &str, on: impl Display, error: &io::Error) -> Self {
         Self::failure(format!("cannot {what} {on}: {}", reason(error)))

@@ -63,6 +63,9 @@ pub fn block() -> Blocked {
     Blocked { signals: Signals::block(&ASIDES), hangup }
 }
 
+/// For what is left to do at the end of a process whose main thread does not answer.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The controlling terminal, see tty(4).
 const TERMINAL: &str = "/dev/tty";
 
@@ -183,13 +186,13 @@ pub fn stop_on(
             server.abort();
             thread::sleep(LAST_WORDS);
             // Files and pipes that do not answer must not hold up this end, either.
-            exit_at_the_latest(LAST_WORDS, SUCCESS);
+            exit_at_the_latest(FAREWELL, SUCCESS);
             last.come();
-            journal::flush(LAST_WORDS);
+            journal::flush(FAREWELL);
             process::exit(SUCCESS.into());
         }
     };
-    let cannot = |error| Error::cannot("start", "a thread", &error);
+    let cannot = |error| Error::no_thread(&error);
     thread::Builder::new().name("stop".to_owned()).spawn(body).map_err(cannot)?;
     let told: Told = Arc::new(told);
     let mut asides = Asides::default();

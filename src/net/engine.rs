@@ -63,7 +63,7 @@ pub struct Prepared {
 ///
 /// # Errors
 /// The system does not give what a worker needs, or the handler.
-pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLimits) -> io::Result<Prepared> {
+pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerLimits) -> io::Result<Prepared> {
     handler.start()?;
     let names = doors.iter().map(|door| door.name).collect();
     // All workers before the first connection, which would take descriptors that they need.
@@ -76,7 +76,7 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLi
             workers[number].add(listener, index)?;
         }
     }
-    let workers = workers.into_iter().map(|worker| worker.start(&handler, limits.grace)).collect::<io::Result<_>>()?;
+    let workers = workers.into_iter().map(|worker| worker.start(handler, limits.grace)).collect::<io::Result<_>>()?;
     let counts = Arc::new(Counts::new(limits.max_clients));
     Ok(Prepared { counts, doors: names, workers, write_timeout: limits.write_timeout })
 }

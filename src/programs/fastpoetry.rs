@@ -149,7 +149,7 @@ struct FastService {
 
 impl Service for FastService {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, Arc::clone(&self.server), limits)
+        service::prepare(doors, &self.server, limits)
     }
 
     fn reload(&self) -> Reload {

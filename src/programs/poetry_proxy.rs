@@ -149,7 +149,7 @@ impl Launch for ProxyArgs {
 
 impl Service for ProxyServer {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, self, limits)
+        service::prepare(doors, &self, limits)
     }
 
     fn reload(&self) -> Reload {

@@ -301,7 +301,7 @@ impl Ended {
 ///
 /// # Errors
 /// The system does not give what it needs.
-pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
+pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
     let prepared = net::prepare(doors, handler, limits).map_err(|error| Error::cannot("start", "a worker", &error))?;
     let counts = Arc::clone(prepared.counts());
     let ended = |error| Error::cannot("go on", "without a worker", &error);
@@ -362,7 +362,7 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
             Request::Report => service.report(counts),
         }
     })?;
-    journal.start().map_err(|error| Error::cannot("start", "a thread", &error))?;
+    journal.start()?;
 
     let open = launch.resolve().map_err(|(_, error)| error)?;
     let (mut doors, mut lines) = (Vec::new(), Vec::new());

@@ -1,6 +1,5 @@
 //! slowpoetry as a program.
 
-use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -118,7 +117,7 @@ fn run(args: Args) -> Result<u8, Error> {
     let stopper = Stopper::new(listener);
     let told = stopper.clone();
     let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| tell(request, told.counts()))?;
-    journal.start().map_err(no_thread)?;
+    journal.start()?;
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     // Everything that can fail, and then the word that it has not.
     ready.tell(&lines, &stopping)?;
@@ -137,16 +136,12 @@ fn accept_nobody(
     let counts = Counts::default();
     let told = move |request| tell(request, &counts);
     let stopping = stop_on(stopping::block(), patience.grace, stop.clone(), told)?;
-    journal.start().map_err(no_thread)?;
+    journal.start()?;
     let door = Door { name: "poem", listeners: vec![listener] };
     let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("start", "a runtime", &error))?;
     ready(&stopping)?;
     nobody.run(&stop);
     Ok(SUCCESS)
-}
-
-fn no_thread(error: io::Error) -> Error {
-    Error::cannot("start", "a thread", &error)
 }
 
 /// Answers a signal that is no stop. The file is opened afresh for each client anyway.

@@ -128,7 +128,7 @@ impl Launch for TransformArgs {
 
 impl Service for TransformServer {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, self, limits)
+        service::prepare(doors, &self, limits)
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {

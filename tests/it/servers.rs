@@ -411,7 +411,7 @@ fn a_name_is_no_line_and_no_escape_sequence() {
             let said = service.hear(and);
             match serde_json::from_str::<Value>(&said) {
                 Ok(said) => {
-                    assert!(said["fields"]["message"].as_str().is_some_and(|said| said.contains(NAME)), "{said}")
+                    assert!(said["fields"]["message"].as_str().is_some_and(|said| said.contains(NAME)), "{said}");
                 }
                 Err(_) => assert!(said.contains(SHOWN), "{said}"),
             }

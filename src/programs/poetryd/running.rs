@@ -1,7 +1,6 @@
 //! Services that are open, from there to their end.
 
 use std::future::{self, Future};
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,7 +17,7 @@ use crate::cli::ready::Ready;
 use crate::cli::signals::LAST_WORDS;
 use crate::cli::stopping::{Blocked, Request, stop_on};
 use crate::cli::{Error, FAILURE, SUCCESS};
-use crate::daemon::detach::Detached;
+use crate::daemon::detach::{self, Detached};
 use crate::daemon::log_file::LogFile;
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
@@ -149,7 +148,7 @@ impl Daemon {
         let told = on_request(Arc::clone(&running), log, Arc::clone(&manager));
         let stopping = stop_on(signals, grace, Whole { services: stop.clone(), pages: pages.clone() }, told)?;
         stopping.at_the_end(move || drop(pid_file));
-        journal.map_or(Ok(()), |journal| journal.start()).map_err(no_thread)?;
+        journal.map_or(Ok(()), |journal| journal.start())?;
 
         // Everything that can fail, and then the word that it has not.
         let (mut lines, mut prepared, mut seen) = (Vec::new(), Vec::new(), Vec::new());
@@ -194,6 +193,7 @@ impl Daemon {
         }
         let threads = prepared.into_iter().map(start).collect::<Result<Vec<_>, Error>>()?;
         let _watchdog = watchdog(&notifier, pulses)?;
+        let in_background = |error: detach::Error| Error::failure(error.to_string());
         detached.as_ref().map_or(Ok(()), Detached::settle).map_err(in_background)?;
 
         ready.tell(&lines, &stopping)?;
@@ -215,20 +215,12 @@ impl Daemon {
     }
 }
 
-fn no_thread(error: io::Error) -> Error {
-    Error::cannot("start", "a thread", &error)
-}
-
-fn in_background(error: crate::daemon::detach::Error) -> Error {
-    Error::failure(error.to_string())
-}
-
 /// The pages about the services.
 struct PageService(Arc<PageServer>);
 
 impl Service for PageService {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        prepare(doors, Arc::clone(&self.0), limits)
+        prepare(doors, &self.0, limits)
     }
 }
 
@@ -265,7 +257,8 @@ fn start(Prepared { program, address, service, run, stop, together }: Prepared) 
             }
         }
     };
-    let thread = thread::Builder::new().name(program.to_owned()).spawn(body).map_err(no_thread)?;
+    let thread =
+        thread::Builder::new().name(program.to_owned()).spawn(body).map_err(|error| Error::no_thread(&error))?;
     Ok(Parked { begin, thread })
 }
 
@@ -285,7 +278,7 @@ fn watchdog(notifier: &Notifier, pulses: Vec<Pulse>) -> Result<Option<Watchdog>,
         asked.iter_mut().for_each(|(pulse, question)| *question = pulse.ask());
         is_alive
     };
-    Watchdog::start(notifier.clone(), interval, is_alive).map(Some).map_err(no_thread)
+    Watchdog::start(notifier.clone(), interval, is_alive).map(Some).map_err(|error| Error::no_thread(&error))
 }
 
 fn on_request(
@@ -438,6 +431,7 @@ fn metrics_page(services: Arc<Vec<Running>>) -> impl Fn() -> future::Ready<Made>
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::net::{TcpListener, TcpStream};
 
     use tokio::runtime::Builder;
@@ -491,7 +485,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let door = Door { name: "only", listeners: vec![listener] };
         let limits = ServerLimits { max_clients: 1, write_timeout: None, grace: Duration::ZERO };
-        let run = prepare(vec![door], Arc::new(stuck), &limits).expect("prepared");
+        let run = prepare(vec![door], &Arc::new(stuck), &limits).expect("prepared");
         let running = |address: &str, pulse: &Pulse| Running {
             program: "fastpoetry",
             address: address.to_owned(),
