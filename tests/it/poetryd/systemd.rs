@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
@@ -79,8 +80,12 @@ fn a_service_manager_that_is_busy_hears_of_the_stop_all_the_same() {
     let queued =
         iter::repeat_with(|| filler.send_to(b"x", manager.place.path("notify"))).take_while(Result::is_ok).count();
     service.signal(Signal::SIGTERM);
-    // Everything has ended but what it has to say.
+    // Everything has ended but what it has to say. One that does not wait to be heard is gone within this time.
     service.hear("Stopped fastpoetry");
+    let start = Instant::now();
+    while !service.has_ended() && start.elapsed() < Duration::from_millis(200) {
+        thread::park_timeout(Duration::from_millis(1));
+    }
     for _ in 0..queued {
         assert_eq!(manager.hear(), "x");
     }
