@@ -31,6 +31,16 @@ pub struct AddressError {
     why: &'static str,
 }
 
+/// A peer's address as people know it: an IPv4 client of a listener at `::` comes as `[::ffff:127.0.0.1]` (RFC 4291,
+/// section 2.5.5.2), and is 127.0.0.1.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        // As it is, with its zone.
+        IpAddr::V6(_) => address,
+    }
+}
+
 const LONGEST_NAME: usize = 253; // RFC 1035, section 2.3.4, without the root's dot
 
 impl Address {
@@ -243,6 +253,18 @@ mod tests {
     fn a_name_longer_than_dns_allows_is_refused() {
         assert!(parse(&format!("{}:1", "a".repeat(LONGEST_NAME))).is_ok());
         assert!(parse(&format!("{}:1", "a".repeat(LONGEST_NAME + 1))).is_err());
+    }
+
+    #[test]
+    fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
+        for (address, shown) in [
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("[fe80::1%7]:80", "[fe80::1%7]:80"),
+        ] {
+            assert_eq!(canonical(address.parse().expect("an address")).to_string(), shown);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Error, printable, stdout};
-use crate::address::Address;
+use crate::address::{Address, canonical};
 
 /// The flags about listening.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,9 +25,9 @@ pub struct ListenArgs {
     #[arg(long, value_name = "HOST", default_value = "localhost")]
     pub iface: String,
 
-    /// Length of the queue of connections that wait to be accepted
+    /// Length of the queue of connections not yet accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    #[arg(help = "Length of the queue of connections that wait to be accepted [default: 4096]")]
+    #[arg(help = "Length of the queue of connections not yet accepted [default: 4096]")]
     pub backlog: Option<u32>,
 }
 
@@ -162,7 +162,7 @@ pub fn workers() -> usize {
 /// The system does not say, or there is none.
 pub fn address(listeners: &[TcpListener]) -> Result<SocketAddr, Error> {
     let first = listeners.first().ok_or_else(|| io::ErrorKind::NotFound.into());
-    first.and_then(TcpListener::local_addr).map_err(|error| Error::cannot("find", "the port", &error))
+    first.and_then(TcpListener::local_addr).map(canonical).map_err(|error| Error::cannot("find", "the port", &error))
 }
 
 /// Writes the address line to stdout: `Serving FILE on 127.0.0.1:10000.` People copy it, scripts parse it.

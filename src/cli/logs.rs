@@ -1,18 +1,19 @@
 //! Logs: how much of them, and in which form. Where they go is the caller's affair.
 
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Display, Write as _};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Span, Subscriber, error_span};
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::Error;
+use super::{Error, printable};
 
 /// The flags about logs.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -86,7 +87,11 @@ impl LogArgs {
         let registry = tracing_subscriber::registry().with(filter);
         match self.format() {
             LogFormat::Json => registry.with(layer.json()).init(),
-            LogFormat::Text => registry.with(layer.event_format(Line { style, colour })).init(),
+            LogFormat::Text => {
+                // Of a span a line shows the values.
+                let fields = debug_fn(|to, _, value| write!(to, "{value:?}")).delimited(" ");
+                registry.with(layer.event_format(Line { style, colour }).fmt_fields(fields)).init();
+            }
         }
         Ok(())
     }
@@ -105,7 +110,17 @@ fn rust_log() -> Option<String> {
     std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
 }
 
-/// The format of an event as a line of text: its message without its fields, which repeat it for programs.
+/// The name of the span of a service.
+const SERVICE: &str = "service";
+
+/// A span for a service that is one of several in a process: lines that are logged in it name the service.
+pub fn service_span(program: &str, address: impl Display) -> Span {
+    // Of the highest level: whatever is logged has it.
+    error_span!(SERVICE, service = %program, %address)
+}
+
+/// The format of an event as a line of text: its message without its fields, which repeat it for programs. Names of
+/// files and whatever else comes from people and peers cannot make two lines of it, nor steer a terminal.
 struct Line {
     style: Style,
     colour: bool,
@@ -116,7 +131,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = *event.metadata().level();
         let (on, off) = match level {
             _ if !self.colour => ("", ""),
@@ -129,9 +144,14 @@ where
         if self.style == Style::Journal {
             write!(to, "{} {level:5} ", humantime::format_rfc3339_millis(SystemTime::now()))?;
         }
+        for span in context.event_scope().into_iter().flatten().filter(|span| span.name() == SERVICE) {
+            if let Some(service) = span.extensions().get::<FormattedFields<N>>() {
+                write!(to, "{service}: ")?;
+            }
+        }
         let mut message = Message(String::new());
         event.record(&mut message);
-        writeln!(to, "{}{off}", message.0)
+        writeln!(to, "{}{off}", printable(&message.0))
     }
 }
 

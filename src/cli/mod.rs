@@ -4,9 +4,12 @@
 //! stderr is for messages about them.
 
 mod files;
+pub mod journal;
 pub mod listen;
 pub mod logs;
 pub mod open_files;
+mod printable;
+pub mod ready;
 pub mod signals;
 pub mod stdout;
 pub mod stopping;
@@ -15,7 +18,7 @@ pub mod toml_args;
 pub mod values;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::panic;
 use std::process::ExitCode;
 
@@ -24,6 +27,7 @@ use clap::{Command, CommandFactory, Parser};
 
 use crate::errors::reason;
 pub(crate) use files::{is_same_file, read_text};
+pub(crate) use printable::printable;
 
 /// Exit status: all well.
 pub const SUCCESS: u8 = 0;
@@ -56,6 +60,11 @@ impl Error {
         Self { message: format!("{prefix}{}", self.message), ..self }
     }
 
+    /// The system gives no thread.
+    pub fn no_thread(error: &io::Error) -> Self {
+        Self::cannot("start", "a thread", error)
+    }
+
     /// Exit status 1, and the message `cannot WHAT ON: REASON`.
     pub fn cannot(what: &str, on: impl Display, error: &io::Error) -> Self {
         Self::failure(format!("cannot {what} {on}: {}", reason(error)))
@@ -71,6 +80,7 @@ pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, 
         }
         error.status
     });
+    journal::flush(signals::LAST_WORDS);
     ExitCode::from(status)
 }
 
@@ -109,14 +119,9 @@ pub(crate) fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
     }
 }
 
-/// Writes one line to stderr. A failure is ignored: there is no other place to report it.
+/// Writes one line to stderr.
 fn say(program: &str, message: &str) {
-    let _ = io::stderr().write_all(format!("{program}: {}\n", printable(message)).as_bytes());
-}
-
-/// Replaces control characters, so that file names cannot break a message into lines.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    journal::say(&format!("{program}: {}\n", printable(message)));
 }
 
 #[cfg(test)]

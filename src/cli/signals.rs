@@ -27,6 +27,13 @@ impl Signals {
         Self(set)
     }
 
+    /// Blocks only these signals, which have to wait for the [`block`](Self::block) of all.
+    pub(super) fn hold_back(signals: &[Signal]) {
+        let set: SigSet = signals.iter().copied().collect();
+        // Cannot fail for a valid set.
+        let _ = set.thread_block();
+    }
+
     /// [`block`](Self::block), with SIGHUP for the end of the terminal, unless SIGHUP was ignored at the start (nohup(1)).
     pub fn block_with_hangup() -> Self {
         if is_ignored(Signal::SIGHUP) { Self::block(&[]) } else { Self::block(&[Signal::SIGHUP]) }
@@ -47,9 +54,20 @@ impl Signals {
 }
 
 /// Whether this signal was ignored when the process started: `SigIgn` of proc_pid_status(5).
-fn is_ignored(signal: Signal) -> bool {
+pub(super) fn is_ignored(signal: Signal) -> bool {
+    is_in("SigIgn:", signal)
+}
+
+/// Hears this signal, which is blocked, if it has come already: `ShdPnd` of proc_pid_status(5). To be called by the only
+/// thread that hears it.
+pub(super) fn hear_pending(signal: Signal) -> bool {
+    is_in("ShdPnd:", signal) && SigSet::from(signal).wait().is_ok()
+}
+
+/// Whether a mask of proc_pid_status(5) has this signal. If it cannot be read, it has not.
+fn is_in(mask: &str, signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix(mask)).unwrap_or_default();
     u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 

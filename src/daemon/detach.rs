@@ -19,7 +19,7 @@ use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -90,24 +90,25 @@ fn call<T>(call: &'static str, result: Result<T, impl Into<io::Error>>) -> Resul
 /// Executes this program again with the same arguments, in the background, where [`Detached::find`] recognizes that.
 /// Copies the stdout and stderr of the service to those of this process until it is ready, then returns its pid.
 ///
-/// The service inherits three descriptors: /dev/null as stdin, and pipes to this process as stdout and stderr.
+/// The service inherits three descriptors: /dev/null as stdin, and pipes to this process as stdout and stderr; and `keep`,
+/// if that was inherited by this one.
 ///
 /// Call it from a thread that lives as long as the process: until the service is ready it is killed when that thread
 /// ends (PR_SET_PDEATHSIG).
 ///
 /// # Errors
 /// The service was not started, or did not become ready within `patience`; then it has been killed.
-pub fn detach(patience: Duration) -> Result<u32, Error> {
+pub fn detach(patience: Duration, keep: Option<RawFd>) -> Result<u32, Error> {
     let mut again = Command::new(call("readlink(2)", env::current_exe())?);
     let mut args = env::args_os();
     if let Some(name) = args.next() {
         again.arg0(name);
     }
     again.args(args);
-    start(again, patience)
+    start(again, patience, keep)
 }
 
-fn start(mut program: Command, patience: Duration) -> Result<u32, Error> {
+fn start(mut program: Command, patience: Duration, keep: Option<RawFd>) -> Result<u32, Error> {
     let (stdout, its_stdout) = call("pipe(2)", io::pipe())?;
     let (stderr, its_stderr) = call("pipe(2)", io::pipe())?;
     let its_stdout = OwnedFd::from(its_stdout);
@@ -117,7 +118,7 @@ fn start(mut program: Command, patience: Duration) -> Result<u32, Error> {
     }
     program.stdin(Stdio::null()).stdout(its_stdout).stderr(its_stderr);
     // Descriptors that this process opened are close-on-exec; those that it inherited may not be.
-    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    close_fds::set_fds_cloexec_threadsafe(3, keep.as_slice());
     let child = program.spawn();
     let child = child.map_err(|error| Error::Start { program: program.get_program().into(), error })?;
     // `Command` holds the write ends, too: with them open, the end of the service would not be the end of the pipes.
@@ -358,7 +359,7 @@ mod tests {
             serve(behaviour, detached, &stage);
             process::exit(0);
         }
-        let status = match detach(Duration::from_millis(patience.parse().expect("a number"))) {
+        let status = match detach(Duration::from_millis(patience.parse().expect("a number")), None) {
             Ok(pid) => {
                 say(io::stdout(), &format!("ready: {pid}"));
                 DONE
@@ -614,7 +615,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_cannot_be_started() {
         alone("daemon::detach::tests::a_program_that_is_not_there_cannot_be_started", || {
-            let error = start(Command::new("/no/such/program"), PATIENCE).expect_err("not there");
+            let error = start(Command::new("/no/such/program"), PATIENCE, None).expect_err("not there");
             assert_eq!(error.to_string(), "cannot start /no/such/program again: no such file or directory");
             assert!(!Path::new("/no/such/program").exists());
         });

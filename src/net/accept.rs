@@ -12,14 +12,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::sleep_until;
-use tracing::warn;
 
 use super::connection::{DoorIndex, Peer};
 use super::connections::{Accepted, Connections};
 use super::counts::Permit;
 use super::handler::FastPath;
 use super::linger::Lingering;
-use crate::errors::reason;
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -73,7 +71,6 @@ pub(super) async fn accept<H: FastPath>(
 ) {
     let engine = connections.engine();
     let mut closing = pin!(engine.stop.closing());
-    let mut complaint = Complaint::default();
     let mut want = Want::Connection;
     // A permit that was waited for is for the next connection.
     let mut permit = None;
@@ -115,7 +112,7 @@ pub(super) async fn accept<H: FastPath>(
                         want = Want::Permit;
                     }
                     Batch::Failed(error) => {
-                        complaint.say(&error);
+                        engine.complaint.say(&error);
                         // Lingering sockets may hold the descriptors that ran out.
                         lingering.look_now(connections.tasks());
                         want = Want::EndOfPause(Instant::now() + ACCEPT_PAUSE);
@@ -167,21 +164,4 @@ fn accept_batch<H: FastPath>(
         }
     }
     Batch::Full
-}
-
-/// A warning about a failing accept(2), once in a while and not ten times a second.
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
-}
-
-impl Complaint {
-    const PAUSE: Duration = Duration::from_secs(10);
-
-    fn say(&mut self, error: &io::Error) {
-        if self.last.is_none_or(|last| last.elapsed() >= Self::PAUSE) {
-            self.last = Some(Instant::now());
-            warn!("Cannot accept clients: {}; trying again", reason(error));
-        }
-    }
 }

@@ -19,8 +19,10 @@ use tokio_util::bytes::BytesMut;
 use tracing::warn;
 
 use super::close;
+use super::complaint::Complaint;
 use super::counts::Counts;
 use super::stop::{Stop, Stoppable};
+use crate::address::canonical;
 use crate::errors::is_for_later;
 
 /// What all connections of a server share.
@@ -28,18 +30,19 @@ use crate::errors::is_for_later;
 pub(super) struct Engine {
     pub(super) counts: Arc<Counts>,
     pub(super) stop: Stop,
+    pub(super) complaint: Complaint,
     pub(super) doors: Vec<&'static str>,
     /// As [`ServerLimits::write_timeout`](super::ServerLimits::write_timeout) has it.
     pub(super) write_timeout: Option<Duration>,
 }
 
-/// The address of the other end, for the log.
+/// The address of the other end, for the log, in its canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(Option<SocketAddr>);
 
 impl Peer {
     pub(super) fn new(address: Option<SocketAddr>) -> Self {
-        Self(address)
+        Self(address.map(canonical))
     }
 }
 

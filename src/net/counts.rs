@@ -78,19 +78,19 @@ impl Counts {
         Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    pub(super) fn accept(&self) {
+    pub(crate) fn accept(&self) {
         self.accepted.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn serve(&self) {
+    pub(crate) fn serve(&self) {
         self.served.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.lost.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn send(&self, bytes: usize) {
+    pub(crate) fn send(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -11,8 +12,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
+use tracing::Span;
 
 use super::accept::{Entrance, accept};
+use super::complaint::Complaint;
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
 use super::counts::Counts;
@@ -45,20 +48,22 @@ pub struct ServerLimits {
     pub grace: Duration,
 }
 
-/// A server with everything that it needs, which has not begun yet.
-pub struct Prepared<H: FastPath> {
-    handler: Arc<H>,
+/// A server with everything that it needs, its threads among it, which has not begun yet. Nothing that could still fail
+/// is left for [`run`](Self::run). Dropped instead, it closes its doors.
+pub struct Prepared {
     counts: Arc<Counts>,
     doors: Vec<&'static str>,
-    workers: Vec<Worker>,
-    limits: ServerLimits,
+    /// Threads that wait for the word to begin.
+    workers: Vec<(SyncSender<Arc<Engine>>, JoinHandle<()>)>,
+    write_timeout: Option<Duration>,
 }
 
-/// Prepares to serve every connection that comes through one of these doors.
+/// Prepares to serve every connection that comes through one of these doors. What the workers log is in the span in
+/// which this is called.
 ///
 /// # Errors
 /// The system does not give what a worker needs, or the handler.
-pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLimits) -> io::Result<Prepared<H>> {
+pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerLimits) -> io::Result<Prepared> {
     handler.start()?;
     let names = doors.iter().map(|door| door.name).collect();
     // All workers before the first connection, which would take descriptors that they need.
@@ -71,11 +76,12 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLi
             workers[number].add(listener, index)?;
         }
     }
+    let workers = workers.into_iter().map(|worker| worker.start(handler, limits.grace)).collect::<io::Result<_>>()?;
     let counts = Arc::new(Counts::new(limits.max_clients));
-    Ok(Prepared { handler, counts, doors: names, workers, limits: limits.clone() })
+    Ok(Prepared { counts, doors: names, workers, write_timeout: limits.write_timeout })
 }
 
-impl<H: FastPath> Prepared<H> {
+impl Prepared {
     /// What it has done, from now on.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
@@ -87,38 +93,45 @@ impl<H: FastPath> Prepared<H> {
     /// left.
     ///
     /// # Errors
-    /// The system gives no threads. Nothing that happens to a connection, nor a failing accept(2), ends a server.
+    /// A worker panicked. Nothing that happens to a connection, nor a failing accept(2), ends a server.
     pub fn run(self, stop: &Stop) -> io::Result<u64> {
-        let Self { handler, counts, doors, workers, limits: ServerLimits { grace, write_timeout, .. } } = self;
-        let engine = Arc::new(Engine { counts, stop: stop.clone(), doors, write_timeout });
-        thread::scope(|scope| {
-            let start = |worker: Worker| {
-                let (handler, engine) = (&handler, &engine);
-                let work = move || {
-                    let _together = AbortOnPanic(stop);
-                    worker.run(handler, engine, grace);
-                };
-                thread::Builder::new().name("worker".to_owned()).spawn_scoped(scope, work)
-            };
-            let started = workers.into_iter().map(start).collect::<io::Result<Vec<_>>>();
-            let started = started.inspect_err(|_| stop.abort())?;
-            let ended = started.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
-            ended.collect::<io::Result<()>>()
-        })?;
+        let Self { counts, doors, workers, write_timeout } = self;
+        let complaint = Complaint::default();
+        let engine = Arc::new(Engine { counts, stop: stop.clone(), complaint, doors, write_timeout });
+        let begin = |(begin, worker): (SyncSender<_>, _)| {
+            // It waits for nothing else.
+            let _ = begin.send(Arc::clone(&engine));
+            worker
+        };
+        let begun: Vec<JoinHandle<()>> = workers.into_iter().map(begin).collect();
+        let ended = begun.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
+        // Each is waited for, even if one of them fails.
+        ended.collect::<Vec<_>>().into_iter().collect::<io::Result<()>>()?;
         Ok(engine.counts.lose_under_way())
     }
 }
 
-/// Listens and accepts nobody, until the server is stopped.
+/// A server that listens and accepts nobody, which has not begun yet.
+pub struct NeverAccepting {
+    doors: Vec<Door>,
+    runtime: Runtime,
+}
+
+/// Prepares to accept nobody.
 ///
 /// # Errors
 /// The system gives no runtime.
-pub fn never_accept(doors: Vec<Door>, stop: &Stop) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().build()?;
-    runtime.spawn(stop.pulse().clone().answer());
-    runtime.block_on(stop.closing());
-    drop(doors);
-    Ok(())
+pub fn never_accept(doors: Vec<Door>) -> io::Result<NeverAccepting> {
+    Ok(NeverAccepting { doors, runtime: Builder::new_current_thread().build()? })
+}
+
+impl NeverAccepting {
+    /// Listens until it is stopped.
+    pub fn run(self, stop: &Stop) {
+        self.runtime.spawn(stop.pulse().clone().answer());
+        self.runtime.block_on(stop.closing());
+        drop(self.doors);
+    }
 }
 
 /// A server with a worker less than it should have does not go on as if nothing were wrong.
@@ -151,6 +164,23 @@ impl Worker {
         let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         self.entrances.push(Entrance { listener, door });
         Ok(())
+    }
+
+    /// Starts its thread, which serves as soon as it is given an engine, and ends if that is dropped.
+    fn start<H: FastPath>(
+        self,
+        handler: &Arc<H>,
+        grace: Duration,
+    ) -> io::Result<(SyncSender<Arc<Engine>>, JoinHandle<()>)> {
+        let (begin, begun) = mpsc::sync_channel::<Arc<Engine>>(1);
+        let (handler, span) = (Arc::clone(handler), Span::current());
+        let work = move || {
+            let Ok(engine) = begun.recv() else { return };
+            let _in_span = span.enter();
+            let _together = AbortOnPanic(&engine.stop);
+            self.run(&handler, &engine, grace);
+        };
+        Ok((begin, thread::Builder::new().name("worker".to_owned()).spawn(work)?))
     }
 
     fn run<H: FastPath>(self, handler: &Arc<H>, engine: &Arc<Engine>, grace: Duration) {

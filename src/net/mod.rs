@@ -18,7 +18,7 @@
 //! | `handler.rs` | what a server has to write |
 //! | `connection.rs` | what it is given: sends and receives that wait, but not for ever |
 //! | `engine.rs` | workers, and the four steps of stopping |
-//! | `accept.rs` | the accept loop |
+//! | `accept.rs`, `complaint.rs` | the accept loop, and what it says when it fails |
 //! | `connections.rs` | the life of a connection from accept(2) to close(2) |
 //! | `timer.rs`, `linger.rs` | connections that wait without a task: for a moment, or for the peer to close |
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
@@ -27,6 +27,7 @@
 
 mod accept;
 pub mod close;
+mod complaint;
 mod connection;
 mod connections;
 pub mod counts;
@@ -39,9 +40,10 @@ mod stop;
 mod timer;
 
 pub(crate) use accept::ACCEPT_PAUSE;
+pub(crate) use complaint::Complaint;
 pub use connection::{Connection, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now};
-pub use engine::{Door, Prepared, ServerLimits, never_accept, prepare};
+pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
 pub use stop::{Stop, Stoppable};
 

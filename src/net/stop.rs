@@ -40,6 +40,12 @@ impl Stoppable for Stop {
 }
 
 impl Stop {
+    /// The same stop for another server, which is asked by itself whether it is alive.
+    #[must_use]
+    pub fn with_own_pulse(&self) -> Self {
+        Self { pulse: Pulse::default(), ..self.clone() }
+    }
+
     /// Whether the server is alive.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse

@@ -47,7 +47,7 @@ impl Server {
     }
 
     fn at<H: FastPath>(address: SocketAddr, doors: Vec<Door>, handler: H, limits: &ServerLimits) -> Self {
-        let prepared = prepare(doors, Arc::new(handler), limits).expect("prepared");
+        let prepared = prepare(doors, &Arc::new(handler), limits).expect("prepared");
         let (counts, stop) = (Arc::clone(prepared.counts()), Stop::default());
         let told = stop.clone();
         let run = thread::spawn(move || prepared.run(&told).expect("workers"));

@@ -9,9 +9,7 @@ use clap::{Arg, Parser};
 use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{self, DoorArgs, Launch, Nobody, Open, Queue, Run, Service, ServiceArgs};
-use crate::cli::logs::LogArgs;
-use crate::cli::stopping::Request;
+use super::service::{self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::errors::reason;
 use crate::net::{Door, ServerLimits};
@@ -30,9 +28,9 @@ pub struct Args {
     #[command(flatten)]
     pub service: FastArgs,
 
-    /// What it says.
+    /// How it says that it is ready, and all else.
     #[command(flatten)]
-    pub logs: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// The service alone.
@@ -71,7 +69,8 @@ Examples:
       A tarpit
 
 Signals:
-  SIGHUP reads the poem again; clients under way keep the one they began with.
+  SIGHUP reads the poem again; clients under way keep the one they began with. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
 
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
 or are reset. A second signal resets them at once.
@@ -83,22 +82,18 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    crate::cli::run("fastpoetry", |args: Args| service::run(&args.service, &args.logs))
+    crate::cli::run("fastpoetry", |args: Args| service::run(&args.service, &args.process))
 }
 
-impl From<Args> for (FastArgs, LogArgs) {
+impl From<Args> for (FastArgs, ProcessArgs) {
     fn from(args: Args) -> Self {
-        (args.service, args.logs)
+        (args.service, args.process)
     }
 }
 
 impl Launch for FastArgs {
     fn program(&self) -> &'static str {
         "fastpoetry"
-    }
-
-    fn requests(&self) -> &'static [Request] {
-        &[Request::Reload]
     }
 
     fn common(&self) -> &ServiceArgs {
@@ -154,10 +149,10 @@ struct FastService {
 
 impl Service for FastService {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, Arc::clone(&self.server), limits)
+        service::prepare(doors, &self.server, limits)
     }
 
-    fn reload(&self) {
+    fn reload(&self) -> Reload {
         let file = self.file.display();
         let _in_turn = lock(&self.reloading);
         match Poem::load(&self.path) {
@@ -165,8 +160,12 @@ impl Service for FastService {
                 let bytes = poem.bytes().len();
                 self.server.set_poem(poem);
                 info!(bytes, "Read {file} again: {bytes} bytes");
+                Reload::Done
             }
-            Err(error) => error!("Cannot read {file} again: {}; keeping the poem as it was", reason(&error)),
+            Err(error) => {
+                error!("Cannot read {file} again: {}; keeping the poem as it was", reason(&error));
+                Reload::Failed
+            }
         }
     }
 

@@ -14,14 +14,13 @@ pub mod transformedpoetry;
 
 use clap::{ArgMatches, Command, Parser};
 
-use crate::cli::logs::LogArgs;
 use crate::cli::toml_args::TomlTable;
 use crate::cli::{Error, command};
 pub use crate::client::Model;
-use service::Launch;
+use service::{Launch, ProcessArgs};
 
-/// The arguments of a server, and of its log.
-pub type Parsed = (Box<dyn Launch>, LogArgs);
+/// The arguments of a server, and of its process.
+pub type Parsed = (Box<dyn Launch>, ProcessArgs);
 
 /// A program whose server can be one of several in a daemon.
 #[derive(Debug, Clone, Copy)]
@@ -40,16 +39,16 @@ impl ServiceProgram {
     /// The program with the arguments `A`, those of its server among them.
     const fn new<A, S>(name: &'static str) -> Self
     where
-        A: Parser + clap::Args + Into<(S, LogArgs)>,
+        A: Parser + clap::Args + Into<(S, ProcessArgs)>,
         S: clap::Args + Launch + 'static,
     {
         fn from_matches<A, S>(matches: &ArgMatches) -> Result<Parsed, clap::Error>
         where
-            A: Parser + Into<(S, LogArgs)>,
+            A: Parser + Into<(S, ProcessArgs)>,
             S: Launch + 'static,
         {
-            let (server, logs) = A::from_arg_matches(matches)?.into();
-            Ok((Box::new(server), logs))
+            let (server, process) = A::from_arg_matches(matches)?.into();
+            Ok((Box::new(server), process))
         }
         fn from_table<S: clap::Args + Launch + 'static>(table: &TomlTable<'_>) -> Result<Box<dyn Launch>, Error> {
             Ok(Box::new(table.args::<S>(&[])?))

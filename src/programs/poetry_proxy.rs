@@ -9,11 +9,9 @@ use std::time::Duration;
 use clap::Parser;
 use tracing::info;
 
-use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceArgs};
+use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
 use crate::address::Address;
 use crate::cache::freshness::Policy;
-use crate::cli::logs::LogArgs;
-use crate::cli::stopping::Request;
 use crate::cli::values::Limit;
 use crate::cli::{Error, values};
 use crate::metrics::{Metric, Page};
@@ -34,9 +32,9 @@ pub struct Args {
     #[command(flatten)]
     pub service: ProxyArgs,
 
-    /// What it says.
+    /// How it says that it is ready, and all else.
     #[command(flatten)]
-    pub logs: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// The service alone.
@@ -96,7 +94,8 @@ Log:
 (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
 
 Signals:
-  SIGHUP forgets the poem. SIGUSR1 logs the totals.
+  SIGHUP forgets the poem. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
 
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
 or are reset. A second signal resets them at once.
@@ -108,22 +107,18 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.logs))
+    crate::cli::run("poetry-proxy", |args: Args| service::run(&args.service, &args.process))
 }
 
-impl From<Args> for (ProxyArgs, LogArgs) {
+impl From<Args> for (ProxyArgs, ProcessArgs) {
     fn from(args: Args) -> Self {
-        (args.service, args.logs)
+        (args.service, args.process)
     }
 }
 
 impl Launch for ProxyArgs {
     fn program(&self) -> &'static str {
         "poetry-proxy"
-    }
-
-    fn requests(&self) -> &'static [Request] {
-        &[Request::Reload, Request::Report]
     }
 
     fn common(&self) -> &ServiceArgs {
@@ -177,12 +172,13 @@ impl Service for ProxyServer {
             not_itself(self.upstream(), *door).map_err(Error::failure)?;
         }
         self.listens_at(addresses);
-        service::prepare(doors, self, limits)
+        service::prepare(doors, &self, limits)
     }
 
-    fn reload(&self) {
+    fn reload(&self) -> Reload {
         self.forget();
         info!("Forgot the poem");
+        Reload::Done
     }
 
     fn report(&self, counts: &Counts) {

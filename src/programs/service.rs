@@ -13,10 +13,12 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::address::Address;
-use crate::cli::listen::{ListenArgs, announce};
-use crate::cli::logs::{LogArgs, Style};
+use crate::cli::journal::Journal;
+use crate::cli::listen::ListenArgs;
+use crate::cli::logs::{LogArgs, LogFormat, Style};
+use crate::cli::ready::ReadyArgs;
 use crate::cli::stopping::{self, Request, stop_on};
-use crate::cli::terminal::{self, Screen};
+use crate::cli::terminal;
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, SUCCESS, open_files};
 use crate::metrics::{Metric, Page};
@@ -36,6 +38,36 @@ pub struct ClientArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     pub grace: Duration,
+}
+
+/// The flags of every server as a process.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProcessArgs {
+    /// How it says that it is ready.
+    #[command(flatten)]
+    pub ready: ReadyArgs,
+
+    /// What it says.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+impl ProcessArgs {
+    /// These flags, with those of `base` where they say nothing.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        Self { ready: self.ready.over(base.ready), logs: self.logs.over(base.logs) }
+    }
+
+    /// Begins the log of a server to stderr. The journal has no thread yet.
+    ///
+    /// # Errors
+    /// `RUST_LOG` makes no sense.
+    pub fn begin_log(&self) -> Result<Journal, Error> {
+        let journal = Journal::new(self.logs.format() == LogFormat::Json);
+        self.logs.init(Style::Journal, terminal::colour(), journal.clone())?;
+        Ok(journal)
+    }
 }
 
 /// The flags of every async server.
@@ -78,11 +110,6 @@ impl ServiceArgs {
 pub trait Launch: fmt::Debug {
     /// The name of its program.
     fn program(&self) -> &'static str;
-
-    /// What it hears of, beside a stop.
-    fn requests(&self) -> &'static [Request] {
-        &[]
-    }
 
     /// The flags of every async server.
     fn common(&self) -> &ServiceArgs;
@@ -183,11 +210,16 @@ pub trait Service: Send + Sync {
     /// The system does not give it.
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error>;
 
-    /// Reads again what may have changed ([`Request::Reload`]). This may take as long as a disk does.
-    fn reload(&self) {}
+    /// Reads again what may have changed ([`Request::Reload`]), and logs what came of it. This may take as long as a disk
+    /// does.
+    fn reload(&self) -> Reload {
+        Reload::Nothing
+    }
 
     /// Logs its totals ([`Request::Report`]).
-    fn report(&self, _: &Counts) {}
+    fn report(&self, counts: &Counts) {
+        tell_totals(counts);
+    }
 
     /// Adds the metrics that it has beside those of the engine, all with these labels.
     fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
@@ -196,6 +228,38 @@ pub trait Service: Send + Sync {
     fn status(&self) -> u8 {
         SUCCESS
     }
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// There is nothing that could be reloaded.
+    Nothing,
+    /// It is as new.
+    Done,
+    /// It is as it was.
+    Failed,
+}
+
+/// Logs what a server has counted since its start.
+pub fn tell_totals(counts: &Counts) {
+    let (accepted, served, lost, bytes) = (counts.accepted(), counts.served(), counts.lost(), counts.bytes());
+    info!(
+        accepted,
+        served, lost, bytes, "Totals: {accepted} clients accepted, {served} served, {lost} lost; {bytes} bytes sent"
+    );
+}
+
+/// Reloads a server that is a program of its own.
+fn reload(service: &dyn Service) {
+    if service.reload() == Reload::Nothing {
+        tell_nothing_to_reload();
+    }
+}
+
+/// Logs the answer to SIGHUP of a server that reads nothing.
+pub fn tell_nothing_to_reload() {
+    info!("There is nothing to reload");
 }
 
 /// A server that is prepared to serve until it is stopped.
@@ -216,7 +280,7 @@ impl Run {
     /// Serves, and returns what became of it.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// A part of it has failed. That it could not begin is none of them: see [`Service::prepare`].
     pub fn serve(self, stop: &Stop) -> Result<Ended, Error> {
         let reset = (self.serve)(stop)?;
         Ok(Ended { served: self.counts.served(), lost: self.counts.lost(), reset })
@@ -243,10 +307,11 @@ impl Ended {
 ///
 /// # Errors
 /// The system does not give what it needs.
-pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
-    let cannot = |error| Error::cannot("start", "a worker", &error);
-    let prepared = net::prepare(doors, handler, limits).map_err(cannot)?;
-    Ok(Run { counts: Arc::clone(prepared.counts()), serve: Box::new(move |stop| prepared.run(stop).map_err(cannot)) })
+pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerLimits) -> Result<Run, Error> {
+    let prepared = net::prepare(doors, handler, limits).map_err(|error| Error::cannot("start", "a worker", &error))?;
+    let counts = Arc::clone(prepared.counts());
+    let ended = |error| Error::cannot("go on", "without a worker", &error);
+    Ok(Run { counts, serve: Box::new(move |stop| prepared.run(stop).map_err(ended)) })
 }
 
 /// A server that listens and accepts nobody.
@@ -255,8 +320,9 @@ pub struct Nobody;
 
 impl Service for Nobody {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, _: &ServerLimits) -> Result<Run, Error> {
-        let serve = move |stop: &Stop| {
-            net::never_accept(doors, stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+        let nobody = net::never_accept(doors).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+        let serve = |stop: &Stop| {
+            nobody.run(stop);
             Ok(0)
         };
         Ok(Run { counts: Arc::default(), serve: Box::new(serve) })
@@ -283,23 +349,26 @@ pub fn add_metrics(page: &mut Page, labels: &[(&str, &str)], counts: &Counts, se
 ///
 /// # Errors
 /// It cannot be opened or started.
-pub fn run(launch: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
-    logs.init(Style::Journal, terminal::colour(), Screen::default())?;
+pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
+    let journal = process.begin_log()?;
     if let Some(status) = launch.one_shot()? {
         return Ok(status);
     }
+    // Before anything is opened that could be taken for the descriptor.
+    let ready = process.ready.take()?;
     open_files::raise_limit();
     let (limits, stop) = (launch.common().limits(), Stop::default());
     let started = Arc::new(OnceLock::<(Arc<dyn Service>, Arc<Counts>)>::new());
     let told = Arc::clone(&started);
-    stop_on(stopping::block(launch.requests()), limits.grace, stop.clone(), move |request| {
+    let stopping = stop_on(stopping::block(), limits.grace, stop.clone(), move |request| {
         let Some((service, counts)) = told.get() else { return };
         match request {
             Request::Stop => {}
-            Request::Reload => service.reload(),
+            Request::Reload => reload(service.as_ref()),
             Request::Report => service.report(counts),
         }
     })?;
+    journal.start()?;
 
     launch.check().map_err(|(_, error)| error)?;
     let open = launch.resolve().map_err(|(_, error)| error)?;
@@ -312,7 +381,8 @@ pub fn run(launch: &impl Launch, logs: &LogArgs) -> Result<u8, Error> {
     let service = open()?;
     let run = Arc::clone(&service).prepare(doors, &limits)?;
     let _ = started.set((Arc::clone(&service), Arc::clone(run.counts())));
-    lines.iter().try_for_each(|(what, address)| announce(what, *address))?;
+    // Everything that can fail, and then the word that it has not.
+    ready.tell(&lines, &stopping)?;
     run.serve(&stop)?.tell("Stopped");
     Ok(service.status())
 }

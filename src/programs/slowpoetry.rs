@@ -1,5 +1,6 @@
 //! slowpoetry as a program.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
@@ -8,12 +9,12 @@ use clap::{Arg, Parser};
 use tracing::info;
 
 use super::faults::{FaultArgs, Usual};
-use super::service::ClientArgs;
-use crate::cli::listen::{ListenArgs, address, announce};
-use crate::cli::logs::{LogArgs, Style};
-use crate::cli::stopping::{self, stop_on};
-use crate::cli::terminal::{self, Screen};
+use super::service::{ClientArgs, ProcessArgs, tell_nothing_to_reload, tell_totals};
+use crate::cli::journal::Journal;
+use crate::cli::listen::{ListenArgs, address};
+use crate::cli::stopping::{self, Request, Stopping, stop_on};
 use crate::cli::{Error, FAILURE, SUCCESS, open_files};
+use crate::net::counts::Counts;
 use crate::net::{Door, Stop, never_accept};
 use crate::pace::Pace;
 use crate::poem::Poem;
@@ -49,14 +50,12 @@ pub struct Args {
     patience: ClientArgs,
 
     #[command(flatten)]
-    logs: LogArgs,
+    process: ProcessArgs,
 }
 
 fn own_default(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
-        "backlog" => {
-            arg.help(format!("Length of the queue of connections that wait to be accepted [default: {BACKLOG}]"))
-        }
+        "backlog" => arg.help(format!("Length of the queue of connections not yet accepted [default: {BACKLOG}]")),
         _ => arg,
     }
 }
@@ -75,6 +74,9 @@ Examples:
       One client on any free port, then exit
 
 Signals:
+  SIGHUP reloads nothing: the poem is opened afresh for every client. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, the one being served is finished within the grace \
 time or else reset. A second signal resets it at once.
 
@@ -89,42 +91,66 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<u8, Error> {
-    args.logs.init(Style::Journal, terminal::colour(), Screen::default())?;
-    open_files::raise_limit();
+    stopping::hold_back();
+    let journal = args.process.begin_log()?;
     Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
     let faults = args.faults.resolve(Usual::Slow, &args.file).map_err(|(_, error)| error)?;
     if let Some(status) = faults.one_shot()? {
         return Ok(status);
     }
-    let serving = format!("Serving {}", args.file.display());
+    // Before anything is opened that could be taken for the descriptor.
+    let ready = args.process.ready.take()?;
+    open_files::raise_limit();
+    let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG })?;
+    let lines = [(format!("Serving {}", args.file.display()), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
-        return accept_nobody(&args, &serving);
+        return accept_nobody(&args.patience, listener, &journal, |stopping| ready.tell(&lines, stopping));
     }
-    let listener = args.listen.bind(BACKLOG)?;
     let fault_plan = faults.open()?;
     // Not sooner: a name that is slow to resolve can be interrupted.
-    let signals = stopping::block(&[]);
+    let signals = stopping::block();
     if let Some(pace) = &faults.steady {
         tell_pace(&args.file, pace);
     }
     let server =
         SlowServer { file: args.file, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
-    server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
-    announce(&serving, address(slice::from_ref(&listener))?)?;
     let stopper = Stopper::new(listener);
-    stop_on(signals, args.patience.grace, stopper.clone(), |_| {})?;
+    let told = stopper.clone();
+    let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| tell(request, told.counts()))?;
+    journal.start()?;
+    server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
+    // Everything that can fail, and then the word that it has not.
+    ready.tell(&lines, &stopping)?;
     server.run(&stopper);
     Ok(if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE })
 }
 
-fn accept_nobody(args: &Args, serving: &str) -> Result<u8, Error> {
-    let listener = args.listen.bind(0)?;
+/// Listens, until it is stopped, and is `ready` when nothing can fail any more.
+fn accept_nobody(
+    patience: &ClientArgs,
+    listener: TcpListener,
+    journal: &Journal,
+    ready: impl FnOnce(&Stopping) -> Result<(), Error>,
+) -> Result<u8, Error> {
     let stop = Stop::default();
-    stop_on(stopping::block(&[]), args.patience.grace, stop.clone(), |_| {})?;
-    announce(serving, address(slice::from_ref(&listener))?)?;
+    let counts = Counts::default();
+    let told = move |request| tell(request, &counts);
+    let stopping = stop_on(stopping::block(), patience.grace, stop.clone(), told)?;
+    journal.start()?;
     let door = Door { name: "poem", listeners: vec![listener] };
-    never_accept(vec![door], &stop).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    ready(&stopping)?;
+    nobody.run(&stop);
     Ok(SUCCESS)
+}
+
+/// Answers a signal that is no stop. The file is opened afresh for each client anyway.
+fn tell(request: Request, counts: &Counts) {
+    match request {
+        Request::Stop => {}
+        Request::Reload => tell_nothing_to_reload(),
+        Request::Report => tell_totals(counts),
+    }
 }
 
 /// How long one client will need, as the poem is now.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use super::service::{self, DoorArgs, Launch, Open, Queue, Run, Service, ServiceArgs};
-use crate::cli::logs::LogArgs;
+use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Run, Service, ServiceArgs};
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
 use crate::cli::{Error, SUCCESS, stdout, values};
@@ -27,9 +26,9 @@ pub struct Args {
     #[command(flatten)]
     pub service: TransformArgs,
 
-    /// What it says.
+    /// How it says that it is ready, and all else.
     #[command(flatten)]
-    pub logs: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// The service alone.
@@ -53,6 +52,11 @@ pub struct TransformArgs {
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     idle_timeout: Limit,
 
+    /// Refuse a request that is not whole so long after its first byte; 0: never
+    #[arg(long, help_heading = "Requests", value_name = "DURATION", default_value = "1m")]
+    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
+    request_timeout: Limit,
+
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -71,6 +75,9 @@ Examples:
       A poem through it
 
 Signals:
+  SIGHUP reloads nothing, for there is nothing to reload. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+is gone, SIGHUP stops it, unless nohup started it.
+
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
 or are reset. A second signal resets them at once.
 
@@ -81,12 +88,12 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    crate::cli::run("transformedpoetry", |args: Args| service::run(&args.service, &args.logs))
+    crate::cli::run("transformedpoetry", |args: Args| service::run(&args.service, &args.process))
 }
 
-impl From<Args> for (TransformArgs, LogArgs) {
+impl From<Args> for (TransformArgs, ProcessArgs) {
     fn from(args: Args) -> Self {
-        (args.service, args.logs)
+        (args.service, args.process)
     }
 }
 
@@ -112,6 +119,7 @@ impl Launch for TransformArgs {
         let limits = RequestLimits {
             max_length: self.max_length.get(),
             idle_timeout: self.idle_timeout.0,
+            request_timeout: self.request_timeout.0,
             keep_alive: self.keep_alive,
         };
         Ok(Box::new(|| Ok(Arc::new(TransformServer::new(limits)))))
@@ -120,7 +128,7 @@ impl Launch for TransformArgs {
 
 impl Service for TransformServer {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, self, limits)
+        service::prepare(doors, &self, limits)
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {

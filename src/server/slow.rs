@@ -15,8 +15,10 @@ use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
 use super::fault_plan::{FaultPlan, Transfer};
+use crate::address::canonical;
 use crate::errors::reason;
-use crate::net::{ACCEPT_PAUSE, Stoppable, close, send_now};
+use crate::net::counts::Counts;
+use crate::net::{ACCEPT_PAUSE, Complaint, Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
@@ -46,6 +48,7 @@ pub struct Stopper(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     listener: TcpListener,
+    counts: Counts,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -81,7 +84,13 @@ impl Stopper {
         // Whatever happens before the whole poem is sent, and be it the end of the process, it is a reset. Sockets inherit
         // that from now on; to those that wait in the queue already it is said when they are accepted.
         close::abruptly(&SockRef::from(&listener));
-        Self(Arc::new(Shared { listener, state: Mutex::default(), changed: Condvar::new() }))
+        let counts = Counts::default();
+        Self(Arc::new(Shared { listener, counts, state: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// What the server has done so far. Of a client under way, the bytes are counted already.
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 }
 
@@ -167,28 +176,34 @@ impl SlowServer {
         let shared = &stopper.0;
         let mut served = 0;
         let mut silent = Silent::default();
+        let complaint = Complaint::default();
         while self.clients.is_none_or(|clients| served < clients) && !shared.lock().closing {
             match shared.listener.accept() {
                 Ok((stream, peer)) => {
                     served += 1;
-                    self.serve(stream, peer, shared, &mut silent);
+                    shared.counts.accept();
+                    match self.serve(stream, canonical(peer), shared, &mut silent) {
+                        true => shared.counts.serve(),
+                        false => shared.counts.lose(),
+                    }
                 }
                 Err(_) if shared.lock().closing => {}
                 Err(error) => {
-                    warn!("Cannot accept a client: {}; trying again", reason(&error));
+                    complaint.say(&error);
                     shared.sleep(ACCEPT_PAUSE, |state| state.closing);
                 }
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared, silent: &mut Silent) {
+    /// Serves one client, and returns whether all was sent, as planned.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared, silent: &mut Silent) -> bool {
         info!(%peer, "Somebody at {peer} wants poetry!");
         let start = Instant::now();
         close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);
         if !shared.admit(&stream) {
-            return;
+            return false;
         }
         let poem = match Poem::load(&self.file) {
             Ok(poem) => poem,
@@ -196,7 +211,7 @@ impl SlowServer {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
                 self.fault_plan.refuse(&peer, start);
                 shared.leave();
-                return;
+                return false;
             }
         };
         let mut transfer = self.fault_plan.begin(&peer, poem, start);
@@ -207,6 +222,7 @@ impl SlowServer {
             Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst, Instant::now()),
         }
         tell(peer, &transfer, start.elapsed(), &result);
+        let is_served = result.is_ok();
         match result {
             Ok(Ending::Fin) => {
                 if let Err(error) = close::politely(&stream) {
@@ -221,6 +237,7 @@ impl SlowServer {
             Ok(Ending::Rst) | Err(_) => {}
         }
         shared.leave();
+        is_served
     }
 
     /// Walks the schedule of a transfer, and returns how the connection is to end.
@@ -264,6 +281,7 @@ impl SlowServer {
                     match taken {
                         Ok(n) => {
                             transfer.sent(n, Instant::now());
+                            shared.counts.send(n);
                             stuck = None;
                         }
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

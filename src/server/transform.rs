@@ -7,11 +7,10 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::coop::consume_budget;
-use tokio::task::spawn_blocking;
 use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::{debug, warn};
 
@@ -50,6 +49,8 @@ pub struct RequestLimits {
     pub max_length: usize,
     /// A client that says nothing for so long, in or between requests, is let go. `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// A request that is not whole so long after its first byte is refused. `None`: never.
+    pub request_timeout: Option<Duration>,
     /// Any number of requests on a connection, instead of one.
     pub keep_alive: bool,
 }
@@ -59,6 +60,8 @@ pub struct RequestLimits {
 pub struct Talk {
     decoder: Decoder,
     arrived: BytesMut,
+    /// When the first bytes of a request that is not whole yet have arrived.
+    begun: Option<Instant>,
     reply: Option<Outgoing<Vec<u8>>>,
 }
 
@@ -71,12 +74,21 @@ enum Outcome {
     Unknown,
     Refused,
     Silent,
+    Slow,
     Failed,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] =
-        [Self::Answered, Self::Malformed, Self::NoName, Self::Unknown, Self::Refused, Self::Silent, Self::Failed];
+    const ALL: [Self; 8] = [
+        Self::Answered,
+        Self::Malformed,
+        Self::NoName,
+        Self::Unknown,
+        Self::Refused,
+        Self::Silent,
+        Self::Slow,
+        Self::Failed,
+    ];
 
     /// The word for it in metrics.
     fn word(self) -> &'static str {
@@ -87,6 +99,7 @@ impl Outcome {
             Self::Unknown => "unknown",
             Self::Refused => "refused",
             Self::Silent => "silent",
+            Self::Slow => "slow",
             Self::Failed => "failed",
         }
     }
@@ -105,6 +118,8 @@ enum Refused {
     Transform { transform: &'static str, why: Refusal },
     #[error("silent for {} within a request", humantime::format_duration(*.0))]
     Silent(Duration),
+    #[error("not whole {} after its first byte", humantime::format_duration(*.0))]
+    Slow(Duration),
     #[error("the transform failed")]
     Bug,
 }
@@ -117,6 +132,7 @@ impl Refused {
             Self::Unknown(_) => Outcome::Unknown,
             Self::Transform { .. } => Outcome::Refused,
             Self::Silent(_) => Outcome::Silent,
+            Self::Slow(_) => Outcome::Slow,
             Self::Bug => Outcome::Failed,
         }
     }
@@ -126,12 +142,18 @@ type Reply = Result<Vec<u8>, Refused>;
 
 impl Talk {
     fn new(max_length: usize) -> Self {
-        Self { decoder: Decoder::new(max_length), arrived: BytesMut::new(), reply: None }
+        Self { decoder: Decoder::new(max_length), arrived: BytesMut::new(), begun: None, reply: None }
     }
 
     /// The next request, if all of it has arrived.
     fn request(&mut self) -> Result<Option<Bytes>, Refused> {
         Ok(self.decoder.split(&mut self.arrived)?)
+    }
+
+    /// The time that is left at the moment `now` for a request that has to be whole so long after its first byte.
+    fn time_left(&mut self, limit: Duration, now: Instant) -> Duration {
+        let begun = *self.begun.get_or_insert(now);
+        limit.saturating_sub(now.saturating_duration_since(begun))
     }
 }
 
@@ -158,34 +180,39 @@ impl TransformServer {
 
     /// The reply to the next request; `None` if no more requests come, or the server is asked to stop before one does.
     async fn next_reply(&self, connection: &mut Connection, talk: &mut Talk) -> io::Result<Option<Reply>> {
-        let limit = self.limits.idle_timeout;
+        let RequestLimits { idle_timeout, request_timeout, .. } = self.limits;
         loop {
             match talk.request() {
                 Ok(Some(request)) if request.len() <= SHORT => return Ok(Some(answer(&request))),
                 Ok(Some(request)) => {
                     let _turn = self.long_ones.acquire().await;
-                    let reply = spawn_blocking(move || answer(&request)).await;
-                    return Ok(Some(reply.unwrap_or(Err(Refused::Bug))));
+                    return Ok(Some(answer_aside(request).await));
                 }
                 Ok(None) => {}
                 Err(refused) => return Ok(Some(Err(refused))),
             }
-            let read = if talk.arrived.is_empty() {
+            let (read, timed_out) = if talk.arrived.is_empty() {
                 // Nothing is kept for a client that may be silent for long.
                 talk.arrived = BytesMut::new();
-                connection.read_request(&mut talk.arrived, limit).await.transpose()
+                (connection.read_request(&mut talk.arrived, idle_timeout).await.transpose(), None)
             } else {
                 talk.arrived.reserve(READ);
-                Some(connection.read_some(&mut talk.arrived, limit).await)
-            };
-            match (read, limit) {
-                (None, _) => return Ok(None),
-                (Some(Ok(0)), _) => return Ok(talk.decoder.finish(&talk.arrived).err().map(|error| Err(error.into()))),
-                (Some(Ok(_)), _) => {}
-                (Some(Err(error)), Some(limit)) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Ok(Some(Err(Refused::Silent(limit))).filter(|_| !talk.arrived.is_empty()));
+                let left = request_timeout.map(|limit| (talk.time_left(limit, Instant::now()), Refused::Slow(limit)));
+                // Bytes that have come meanwhile do not put it off.
+                if let Some((Duration::ZERO, slow)) = left {
+                    return Ok(Some(Err(slow)));
                 }
-                (Some(Err(error)), _) => return Err(error),
+                let idle = idle_timeout.map(|limit| (limit, Refused::Silent(limit)));
+                let (limit, timed_out) = idle.into_iter().chain(left).min_by_key(|(limit, _)| *limit).unzip();
+                (Some(connection.read_some(&mut talk.arrived, limit).await), timed_out)
+            };
+            match read {
+                None => return Ok(None),
+                Some(Ok(0)) => return Ok(talk.decoder.finish(&talk.arrived).err().map(|error| Err(error.into()))),
+                Some(Ok(_)) => {}
+                // Between two requests nothing is refused.
+                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => return Ok(timed_out.map(Err)),
+                Some(Err(error)) => return Err(error),
             }
         }
     }
@@ -212,7 +239,10 @@ impl FastPath for TransformServer {
         }
         let reply = match talk.request() {
             Ok(Some(request)) => answer(&request),
-            Ok(None) => return Ok(Progress::Blocked(talk)),
+            Ok(None) => {
+                talk.begun = Some(Instant::now());
+                return Ok(Progress::Blocked(talk));
+            }
             Err(refused) => Err(refused),
         };
         let mut reply = match reply {
@@ -250,7 +280,7 @@ impl FastPath for TransformServer {
                 consume_budget().await;
             }
             match self.next_reply(connection, &mut talk).await? {
-                Some(Ok(reply)) => talk.reply = Some(Outgoing::new(reply)),
+                Some(Ok(reply)) => (talk.reply, talk.begun) = (Some(Outgoing::new(reply)), None),
                 Some(Err(refused)) => {
                     self.refuse(connection.peer(), &refused);
                     return Ok(Ending::Fin);
@@ -258,6 +288,19 @@ impl FastPath for TransformServer {
                 None => return Ok(Ending::Fin),
             }
         }
+    }
+}
+
+/// [`answer`] on a thread of its own, or on this one if there is none to be had.
+async fn answer_aside(request: Bytes) -> Reply {
+    let (tell, told) = oneshot::channel();
+    let its = request.clone();
+    // Nobody may be waiting any more.
+    let body = move || drop(tell.send(answer(&its)));
+    match thread::Builder::new().name("transform".to_owned()).spawn(body) {
+        // It panicked: the panic hook has said so.
+        Ok(_) => told.await.unwrap_or(Err(Refused::Bug)),
+        Err(_) => answer(&request),
     }
 }
 

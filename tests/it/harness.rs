@@ -317,6 +317,10 @@ impl Service {
         self.running.signal(signal);
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.running.has_ended()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.running.pid()
     }

@@ -19,6 +19,7 @@ mod report;
 mod rooms;
 mod scale;
 mod schema;
+mod servers;
 mod slowpoetry;
 mod terminal;
 mod transform;

@@ -256,12 +256,15 @@ fn a_pipe_that_nobody_fills_does_not_hold_up_the_stop() {
     let directory = tempfile::tempdir().expect("a directory");
     let pipe = directory.path().join("pipe");
     nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
-    let server = Service::slow(&pipe, ["--grace", "1h"]);
+    let port_file = directory.path().join("port");
+    let server = Service::slow(&pipe, ["--grace", "1h", "--port-file", port_file.to_str().expect("UTF-8")]);
     let client = server.connect();
     server.hear("wants poetry");
+    assert!(port_file.exists());
     server.signal(Signal::SIGTERM);
     server.signal(Signal::SIGINT);
     assert_eq!(server.finish().code(), 0);
+    assert!(!port_file.exists(), "whichever thread ends the process");
     // No poem is not an empty poem.
     assert_eq!(read_out(client).expect_err("no poem").kind(), io::ErrorKind::ConnectionReset);
 }

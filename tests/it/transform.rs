@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use poetry_suite::cli::open_files;
@@ -13,8 +14,8 @@ use poetry_suite::transforms;
 use serde_json::Value;
 
 use crate::harness::{
-    CLIENTS, LIMIT, Server, Service, contents, finish, program, read_out, refusing_port, reset, run, send_whole,
-    with_every_client,
+    CLIENTS, LIMIT, PATIENCE, Server, Service, contents, finish, program, read_out, read_some, refusing_port, reset,
+    run, send_whole, with_every_client,
 };
 
 const NO_ARGS: [&str; 0] = [];
@@ -240,6 +241,33 @@ fn a_silent_client_is_let_go() {
         assert_eq!(read_out(client).expect("closed"), reply);
     }
     server.hear("silent for 2s within a request");
+}
+
+#[test]
+fn a_byte_now_and_then_does_not_make_a_request_last_for_ever() {
+    let server = Service::transform(["--keep-alive", "--idle-timeout", "0", "--request-timeout", "200ms"]);
+    for first in [netstring("shout.a poem"), Vec::new()] {
+        let mut client = server.connect();
+        client.write_all(&first).expect("sent");
+        if !first.is_empty() {
+            client.read_exact(&mut [0; 9]).expect("a reply");
+        }
+        client.write_all(b"900000:shout.").expect("sent");
+        client.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
+        let start = Instant::now();
+        let end = loop {
+            assert!(start.elapsed() < PATIENCE, "it goes on and on");
+            match read_some(&client, &mut [0]) {
+                // Until its end is seen, the server reads.
+                Err(io::ErrorKind::WouldBlock) => drop(client.write_all(b"x")),
+                end => break end,
+            }
+        };
+        assert!(matches!(end, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{end:?}");
+        assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
+        server.hear(": not whole 200ms after its first byte");
+    }
+    assert_eq!(server.stop().code(), 0);
 }
 
 #[test]

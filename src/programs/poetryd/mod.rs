@@ -15,9 +15,8 @@ use nix::unistd::geteuid;
 use tracing::error;
 
 use crate::cli::listen::ListenArgs;
-use crate::cli::logs::{LogArgs, LogFormat, Style};
-use crate::cli::stopping::{self, Request};
-use crate::cli::terminal::{self, Screen};
+use crate::cli::logs::{LogFormat, Style};
+use crate::cli::stopping;
 use crate::cli::{Error, SUCCESS, internal_error, is_same_file, open_files, values};
 use crate::daemon::detach::{self, Detached, detach};
 use crate::daemon::log_file::LogFile;
@@ -25,9 +24,9 @@ use crate::daemon::pid_file::PidFile;
 use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
 use crate::net::Door;
-use crate::programs::service::{DoorArgs, Launch, Open, Queue};
+use crate::programs::service::{DoorArgs, Launch, Open, ProcessArgs, Queue};
 use program::Program;
-use running::{Daemon, Opened};
+use running::{Daemon, Log, Opened, Words};
 
 /// Run poetry servers as a service: in the background, as another user, under systemd, watched
 ///
@@ -85,11 +84,11 @@ struct Options {
     group: Option<String>,
 
     #[arg(long, value_name = "ADDR", value_parser = ListenArgs::parse)]
-    #[arg(help = "Serve metrics on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
+    #[arg(help = "Serve /metrics and /healthz on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
     metrics: Option<ListenArgs>,
 
     #[command(flatten)]
-    logs: LogArgs,
+    process: ProcessArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -114,8 +113,11 @@ Examples:
 
 Signals:
   SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs
-  SIGUSR1          logs the totals of proxies
+  SIGUSR1          logs the totals of each service
   SIGINT, SIGTERM  stop it: new clients are refused, others have their grace time; a second one does not wait
+
+  Neither of the first two ends it; but if the terminal that it was started on is gone, SIGHUP stops it, unless nohup \
+started it.
 
 Exit status:
   0    stopped; with --daemon, every socket listens
@@ -144,7 +146,7 @@ fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
         return Ok(SUCCESS);
     }
     if is_daemon && detached.is_none() {
-        return match detach(PATIENCE) {
+        return match detach(PATIENCE, startup.options.process.ready.ready_fd) {
             Ok(_) => Ok(SUCCESS),
             // It has said why.
             Err(detach::Error::Ended(status)) => Ok(status),
@@ -174,11 +176,11 @@ struct Resolved {
 impl Startup {
     fn read(args: Args) -> Result<Self, Error> {
         let (options, services, is_single) = match (args.program, args.config) {
-            (Some(Program::Service(launch, logs)), None) => {
+            (Some(Program::Service(launch, process)), None) => {
                 launch.check().map_err(|(_, error)| error)?;
                 let open = launch.resolve().map_err(|(_, error)| error)?;
-                let logs = logs.over(args.options.logs);
-                (Options { logs, ..args.options }, vec![Resolved { prefix: String::new(), launch, open }], true)
+                let process = process.over(args.options.process);
+                (Options { process, ..args.options }, vec![Resolved { prefix: String::new(), launch, open }], true)
             }
             (Some(Program::Other(name)), None) => return Err(program::unknown(&name)),
             (None, Some(path)) => {
@@ -188,10 +190,19 @@ impl Startup {
             (Some(_), Some(_)) => return Err(Error::usage("either a PROGRAM or --config, not both; see --help")),
             (None, None) => return Err(Error::usage("there is no PROGRAM and no --config; see --help")),
         };
-        if let (Some(pid_file), Some(log_file)) = (&options.pid_file, &options.log_file)
-            && is_same_file(pid_file, log_file)
-        {
-            return Err(Error::usage(format!("{} cannot be pid file and log file", pid_file.display())));
+        let files = [
+            (&options.pid_file, "pid file"),
+            (&options.log_file, "log file"),
+            (&options.process.ready.port_file, "port file"),
+        ];
+        for (index, (file, what)) in files.iter().enumerate() {
+            for (other, what_else) in &files[index + 1..] {
+                if let (Some(file), Some(other)) = (file, other)
+                    && is_same_file(file, other)
+                {
+                    return Err(Error::usage(format!("{} cannot be {what} and {what_else}", file.display())));
+                }
+            }
         }
         let identity = options.identity()?;
         Ok(Self { options, services, is_single, identity })
@@ -201,28 +212,30 @@ impl Startup {
     fn start(self, detached: Option<Detached>) -> Result<u8, Error> {
         let inherited = inherited_listeners().map_err(|error| Error::failure(error.to_string()))?;
         let inherited = Inherited(inherited.into_iter().map(|(_, listener)| listener).collect());
+        let ready = self.options.process.ready.take()?;
         if self.identity.is_some() && !geteuid().is_root() {
             return Err(Error::failure("cannot become another user: only root can"));
         }
         open_files::raise_limit();
         // From now on signals are kept back until there is somebody to hear them.
-        let signals = stopping::block(&[Request::Reload, Request::Report]);
+        let signals = stopping::block();
         let pid_file = self.options.pid_file.as_ref().map(|path| {
             PidFile::create(path).map_err(|error| Error::failure(format!("pid file {}: {error}", path.display())))
         });
-        let _pid_file = pid_file.transpose()?;
+        let pid_file = pid_file.transpose()?;
         // Not before: as long as another process has the pid file, its log is not ours.
         let log = self.open_log()?;
-        let served = self.open(inherited, log.clone()).and_then(|daemon| daemon.serve(signals, detached));
+        let words = Words { ready, pid_file, detached };
+        let served = self.open(inherited, log.clone()).and_then(|daemon| daemon.serve(signals, words));
         served.inspect_err(|_| {
-            if let Some(log) = log {
+            if let Log::File(log) = log {
                 log.take_back();
             }
         })
     }
 
     /// Opens every service, and becomes who it is to be: from then on there may be threads.
-    fn open(self, mut inherited: Inherited, log: Option<LogFile>) -> Result<Daemon, Error> {
+    fn open(self, mut inherited: Inherited, log: Log) -> Result<Daemon, Error> {
         // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
         let mut bound = Vec::new();
         for Resolved { prefix, launch, .. } in &self.services {
@@ -245,14 +258,11 @@ impl Startup {
         Ok(Daemon { services: opened, metrics, log, notifier: Notifier::from_env() })
     }
 
-    fn open_log(&self) -> Result<Option<LogFile>, Error> {
+    fn open_log(&self) -> Result<Log, Error> {
         const SIZE: u64 = 10 << 20;
         const KEEP: usize = 5;
-        let Options { log_file, log_size, log_keep, logs, .. } = &self.options;
-        let Some(path) = log_file else {
-            logs.init(Style::Journal, terminal::colour(), Screen::default())?;
-            return Ok(None);
-        };
+        let Options { log_file, log_size, log_keep, process: ProcessArgs { logs, .. }, .. } = &self.options;
+        let Some(path) = log_file else { return self.options.process.begin_log().map(Log::Stderr) };
         let open = || {
             let size = Some(log_size.unwrap_or(SIZE)).filter(|&size| size > 0);
             let keep = log_keep.unwrap_or(KEEP);
@@ -266,7 +276,7 @@ impl Startup {
         let log = open().map_err(|error| Error::cannot("write", path.display(), &error))?;
         logs.init(Style::Journal, false, log.clone())?;
         panic::set_hook(Box::new(|panic| error!("{}", internal_error(panic))));
-        Ok(Some(log))
+        Ok(Log::File(log))
     }
 }
 
@@ -339,7 +349,7 @@ impl Options {
             user: self.user.or(base.user),
             group: self.group.or(base.group),
             metrics: self.metrics.or(base.metrics),
-            logs: self.logs.over(base.logs),
+            process: self.process.over(base.process),
         }
     }
 }

@@ -7,14 +7,13 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
 use crate::cli::Error;
-use crate::cli::logs::LogArgs;
-use crate::programs::service::Launch;
+use crate::programs::service::{Launch, ProcessArgs};
 use crate::programs::{SERVICES, ServiceProgram};
 
 /// What is to be run.
 pub(super) enum Program {
     /// One of [`SERVICES`].
-    Service(Box<dyn Launch>, LogArgs),
+    Service(Box<dyn Launch>, ProcessArgs),
     /// None of them has this name.
     Other(String),
 }
@@ -32,7 +31,7 @@ impl FromArgMatches for Program {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let (name, matches) = matches.subcommand().ok_or_else(|| clap::Error::new(ErrorKind::MissingSubcommand))?;
         match SERVICES.iter().find(|program| program.name == name) {
-            Some(program) => (program.from_matches)(matches).map(|(launch, logs)| Self::Service(launch, logs)),
+            Some(program) => (program.from_matches)(matches).map(|(launch, process)| Self::Service(launch, process)),
             None => Ok(Self::Other(name.to_owned())),
         }
     }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info};
+use tracing::{Span, debug, info};
 
 use crate::address::Address;
 use crate::cache::flight::{Readable, Reader};
@@ -180,8 +180,9 @@ impl FastPath for ProxyServer {
 
     fn start(&self) -> io::Result<()> {
         let Some(runtime) = lock(&self.upstream).take() else { return Ok(()) };
-        let stopped = self.stop.clone();
+        let (stopped, span) = (self.stop.clone(), Span::current());
         let body = move || {
+            let _in_span = span.enter();
             runtime.block_on(stopped.cancelled());
             // A look-up that does not answer must not hold up the end.
             runtime.shutdown_background();

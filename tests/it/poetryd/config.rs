@@ -13,7 +13,8 @@ use crate::harness::{Finished, Service, fetch, finish, refusing_port, run};
 #[test]
 fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
     const NO_KEYS: [&str; 7] = ["help", "version", "config", "check", "daemon", "list", "rehearse"];
-    const LOG: [&str; 3] = ["verbose", "quiet", "log-format"];
+    // Of the process, not of a service in it.
+    const PROCESS: [&str; 5] = ["verbose", "quiet", "log-format", "ready-fd", "port-file"];
     let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>)").expect("a pattern");
     let mut options = BTreeMap::new();
     for name in [&["poetryd"], &PROGRAMS[..]].concat() {
@@ -21,9 +22,9 @@ fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
         let (help, _) = help.split_once("Durations are").expect("a rest");
         let found = option.captures_iter(help).filter_map(|found| found.get(1).or(found.get(2)));
         let mut names: BTreeSet<String> = found.map(|found| found.as_str().to_lowercase()).collect();
-        assert!(LOG.iter().all(|flag| names.contains(*flag)), "{names:?}");
+        assert!(PROCESS.iter().all(|flag| names.contains(*flag)), "{names:?}");
         names.retain(|flag| !NO_KEYS.contains(&flag.as_str()));
-        names.retain(|flag| name == "poetryd" || !LOG.contains(&flag.as_str()));
+        names.retain(|flag| name == "poetryd" || !PROCESS.contains(&flag.as_str()));
         options.insert(name, names);
     }
 

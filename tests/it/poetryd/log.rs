@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Place, poem, poetryd, text};
-use crate::harness::{Service, eventually};
+use crate::harness::{Service, eventually, fetch};
 
 #[test]
 fn a_log_that_was_moved_away_is_begun_anew() {
@@ -46,6 +46,59 @@ fn without_a_log_file_messages_go_to_stderr() {
     service.hear(" INFO  Reloaded");
     let finished = service.stop();
     assert!(finished.stderr.contains(" INFO  Stopped transformedpoetry on 127.0.0.1:"), "{finished:?}");
+}
+
+#[test]
+fn what_is_not_reloaded_is_not_said_to_be() {
+    let place = Place::new();
+    let poem = place.write("poem", "a poem");
+    let service = Service::start(&mut poetryd(&["fastpoetry", &poem]));
+    fs::remove_file(&poem).expect("removed");
+    service.signal(Signal::SIGHUP);
+    service.hear("keeping the poem as it was");
+    service.hear(" WARN  Nothing is reloaded: all stays as it was");
+    assert!(!service.stop().stderr.contains("Reloaded"));
+}
+
+#[test]
+fn among_several_services_a_line_about_a_client_names_its_service() {
+    let place = Place::new();
+    place.write("poem", "a poem");
+    let fast = "[[fastpoetry]]\nfile = 'poem'\n";
+    let config = place.write("c.toml", &format!("{fast}{fast}[[poetry-proxy]]\nupstream = 1\n"));
+    let service = Service::start_several(&mut poetryd(&["-v", "--config", &config]), 3);
+    let [first, second, proxy] = service.addresses[..] else { panic!("addresses") };
+    for address in [second, first] {
+        assert_eq!(fetch(address).expect("a poem"), b"a poem");
+        service.hear(&format!(" DEBUG fastpoetry {address}: Somebody at 127.0.0.1:"));
+    }
+    fetch(proxy).expect_err("there is none");
+    // Of the thread of fetches, and of a task of a client.
+    service.hear_all(&[
+        &format!(" WARN  poetry-proxy {proxy}: Cannot "),
+        &format!("  poetry-proxy {proxy}: ABORT 127.0.0.1:"),
+    ]);
+    service.signal(Signal::SIGUSR1);
+    service.hear_all(&[
+        &format!(" INFO  fastpoetry {first}: Totals: "),
+        &format!(" INFO  poetry-proxy {proxy}: Totals: "),
+    ]);
+    service.signal(Signal::SIGHUP);
+    service.hear(&format!(" INFO  fastpoetry {first}: Read "));
+    assert_eq!(service.stop().code(), 0);
+
+    let service = Service::start_several(&mut poetryd(&["-v", "--log-format", "json", "--config", &config]), 3);
+    let second = service.addresses[1];
+    assert_eq!(fetch(second).expect("a poem"), b"a poem");
+    let line: Value = serde_json::from_str(&service.hear("wants poetry!")).expect("JSON");
+    let expected = serde_json::json!([{"name": "service", "service": "fastpoetry", "address": second.to_string()}]);
+    assert_eq!(line["spans"], expected, "{line}");
+    assert_eq!(service.stop().code(), 0);
+
+    let alone = Service::start(&mut poetryd(&["-v", "fastpoetry", &place.word("poem")]));
+    assert_eq!(alone.fetch().expect("a poem"), b"a poem");
+    alone.hear(" DEBUG Somebody at 127.0.0.1:");
+    assert_eq!(alone.stop().code(), 0);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use regex_lite::Regex;
 
 use super::{Place, ask, poem, poetryd, status, tasks, text};
@@ -105,6 +106,7 @@ fn metrics_are_what_has_happened() {
             ("transform_requests_total", ",outcome=\"unknown\"", 1),
             ("transform_requests_total", ",outcome=\"refused\"", 0),
             ("transform_requests_total", ",outcome=\"silent\"", 0),
+            ("transform_requests_total", ",outcome=\"slow\"", 0),
             ("transform_requests_total", ",outcome=\"failed\"", 0),
         ],
     );
@@ -168,6 +170,33 @@ fn whoever_asks_for_metrics_in_another_way_disturbs_nobody() {
     assert_eq!(ask(service.address, "9:shout.abc,"), "3:ABC,");
     drop(silent);
     assert_eq!(service.stop().code(), 0);
+}
+
+#[test]
+fn health_is_asked_for_and_at_a_stop_it_is_over_while_clients_are_served() {
+    let place = Place::new();
+    let poem = place.write("poem", "a poem");
+    let args = ["--metrics", "0", "fastpoetry", "--num-bytes", "1", "--delay", "1h", "--grace", "1h", &poem];
+    let mut command = poetryd(&args);
+    // The watchdog asks, too.
+    command.env("NOTIFY_SOCKET", "/nowhere").env("WATCHDOG_USEC", "1000").env_remove("WATCHDOG_PID");
+    let service = Service::start_several(command.arg("-q"), 2);
+    let page = service.addresses[1];
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\n";
+    for _ in 0..20 {
+        assert_eq!(ask(page, "GET /healthz HTTP/1.1\r\n\r\n"), format!("{head}ok\n"));
+    }
+    assert_eq!(ask(page, "HEAD /healthz HTTP/1.1\r\n\r\n"), head);
+    let other = ask(page, "GET /health HTTP/1.1\r\n\r\n");
+    assert!(other.starts_with("HTTP/1.1 404 ") && other.contains("/metrics") && other.contains("/healthz"), "{other}");
+    let mut client = service.connect();
+    client.read_exact(&mut [0]).expect("it is served");
+    service.signal(Signal::SIGTERM);
+    eventually("a stop", || ask(page, "GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
+    assert!(ask(page, "GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nstopping\n"));
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.finish().code(), 0);
 }
 
 #[test]

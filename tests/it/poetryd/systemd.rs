@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::iter;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
@@ -65,6 +67,32 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
     assert_eq!(manager.hear(), "STOPPING=1\n");
     assert_eq!(service.finish().code(), 0);
     manager.has_heard_all();
+}
+
+#[test]
+fn a_service_manager_that_is_busy_hears_of_the_stop_all_the_same() {
+    let manager = Manager::new();
+    let mut command = poetryd(&["--pid-file", &manager.place.word("pid"), "fastpoetry", &poem()]);
+    let service = Service::start(command.env("NOTIFY_SOCKET", manager.place.path("notify")));
+    assert_eq!(manager.hear(), "READY=1\n");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("set");
+    let queued =
+        iter::repeat_with(|| filler.send_to(b"x", manager.place.path("notify"))).take_while(Result::is_ok).count();
+    service.signal(Signal::SIGTERM);
+    // Everything has ended but what it has to say. One that does not wait to be heard is gone within this time.
+    service.hear("Stopped fastpoetry");
+    let start = Instant::now();
+    while !service.has_ended() && start.elapsed() < Duration::from_millis(200) {
+        thread::park_timeout(Duration::from_millis(1));
+    }
+    for _ in 0..queued {
+        assert_eq!(manager.hear(), "x");
+    }
+    assert_eq!(manager.hear(), "STOPPING=1\n");
+    assert_eq!(service.finish().code(), 0);
+    manager.has_heard_all();
+    assert!(!manager.place.path("pid").exists());
 }
 
 #[test]
