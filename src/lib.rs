@@ -22,7 +22,8 @@
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! The ground, one noun each: [`address`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`], `sync`.
+//! The ground, one noun each: [`address`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`], `sync`, `pool`,
+//! `whole_file`.
 
 pub mod address;
 pub mod cache;
@@ -34,6 +35,7 @@ pub mod metrics;
 pub mod net;
 pub mod pace;
 pub mod poem;
+mod pool;
 pub mod programs;
 pub mod proto;
 pub mod race;
@@ -44,3 +46,4 @@ mod sync;
 mod test_process;
 pub mod transforms;
 pub mod units;
+mod whole_file;

@@ -6,11 +6,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::errors::reason;
+use crate::pool::{NotCalled, Pool};
+
+/// Threads for names: as many as a runtime would have for what blocks.
+static LOOK_UPS: Pool = Pool::new(512);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -27,18 +30,21 @@ pub enum DialError {
     /// This machine has no socket for it.
     #[error("{}", reason(.0))]
     Socket(io::Error),
+    /// This machine has no thread for the look-up.
+    #[error("cannot start a thread: {}", reason(.0))]
+    Thread(io::Error),
 }
 
 /// Connects to the first address of a name that answers.
 ///
-/// getaddrinfo(3) blocks: it runs on a thread of the runtime made for that, unless there is nothing to look up. The
+/// getaddrinfo(3) blocks: it runs on a thread of its own, unless there is nothing to look up. The
 /// `limit` is for the look-up, and again for each address. To drop the future is to give up.
 ///
 /// # Errors
 /// What became of the last address.
 pub async fn dial(address: &Address, limit: Option<Duration>) -> Result<TcpStream, DialError> {
     let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
-    for address in within(limit, resolve(address)).await?.map_err(DialError::Resolve)? {
+    for address in within(limit, resolve(address)).await?? {
         match connect(address, limit).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
@@ -47,12 +53,16 @@ pub async fn dial(address: &Address, limit: Option<Duration>) -> Result<TcpStrea
     Err(failure)
 }
 
-async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, DialError> {
     match address.literal() {
         Some(address) => Ok(vec![address]),
         None => {
             let address = address.clone();
-            spawn_blocking(move || address.resolve()).await.unwrap_or_else(|error| Err(error.into()))
+            match LOOK_UPS.run(move || address.resolve()).await {
+                Ok(found) => found.map_err(DialError::Resolve),
+                Err(NotCalled::NoThread(error)) => Err(DialError::Thread(error)),
+                Err(NotCalled::Panicked) => Err(DialError::Resolve(io::Error::other("internal error"))),
+            }
         }
     }
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::coop::consume_budget;
-use tokio::task::spawn_blocking;
 use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::{debug, warn};
 
-use crate::errors::is_for_later;
+use crate::errors::{is_for_later, reason};
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_parts_now};
 use crate::pace::Ending;
+use crate::pool::{NotCalled, Pool};
 use crate::proto::netstring::{self, Decoder, Outgoing};
 use crate::transforms::{self, Refusal};
 
@@ -32,6 +32,9 @@ thread_local! {
 /// Longer poems are changed on threads of their own, so that nobody's short one has to wait for them. This much takes
 /// a transform a millisecond or two at worst; for less it is not worth the way to another thread and back.
 const SHORT: usize = 128 * 1024;
+
+/// Threads for long poems. How many are changed at once is up to the server.
+static LONG_ONES: Pool = Pool::new(512);
 
 /// Changes poems for any number of clients.
 #[derive(Debug)]
@@ -105,6 +108,8 @@ enum Refused {
     Transform { transform: &'static str, why: Refusal },
     #[error("silent for {} within a request", humantime::format_duration(*.0))]
     Silent(Duration),
+    #[error("cannot start a thread for the transform: {}", reason(.0))]
+    NoThread(io::Error),
     #[error("the transform failed")]
     Bug,
 }
@@ -117,7 +122,7 @@ impl Refused {
             Self::Unknown(_) => Outcome::Unknown,
             Self::Transform { .. } => Outcome::Refused,
             Self::Silent(_) => Outcome::Silent,
-            Self::Bug => Outcome::Failed,
+            Self::NoThread(_) | Self::Bug => Outcome::Failed,
         }
     }
 }
@@ -164,8 +169,12 @@ impl TransformServer {
                 Ok(Some(request)) if request.len() <= SHORT => return Ok(Some(answer(&request))),
                 Ok(Some(request)) => {
                     let _turn = self.long_ones.acquire().await;
-                    let reply = spawn_blocking(move || answer(&request)).await;
-                    return Ok(Some(reply.unwrap_or(Err(Refused::Bug))));
+                    let reply = match LONG_ONES.run(move || answer(&request)).await {
+                        Ok(reply) => reply,
+                        Err(NotCalled::NoThread(error)) => Err(Refused::NoThread(error)),
+                        Err(NotCalled::Panicked) => Err(Refused::Bug),
+                    };
+                    return Ok(Some(reply));
                 }
                 Ok(None) => {}
                 Err(refused) => return Ok(Some(Err(refused))),
