@@ -218,7 +218,8 @@ fn runs_that_lose_a_poem_do_not_count() {
 #[test]
 fn a_model_without_a_run_that_counts_has_no_figures() {
     let (_held, refusing) = refusing_port();
-    let race = |options: &[&str]| race(&[&["--models", "select,async"], options].concat(), &[refusing.clone()]);
+    let race =
+        |options: &[&str]| race(&[&["--models", "select,async"], options].concat(), std::slice::from_ref(&refusing));
     let finished = race(&["--json", "--assert", "async < 60m", "--assert", "0 * select <= 0"]);
     assert_eq!(finished.code(), 1);
     for line in [

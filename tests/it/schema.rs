@@ -36,7 +36,7 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<
             "enum" if !rule.as_array().expect("a list").contains(value) => wrong(format!("{value} is not in {rule}")),
             "minimum" if value.as_f64() < rule.as_f64() && value.is_number() => wrong(format!("{value} < {rule}")),
             "minItems" if value.is_array() && value.as_array().map(Vec::len) < size(rule) => {
-                wrong(format!("fewer than {rule}"))
+                wrong(format!("fewer than {rule}"));
             }
             "maxItems" if (value.as_array().map(Vec::len)) > size(rule) => wrong(format!("more than {rule}")),
             "pattern" => {
