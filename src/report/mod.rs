@@ -119,7 +119,7 @@ pub enum Status {
     Unreachable,
     /// The client was stopped first.
     Interrupted,
-    /// Anything else: a file that cannot be written, for instance.
+    /// Anything else: a file that cannot be written, or a poem that is longer than its limit.
     Error,
 }
 
