@@ -23,7 +23,7 @@
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
 //! The ground, one noun each: [`address`], [`candidates`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`],
-//! `sync`.
+//! `sync`, `pool`, `whole_file`.
 
 pub mod address;
 pub mod cache;
@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod net;
 pub mod pace;
 pub mod poem;
+mod pool;
 pub mod programs;
 pub mod proto;
 pub mod race;
@@ -46,3 +47,4 @@ mod sync;
 mod test_process;
 pub mod transforms;
 pub mod units;
+mod whole_file;

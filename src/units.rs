@@ -1,4 +1,4 @@
-//! Units of time in reports, recordings, logs and messages.
+//! Units of time in reports, recordings, logs and messages, and numbers of things.
 
 use std::time::Duration;
 
@@ -23,6 +23,24 @@ pub fn human(duration: Duration) -> String {
     let unit = if duration < Duration::from_millis(10) { 1_000 } else { 1_000_000 };
     let rest = duration.subsec_nanos() % unit;
     humantime::format_duration(duration - Duration::from_nanos(rest.into())).to_string()
+}
+
+/// A number of things for people.
+///
+/// ```
+/// use poetry_suite::units::count;
+///
+/// assert_eq!(count(1, "poem"), "1 poem");
+/// assert_eq!(count(0, "byte"), "0 bytes");
+/// assert_eq!(count(2, "fetch"), "2 fetches");
+/// ```
+pub fn count(number: u64, thing: &str) -> String {
+    let plural = match number {
+        1 => "",
+        _ if thing.ends_with(['s', 'h']) => "es",
+        _ => "s",
+    };
+    format!("{number} {thing}{plural}")
 }
 
 #[cfg(test)]

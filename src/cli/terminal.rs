@@ -1,8 +1,9 @@
 //! The terminal behind stderr: messages beside progress bars, colours, size.
 
 use std::io::{self, IsTerminal, Write};
+use std::mem;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Mutex;
 
 use console::Term;
 use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
@@ -11,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::report::waterfall::text::Canvas;
+use crate::sync::lock;
 
 /// The terminal behind stderr, shared by progress bars and everything else that is written there.
 ///
@@ -102,27 +104,49 @@ pub fn canvas() -> Canvas {
 /// Redraws of the bars in a second at most, however many lines change.
 const REDRAWS: u8 = 20;
 
-/// Columns that lines of bars leave free at the right edge, for the echo of a key or two.
-pub const MARGIN: u16 = 4;
-
 /// The draw target of bars: stderr, which has to be a terminal.
 pub fn draw_target() -> ProgressDrawTarget {
-    let terminal = OffTheEdge { terminal: Term::buffered_stderr(), at_edge: AtomicBool::new(false) };
+    let terminal = Bottom { terminal: Term::buffered_stderr(), drawing: Mutex::default() };
     ProgressDrawTarget::term_like_with_hz(Box::new(terminal), REDRAWS)
 }
 
-/// A terminal whose cursor does not rest at its right edge after a drawing.
+/// The bottom of a terminal, for bars, which may be resized at any time.
 ///
-/// The last line of the bars is filled up to the edge. The `^C` that a terminal echoes would begin a new line there,
-/// and what is then cleared would be one line too low.
+/// The library pads its lines up to the right edge, so that they are one long line to the terminal, leaves the cursor
+/// at the end, and counts rows to get back. A terminal that breaks its lines anew when it is resized has other rows
+/// then. Here each bar is a line of its own, cut off at the edge, and the cursor rests before the first one: what is
+/// to be cleared is always all that follows the cursor, however many rows that is, and whatever was typed there.
 #[derive(Debug)]
-struct OffTheEdge {
+struct Bottom {
     terminal: Term,
-    /// Whether something is drawn, and the cursor has not moved yet.
-    at_edge: AtomicBool,
+    drawing: Mutex<Drawing>,
 }
 
-impl TermLike for OffTheEdge {
+/// A drawing that is being made.
+#[derive(Debug, Default)]
+struct Drawing {
+    lines: Vec<String>,
+    /// Whether an earlier one is on the screen.
+    is_shown: bool,
+}
+
+impl Drawing {
+    /// The sequence (ECMA-48) that puts the lines in the place of those that are on the screen.
+    ///
+    /// It never clears (ED) from the corner of a screen, which some terminals take for a whole page that is to be kept.
+    fn take(&mut self) -> String {
+        let lines = mem::take(&mut self.lines);
+        match (mem::replace(&mut self.is_shown, !lines.is_empty()), lines.len()) {
+            (false, 0) => String::new(),
+            (true, 0) => "\r \x1b[J\r\x1b[K".to_owned(),
+            // DECAWM off: at the right edge a line ends.
+            (_, 1) => format!("\r\x1b[?7l{}\x1b[J\x1b[?7h\r", lines[0]),
+            (_, n) => format!("\r\x1b[?7l{}\x1b[J\x1b[?7h\r\x1b[{}A", lines.join("\x1b[K\r\n"), n - 1),
+        }
+    }
+}
+
+impl TermLike for Bottom {
     fn width(&self) -> u16 {
         TermLike::width(&self.terminal)
     }
@@ -131,40 +155,60 @@ impl TermLike for OffTheEdge {
         TermLike::height(&self.terminal)
     }
 
-    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        self.terminal.move_cursor_up(n)
+    // The way back to the first line, and clearing, are no business of the library's.
+
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
     }
 
-    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-        self.terminal.move_cursor_down(n)
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
     }
 
-    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-        self.terminal.move_cursor_right(n)
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
     }
 
-    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-        self.terminal.move_cursor_left(n)
-    }
-
-    fn write_line(&self, text: &str) -> io::Result<()> {
-        self.terminal.write_line(text)
-    }
-
-    fn write_str(&self, text: &str) -> io::Result<()> {
-        self.at_edge.store(true, Relaxed);
-        self.terminal.write_str(text)
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.terminal.clear_line()
+        Ok(())
     }
 
-    /// Ends a drawing. The next one begins at the start of a line.
-    fn flush(&self) -> io::Result<()> {
-        if self.at_edge.swap(false, Relaxed) {
-            self.terminal.move_cursor_left(MARGIN.into())?;
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.write_str(text)
+    }
+
+    /// Adds a line. What is blank is the padding of one.
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        if !text.trim().is_empty() {
+            lock(&self.drawing).lines.push(text.to_owned());
         }
+        Ok(())
+    }
+
+    /// Ends a drawing.
+    fn flush(&self) -> io::Result<()> {
+        self.terminal.write_str(&lock(&self.drawing).take())?;
         self.terminal.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drawing_takes_the_place_of_the_one_before_it_without_counting_rows() {
+        let mut drawing = Drawing::default();
+        assert_eq!(drawing.take(), "");
+        drawing.lines = ["one", "two"].map(str::to_owned).to_vec();
+        assert_eq!(drawing.take(), "\r\x1b[?7lone\x1b[K\r\ntwo\x1b[J\x1b[?7h\r\x1b[1A");
+        drawing.lines = vec!["three".to_owned()];
+        assert_eq!(drawing.take(), "\r\x1b[?7lthree\x1b[J\x1b[?7h\r");
+        assert_eq!(drawing.take(), "\r \x1b[J\r\x1b[K");
+        assert_eq!(drawing.take(), "");
     }
 }

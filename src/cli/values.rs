@@ -51,7 +51,29 @@ pub fn transform(text: &str) -> Result<String, String> {
 /// # Errors
 /// One line that says what is wrong.
 pub fn size(text: &str) -> Result<u64, String> {
-    parse_size::parse_size(text).map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())
+    let bytes = parse_size::parse_size(text);
+    let bytes = bytes.map_err(|_| "a size is a number of bytes like 10, 10k, 64KiB or 1M".to_owned())?;
+    // The library rounds.
+    if is_whole(text) { Ok(bytes) } else { Err("that is no whole number of bytes".to_owned()) }
+}
+
+/// Whether a size comes to a whole number of bytes, as `1.5k` does and `1.5` does not.
+fn is_whole(size: &str) -> bool {
+    let size = size.trim_end();
+    let number = size.trim_end_matches(char::is_alphabetic);
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let fraction = digits.split_once('.').map_or("", |(_, fraction)| fraction);
+    let places = fraction.chars().filter(char::is_ascii_digit).count();
+    let exponent = exponent.replace([' ', '_'], "").parse::<i64>().unwrap_or(i64::MIN);
+    let places = i64::try_from(places).unwrap_or(i64::MAX).saturating_sub(exponent);
+    if places <= 0 {
+        return true;
+    }
+    let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+    let unit = parse_size::parse_size(format!("1{}", &size[number.len()..])).unwrap_or(1);
+    let all = digits.parse::<u128>().ok().and_then(|digits| digits.checked_mul(unit.into()));
+    let power = u32::try_from(places).ok().and_then(|places| 10_u128.checked_pow(places));
+    all.zip(power).is_some_and(|(all, power)| all.is_multiple_of(power))
 }
 
 /// Parses a number of bytes, not zero: `10`, `10k` (10,000), `64KiB`, `1M`.
@@ -79,13 +101,15 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
 pub fn cut_at(text: &str) -> Result<CutAt, String> {
     let text = text.trim();
     let has_unit = text.ends_with(char::is_alphabetic);
-    let cut = match parse_size::parse_size(text) {
+    let cut = match size(text) {
         _ if !has_unit => text.parse().ok().map(CutAt::Bytes),
         // m are minutes, as in all durations; M are megabytes.
         Ok(bytes) if !text.ends_with('m') => Some(CutAt::Bytes(bytes)),
         _ => duration(text).ok().map(CutAt::Time),
     };
-    cut.ok_or_else(|| "it is a number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned())
+    cut.ok_or_else(|| {
+        "it is a whole number of bytes like 100, 64KiB or 1M, or a duration like 500ms, 3s or 1m".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_a_whole_number_of_bytes() {
+        for (text, bytes) in [
+            ("1.5k", 1_500),
+            ("1.5 kB", 1_500),
+            ("0.5KiB", 512),
+            ("2.0", 2),
+            ("1e3", 1_000),
+            ("1.5e1", 15),
+            ("25e-1 k", 2_500),
+            ("1_000.0", 1_000),
+            ("1E", 1_000_000_000_000_000_000),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["1.5", "0.4", "1.5B", "1.0001k", "0.3KiB", "15e-1", "1.9999999999999999999999k", "1e-999"] {
+            assert_eq!(size(text).expect_err(text), "that is no whole number of bytes");
+            assert!(positive_size(text).is_err() && rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_cut_is_at_a_size_or_at_a_time() {
         for (text, bytes) in [("0", 0), ("100", 100), ("10k", 10_000), ("64KiB", 65_536), ("1M", 1_000_000)] {
             assert_eq!(cut_at(text), Ok(CutAt::Bytes(bytes)), "{text}");
@@ -144,7 +189,7 @@ mod tests {
         for (text, millis) in [("500ms", 500), ("3s", 3_000), ("1m", 60_000), ("1m 30s", 90_000), ("1 min", 60_000)] {
             assert_eq!(cut_at(text), Ok(CutAt::Time(Duration::from_millis(millis))), "{text}");
         }
-        for text in ["", "-1", "-1s", "ten", "10x", "0.5", "99999999999999999999999"] {
+        for text in ["", "-1", "-1s", "ten", "10x", "0.5", "1.5B", "1.0001k", "99999999999999999999999"] {
             assert!(cut_at(text).is_err(), "{text}");
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::errors::reason;
 use crate::proto::netstring;
 use crate::report::Status;
+use crate::units::count;
 
 /// Why the fetch of one poem failed. Its text is the end of the line
 /// `Task 2: failed: 127.0.0.1:10001: ...`.
@@ -29,6 +30,15 @@ pub enum Failure {
     /// The poem was not complete within the limit.
     #[error("not complete after {}", humantime::format_duration(*.0))]
     Timeout(Duration),
+    /// The poem is longer than the limit, of so many bytes.
+    #[error("longer than {}", count(*.0, "byte"))]
+    TooLong(u64),
+    /// The poem is longer than the limit of what is sent to a transform server, of so many bytes.
+    #[error("the poem is longer than {}", count(*.0, "byte"))]
+    TooLongToChange(u64),
+    /// There is no memory for what a transform needs.
+    #[error("not enough memory")]
+    Memory,
     /// The poem arrived, but could not be put where it belongs.
     #[error("cannot write {place}: {}", reason(.error))]
     Deliver {
@@ -76,7 +86,10 @@ impl Failure {
             Self::Resolve(_) => Status::Unreachable,
             Self::Connect(error) | Self::Broken(error) => network_status(error),
             Self::ConnectTimeout(_) | Self::IdleTimeout(_) | Self::Timeout(_) => Status::Timeout,
-            Self::Deliver { .. }
+            Self::TooLong(_)
+            | Self::TooLongToChange(_)
+            | Self::Memory
+            | Self::Deliver { .. }
             | Self::Local { .. }
             | Self::NoReply
             | Self::HalfReply
@@ -92,6 +105,9 @@ impl Failure {
                 true
             }
             Self::Timeout(_)
+            | Self::TooLong(_)
+            | Self::TooLongToChange(_)
+            | Self::Memory
             | Self::Deliver { .. }
             | Self::Local { .. }
             | Self::NoReply

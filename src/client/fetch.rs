@@ -66,6 +66,8 @@ pub(super) struct Fetch {
     exchange: Option<Box<Exchange>>,
     /// The address to which the connection of the latest attempt stood: if there is another attempt, that one failed.
     reached: Option<SocketAddr>,
+    /// Why there is no second leg although one was asked for: the poem is too long for it.
+    unchanged: Option<Failure>,
 }
 
 /// Whether to read on.
@@ -149,6 +151,7 @@ impl Fetch {
             settled: false,
             exchange: None,
             reached: None,
+            unchanged: None,
         }
     }
 
@@ -160,6 +163,7 @@ impl Fetch {
         self.attempts += 1;
         self.bytes = 0;
         self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
+        self.unchanged = None;
         self.observe(now, &Event::Attempt(self.attempts));
         self.job.sink.open(self.index)
     }
@@ -188,12 +192,17 @@ impl Fetch {
     /// A read brought these bytes. Takes as long as the sink takes to write them.
     ///
     /// # Errors
-    /// The time for the whole poem is up, the sink fails, or the reply is malformed. The leg ends with this error.
+    /// The time for the whole poem is up, it is too long, the sink fails, or the reply is malformed. The leg ends with this error.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
         let asking = self.is_asking();
         if !asking {
             self.bytes += bytes.len() as u64;
             self.observe(now, &Event::Received(bytes.len()));
+            if let Some(limit) = self.job.limits.max_size
+                && self.bytes > limit
+            {
+                return Err(Failure::TooLong(limit));
+            }
         }
         if let Some(limit) = self.job.limits.timeout
             && now.saturating_duration_since(self.started) >= limit
@@ -204,11 +213,19 @@ impl Fetch {
         match &mut self.exchange {
             None => self.job.sink.write(self.index, bytes)?,
             Some(exchange) if asking => {
-                if exchange.hear(bytes).map_err(Failure::Reply)? {
+                if exchange.hear(bytes)? {
                     return Ok(Flow::Enough);
                 }
             }
-            Some(exchange) => exchange.grow(bytes),
+            Some(exchange) => {
+                if let Err(failure) = exchange.grow(bytes) {
+                    // It goes where it would have gone without a transform.
+                    self.job.sink.write(self.index, exchange.poem())?;
+                    self.exchange = None;
+                    self.unchanged = Some(failure);
+                    self.job.sink.write(self.index, bytes)?;
+                }
+            }
         }
         Ok(Flow::More)
     }
@@ -220,7 +237,11 @@ impl Fetch {
     pub(super) fn leg_ended(&mut self, result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
         self.now = now;
         let Some((exchange, via)) = self.exchange.as_mut().zip(self.job.via.as_ref()) else {
-            return result.map(|()| false);
+            result?;
+            if let Some((failure, via)) = self.unchanged.take().zip(self.job.via.as_ref()) {
+                self.job.observe(self.index, now, &Event::Unchanged { via, failure: &failure });
+            }
+            return Ok(false);
         };
         if !exchange.is_asking() {
             result?;
@@ -395,6 +416,7 @@ mod tests {
         connect_timeout: None,
         idle_timeout: None,
         timeout: None,
+        max_size: None,
         retries: 0,
         max_concurrency: NonZeroUsize::MIN,
     };
@@ -702,6 +724,52 @@ mod tests {
         assert_eq!(run.timed_events().last().expect("events"), "1 @101 failed: not complete after 100ms");
     }
 
+    #[test]
+    fn a_poem_that_is_too_long_fails_at_the_byte_that_is_too_many_and_is_not_tried_again() {
+        let run = Run::new(FetchLimits { max_size: Some(10), retries: 9, ..UNLIMITED });
+        for (index, pieces, end) in [
+            (0, &["0123456789"][..], "1 done 10"),
+            (1, &["01234", "56789", "x"], "2 failed: longer than 10 bytes"),
+            (2, &["0123456789x"], "3 failed: longer than 10 bytes"),
+        ] {
+            let mut fetch = Fetch::begin(&run.job, index, run.at(1));
+            fetch.attempt(run.at(1)).expect("nothing to open");
+            fetch.connected(run.at(1));
+            let received = pieces.iter().try_for_each(|piece| fetch.received(piece.as_bytes(), run.at(2)).map(drop));
+            let result = fetch.leg_ended(received, run.at(3)).map(drop);
+            assert!(matches!(result, Ok(()) | Err(Failure::TooLong(10))));
+            assert_eq!(fetch.ended(result, run.at(4)), None);
+            assert_eq!(run.events().last().expect("an end"), end);
+        }
+    }
+
+    #[test]
+    fn a_poem_that_is_too_long_for_a_transform_is_delivered_as_it_came() {
+        const PIECE: usize = 1 << 20;
+        for (pieces, unchanged) in [(64, false), (65, true), (70, true)] {
+            let run = Run::with_transform(FetchLimits { retries: 3, ..UNLIMITED });
+            let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+            fetch.attempt(run.at(1)).expect("nothing to open");
+            fetch.connected(run.at(2));
+            for number in 0..pieces {
+                let piece = vec![b'a' + number % 26; PIECE];
+                assert_eq!(fetch.received(&piece, run.at(3)).expect("nothing wrong"), Flow::More);
+            }
+            let is_asked = fetch.leg_ended(Ok(()), run.at(4)).expect("a poem");
+            assert_eq!(is_asked, !unchanged, "{pieces}");
+            assert_eq!(fetch.unsent().is_some(), !unchanged);
+            if unchanged {
+                assert_eq!(fetch.ended(Ok(()), run.at(5)), None);
+                let last = &run.events()[3 + usize::from(pieces)..];
+                let done = format!("1 done {}", usize::from(pieces) * PIECE);
+                assert_eq!(last, ["1 unchanged: the poem is longer than 67108864 bytes", &done]);
+                let page = run.page();
+                assert_eq!(page.len(), usize::from(pieces) * PIECE);
+                assert!(page.bytes().step_by(PIECE).zip(0..).all(|(byte, number)| byte == b'a' + number % 26));
+            }
+        }
+    }
+
     /// A fetch that is connected to the transform server, with all of its request unsent.
     fn asking(run: &Run) -> Fetch {
         let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
@@ -823,6 +891,7 @@ mod tests {
             (Failure::ConnectTimeout(MS), true),
             (Failure::IdleTimeout(MS), true),
             (Failure::Timeout(MS), false),
+            (Failure::TooLong(10), false),
             (Failure::Deliver { place: "stdout".to_owned(), error: full() }, false),
             (Failure::no_socket(error()), false),
             (Failure::no_thread(error()), false),

@@ -13,6 +13,7 @@
 mod blocking;
 mod failure;
 mod fetch;
+mod held;
 mod observer;
 mod ordered;
 mod report_builder;
@@ -116,6 +117,8 @@ pub struct FetchLimits {
     pub idle_timeout: Option<Duration>,
     /// Timeout of the whole poem, all attempts included.
     pub timeout: Option<Duration>,
+    /// The most bytes of a poem, before any transform. A longer one fails.
+    pub max_size: Option<u64>,
     /// Attempts after the first. The poem fails with the last one's failure.
     pub retries: u32,
     /// Poems under way at once. More wait until one of these is settled.

@@ -33,7 +33,7 @@ pub enum Event<'a> {
     ConnectedVia,
     /// The transform server has replied with so many bytes, which are delivered in the poem's place.
     Changed(usize),
-    /// The transform failed: the poem is delivered as it came.
+    /// The transform failed, or was not asked for (the poem is too long): the poem is delivered as it came.
     Unchanged {
         /// The transform, and its server.
         via: &'a Via,

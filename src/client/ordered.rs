@@ -5,6 +5,9 @@ use std::hash::Hasher;
 use std::io::{self, Write};
 use std::mem;
 
+use super::Failure;
+use super::held::{Held, Store};
+
 /// The order in which poems are written to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -17,7 +20,7 @@ pub enum Order {
     },
 }
 
-/// The writer of all poems to one stream, by number. A poem whose turn has not come is buffered in memory.
+/// The writer of all poems to one stream, by number. A poem whose turn has not come is held.
 pub(super) struct OrderedWriter {
     writer: Box<dyn Write + Send>,
     /// The poem that is written live, in order of request; all before it are settled.
@@ -25,20 +28,21 @@ pub(super) struct OrderedWriter {
     /// Whether checksums are kept: a retry may have to repeat what was written live.
     checked: bool,
     slots: Vec<Slot>,
+    store: Store,
 }
 
 /// One poem.
 #[derive(Default)]
 struct Slot {
     /// Bytes that have arrived before the poem's turn.
-    held: Vec<u8>,
+    held: Held,
     state: State,
     /// The bytes of this poem on the stream, of all attempts.
     shown: Checksum,
     /// The part of `shown` that this attempt has brought again so far.
     repeated: Checksum,
     /// The error of held bytes that were written while the poem was under way; returned by its next call.
-    broken: Option<io::Error>,
+    broken: Option<Failure>,
 }
 
 /// The state of a poem.
@@ -77,23 +81,26 @@ impl OrderedWriter {
             live: matches!(order, Order::Request { .. }).then_some(0),
             checked: order == Order::Request { retries: true },
             slots: (0..tasks).map(|_| Slot::default()).collect(),
+            store: Store::default(),
         }
     }
 
     /// Takes the next bytes of a poem, which are written now or when the poem's turn comes.
-    pub(super) fn write(&mut self, task: usize, bytes: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// They cannot be written, or held. Other poems go on.
+    pub(super) fn write(&mut self, task: usize, bytes: &[u8]) -> Result<(), Failure> {
         if let Some(error) = self.slots[task].broken.take() {
             return Err(error);
         }
         if self.live == Some(task) {
             return self.show(task, bytes);
         }
-        self.slots[task].held.extend_from_slice(bytes);
-        Ok(())
+        self.store.add(&mut self.slots[task].held, bytes)
     }
 
     /// Writes live. Bytes that an earlier attempt has written are compared instead of written twice.
-    fn show(&mut self, task: usize, bytes: &[u8]) -> io::Result<()> {
+    fn show(&mut self, task: usize, bytes: &[u8]) -> Result<(), Failure> {
         let slot = &mut self.slots[task];
         let missing = slot.shown.len - slot.repeated.len;
         let known = bytes.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
@@ -103,36 +110,52 @@ impl OrderedWriter {
             return Err(changed());
         }
         if !new.is_empty() {
-            self.writer.write_all(new)?;
+            self.writer.write_all(new).map_err(stdout)?;
             slot.shown.add(new, self.checked);
             slot.repeated.add(new, self.checked);
         }
         Ok(())
     }
 
+    /// Writes what a poem had to hold.
+    fn show_held(&mut self, task: usize) -> Result<(), Failure> {
+        let mut held = mem::take(&mut self.slots[task].held);
+        let result = loop {
+            match self.store.next(&mut held) {
+                Ok(Some(bytes)) => match self.show(task, &bytes) {
+                    Ok(()) => {}
+                    failed => break failed,
+                },
+                Ok(None) => break Ok(()),
+                Err(failure) => break Err(failure),
+            }
+        };
+        self.store.release(held);
+        result
+    }
+
     /// Drops the bytes of this attempt that are not on the stream.
     pub(super) fn void(&mut self, task: usize) {
         let slot = &mut self.slots[task];
-        slot.held = Vec::new();
+        self.store.release(mem::take(&mut slot.held));
         slot.repeated = Checksum::default();
     }
 
     /// Ends a poem: it is whole, or will never be. Returns the poems that could not be written: this one, or others
     /// that waited for it.
-    pub(super) fn settle(&mut self, task: usize, state: State) -> Vec<(usize, io::Error)> {
+    pub(super) fn settle(&mut self, task: usize, state: State) -> Vec<(usize, Failure)> {
         let slot = &mut self.slots[task];
         slot.state = state;
         let mut lost = Vec::new();
         if state == State::Whole
-            && let Some(error) = slot.broken.take().or((slot.repeated.len < slot.shown.len).then(changed))
+            && let Some(failure) = slot.broken.take().or((slot.repeated.len < slot.shown.len).then(changed))
         {
-            lost.push((task, error));
+            lost.push((task, failure));
         }
         match self.live {
             None => {
-                let poem = mem::take(&mut slot.held);
-                if let Err(error) = self.writer.write_all(&poem) {
-                    lost.push((task, error));
+                if let Err(failure) = self.show_held(task) {
+                    lost.push((task, failure));
                 }
             }
             Some(live) if live == task => self.pass_the_turn(&mut lost),
@@ -143,11 +166,15 @@ impl OrderedWriter {
 
     /// Ends all poems under way, so that those that are whole need not wait for them. Returns the ones that could not be
     /// written. A poem that goes on all the same is not delivered.
-    pub(super) fn end(&mut self) -> Vec<(usize, io::Error)> {
+    pub(super) fn end(&mut self) -> Vec<(usize, Failure)> {
         let mut lost = Vec::new();
         if let Some(live) = self.live {
             for slot in self.slots.iter_mut().skip(live).filter(|slot| slot.state == State::UnderWay) {
-                *slot = Slot { state: State::Lost, broken: Some(io::ErrorKind::Interrupted.into()), ..Slot::default() };
+                *slot = Slot {
+                    state: State::Lost,
+                    broken: Some(stdout(io::ErrorKind::Interrupted.into())),
+                    ..Slot::default()
+                };
             }
             self.pass_the_turn(&mut lost);
         }
@@ -155,14 +182,13 @@ impl OrderedWriter {
     }
 
     /// Moves `live` on to the next poem under way, and writes the settled ones before it.
-    fn pass_the_turn(&mut self, lost: &mut Vec<(usize, io::Error)>) {
+    fn pass_the_turn(&mut self, lost: &mut Vec<(usize, Failure)>) {
         while let Some(live) = self.live.filter(|&live| live < self.slots.len()) {
-            let held = mem::take(&mut self.slots[live].held);
             let state = self.slots[live].state;
-            if let Err(error) = self.show(live, &held) {
+            if let Err(failure) = self.show_held(live) {
                 match state {
-                    State::UnderWay => self.slots[live].broken = Some(error),
-                    State::Whole | State::Lost => lost.push((live, error)),
+                    State::UnderWay => self.slots[live].broken = Some(failure),
+                    State::Whole | State::Lost => lost.push((live, failure)),
                 }
             }
             if state == State::UnderWay {
@@ -173,8 +199,12 @@ impl OrderedWriter {
     }
 }
 
-fn changed() -> io::Error {
-    io::Error::other("the retried poem begins otherwise than what is already written")
+fn changed() -> Failure {
+    stdout(io::Error::other("the retried poem begins otherwise than what is already written"))
+}
+
+fn stdout(error: io::Error) -> Failure {
+    Failure::Deliver { place: "stdout".to_owned(), error }
 }
 
 #[cfg(test)]

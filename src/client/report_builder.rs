@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Event, Model, Observer, Task};
+use super::{Event, Model, Observer, Task, Via};
 use crate::address::Address;
 use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
 use crate::sync::lock;
-use crate::units::micros;
+use crate::units::{Micros, micros};
 
 /// The observer that makes the [`Report`].
 #[derive(Debug)]
@@ -100,16 +100,7 @@ impl Observer for ReportBuilder {
                 }
             }
             Event::Asking(via) => {
-                record.transform = Some(TransformReport {
-                    name: via.transform.clone(),
-                    address: via.address.to_string(),
-                    status: Status::Interrupted,
-                    error: None,
-                    bytes: 0,
-                    start_us: at,
-                    connected_us: None,
-                    end_us: None,
-                });
+                record.transform = Some(begun(via, at));
             }
             Event::ConnectedVia => {
                 if let Some(transform) = &mut record.transform {
@@ -123,12 +114,11 @@ impl Observer for ReportBuilder {
                     transform.end_us = Some(at);
                 }
             }
-            Event::Unchanged { failure, .. } => {
-                if let Some(transform) = &mut record.transform {
-                    transform.status = failure.status();
-                    transform.error = Some(failure.to_string());
-                    transform.end_us = Some(at);
-                }
+            Event::Unchanged { via, failure } => {
+                let transform = record.transform.get_or_insert_with(|| begun(via, at));
+                transform.status = failure.status();
+                transform.error = Some(failure.to_string());
+                transform.end_us = Some(at);
             }
             Event::Retry { .. } => {}
             Event::Done { .. } => {
@@ -141,6 +131,20 @@ impl Observer for ReportBuilder {
                 record.end_us.get_or_insert(at);
             }
         }
+    }
+}
+
+/// An exchange with a transform server that has begun.
+fn begun(via: &Via, at: Micros) -> TransformReport {
+    TransformReport {
+        name: via.transform.clone(),
+        address: via.address.to_string(),
+        status: Status::Interrupted,
+        error: None,
+        bytes: 0,
+        start_us: at,
+        connected_us: None,
+        end_us: None,
     }
 }
 

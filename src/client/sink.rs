@@ -1,20 +1,17 @@
 //! The sink of a run, where its poems go: to a stream, whole and unmixed; into files; nowhere.
 
 use std::fmt::{self, Display};
-use std::fs::Permissions;
 use std::io::{self, Write};
 use std::mem;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-
-use tempfile::NamedTempFile;
 
 use super::Failure;
 use super::ordered::{Order, OrderedWriter, State};
 use crate::address::Address;
 use crate::sync::lock;
+use crate::whole_file::WholeFile;
 
 /// The sink of all poems of a run, which takes their bytes as they arrive, from any thread.
 ///
@@ -25,7 +22,7 @@ pub struct Sink(Kind);
 
 enum Kind {
     Nowhere,
-    Files { directory: PathBuf, names: Vec<String>, open: Vec<Mutex<Option<NamedTempFile>>> },
+    Files { directory: PathBuf, names: Vec<String>, open: Vec<Mutex<Option<WholeFile>>> },
     Stream(Mutex<OrderedWriter>),
 }
 
@@ -57,8 +54,8 @@ impl Sink {
         Self(Kind::Nowhere)
     }
 
-    /// A sink that writes each poem into a file of its own, `NUMBER-HOST-PORT.txt`, which appears under this name only
-    /// when it is whole: rename(2). The directory is made if there is none.
+    /// A sink that writes each poem into a file of its own, `NUMBER-HOST-PORT.txt`, which is there only when it is
+    /// whole. The directory is made if there is none.
     pub fn files(directory: &Path, addresses: &[Address]) -> Self {
         let width = addresses.len().to_string().len();
         let name = |(index, address): (usize, &Address)| {
@@ -72,7 +69,8 @@ impl Sink {
         })
     }
 
-    /// A sink that writes `tasks` poems to one stream. Poems that must wait are kept in memory.
+    /// A sink that writes `tasks` poems to one stream. Poems that must wait are kept in
+    /// memory, or in a temporary file if they are long.
     pub fn stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {
         Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
     }
@@ -84,9 +82,10 @@ impl Sink {
     pub(crate) fn open(&self, task: usize) -> Result<(), Failure> {
         if let Kind::Files { directory, names, open } = &self.0 {
             let mut slot = lock(&open[task]);
-            let made = match temporary(directory, &names[task]) {
+            let path = directory.join(&names[task]);
+            let made = match WholeFile::create(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::create_dir_all(directory).and_then(|()| temporary(directory, &names[task]))
+                    std::fs::create_dir_all(directory).and_then(|()| WholeFile::create(&path))
                 }
                 made => made,
             };
@@ -106,11 +105,11 @@ impl Sink {
             Kind::Files { directory, names, open } => match lock(&open[task]).as_mut() {
                 Some(file) => {
                     let place = || directory.join(&names[task]);
-                    file.as_file_mut().write_all(bytes).map_err(|error| undelivered(&place().display(), error))
+                    file.as_file().write_all(bytes).map_err(|error| undelivered(&place().display(), error))
                 }
                 None => Err(Failure::Bug),
             },
-            Kind::Stream(ordered) => lock(ordered).write(task, bytes).map_err(stdout),
+            Kind::Stream(ordered) => lock(ordered).write(task, bytes),
         }
     }
 
@@ -123,12 +122,12 @@ impl Sink {
                 let path = directory.join(&names[task]);
                 let place = path.display();
                 match lock(&open[task]).take().map(|file| file.persist(&path)) {
-                    Some(Ok(_)) => Vec::new(),
-                    Some(Err(error)) => vec![(task, undelivered(&place, error.error))],
+                    Some(Ok(())) => Vec::new(),
+                    Some(Err(error)) => vec![(task, undelivered(&place, error))],
                     None => vec![(task, Failure::Bug)],
                 }
             }),
-            Kind::Stream(ordered) => Delivery::of(|| on_stdout(lock(ordered).settle(task, State::Whole))),
+            Kind::Stream(ordered) => Delivery::of(|| lock(ordered).settle(task, State::Whole)),
         }
     }
 
@@ -147,7 +146,7 @@ impl Sink {
         self.void(task);
         match &self.0 {
             Kind::Nowhere | Kind::Files { .. } => Delivery::nothing(),
-            Kind::Stream(ordered) => Delivery::of(|| on_stdout(lock(ordered).settle(task, State::Lost))),
+            Kind::Stream(ordered) => Delivery::of(|| lock(ordered).settle(task, State::Lost)),
         }
     }
 
@@ -156,7 +155,7 @@ impl Sink {
     pub(crate) fn end(&self) -> Vec<(usize, Failure)> {
         match &self.0 {
             Kind::Nowhere | Kind::Files { .. } => Vec::new(),
-            Kind::Stream(ordered) => on_stdout(lock(ordered).end()),
+            Kind::Stream(ordered) => lock(ordered).end(),
         }
     }
 
@@ -175,28 +174,8 @@ impl Sink {
     }
 }
 
-/// A hidden file beside the one that it is to become, with the mode that open(2) and the umask give any new file.
-fn temporary(directory: &Path, name: &str) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .permissions(Permissions::from_mode(0o666)) // less the umask
-        .tempfile_in(directory)
-        .map_err(|error| match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => error,
-        })
-}
-
 fn undelivered(place: &dyn Display, error: io::Error) -> Failure {
     Failure::Deliver { place: place.to_string(), error }
-}
-
-fn stdout(error: io::Error) -> Failure {
-    undelivered(&"stdout", error)
-}
-
-fn on_stdout(lost: Vec<(usize, io::Error)>) -> Vec<(usize, Failure)> {
-    lost.into_iter().map(|(task, error)| (task, stdout(error))).collect()
 }
 
 impl fmt::Debug for Kind {
@@ -234,7 +213,7 @@ mod tests {
         sink.open(0).expect("made");
         sink.write(0, b"whole").expect("written");
         sink.write(1, b"half").expect("written");
-        assert!(names().iter().all(|name| name.starts_with('.')));
+        assert!(names().iter().all(|name| name.starts_with('.')), "{:?}", names());
         assert!(sink.finish(0).lost.is_empty());
         sink.clean_up();
         assert_eq!(names(), ["1-127.0.0.1-10000.txt"]);

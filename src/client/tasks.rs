@@ -16,12 +16,16 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
-use tokio::task::{JoinSet, LocalSet, spawn_blocking};
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, timeout_at};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
 use crate::candidates::{Candidate, Candidates, refuse_itself};
+use crate::pool::{NotCalled, Pool};
+
+/// Threads for names: as many as the runtime would have for what blocks.
+static LOOK_UPS: Pool = Pool::new(512);
 
 /// The read buffer and the metrics of the runtime, shared by all tasks.
 struct Shared {
@@ -32,8 +36,6 @@ struct Shared {
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, fetch_all(job));
-    // A getaddrinfo(3) that nobody waits for any more must not hold up the end.
-    runtime.shutdown_background();
     Ok(())
 }
 
@@ -167,15 +169,17 @@ async fn connect_to(socket: TcpSocket, address: SocketAddr, patience: Patience) 
     Ok(stream)
 }
 
-/// Looks up the address: getaddrinfo(3) on one of the runtime's threads for what blocks, unless it is a literal.
+/// Looks up the address: getaddrinfo(3) on a thread for what blocks, unless it is a literal.
 async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
     if let Some(address) = fetch.address().literal() {
         return Ok(vec![address]);
     }
     let address = fetch.address().clone();
-    match within(fetch.patience(For::Connection, Instant::now()), spawn_blocking(move || address.resolve())).await? {
+    let look_up = LOOK_UPS.run(move || address.resolve());
+    match within(fetch.patience(For::Connection, Instant::now()), look_up).await? {
         Ok(found) => found.map_err(Failure::Resolve),
-        Err(_) => Err(Failure::Bug),
+        Err(NotCalled::NoThread(error)) => Err(Failure::no_thread(error)),
+        Err(NotCalled::Panicked) => Err(Failure::Bug),
     }
 }
 

@@ -19,6 +19,7 @@ const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const LIMITS: FetchLimits = FetchLimits {
+    max_size: None,
     connect_timeout: None,
     idle_timeout: Some(PATIENCE),
     timeout: None,

@@ -7,16 +7,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blocking;
 use super::fetch::Fetch;
 use super::{Failure, Job};
 
+/// How long a thread that has ended may still count as one of the system's, and the pause between two looks.
+const LAST_STEPS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
+
 pub(super) fn run(job: &Arc<Job>) {
     let (ended, endings) = mpsc::channel();
     thread::scope(|scope| {
-        let mut running = Running { threads: 0, endings };
+        let mut running = Running { threads: 0, last_end: None, endings };
         for index in 0..job.addresses.len() {
             if running.threads == job.limits.max_concurrency.get() {
                 running.wait_for_one();
@@ -27,6 +30,7 @@ pub(super) fn run(job: &Arc<Job>) {
                         running.threads += 1;
                         break;
                     }
+                    Err(_) if running.threads == 0 && running.last_steps() => thread::sleep(LAST_STEPS.1),
                     Err(error) if running.threads == 0 => {
                         let now = Instant::now();
                         Fetch::begin(job, index, now).ended(Err(Failure::no_thread(error)), now);
@@ -67,6 +71,8 @@ impl Drop for SendOnDrop {
 /// The threads that have not ended.
 struct Running {
     threads: usize,
+    /// When the last one ended.
+    last_end: Option<Instant>,
     endings: Receiver<()>,
 }
 
@@ -76,5 +82,11 @@ impl Running {
         // Cannot fail: each thread holds a sender until its end.
         let _ = self.endings.recv();
         self.threads -= 1;
+        self.last_end = Some(Instant::now());
+    }
+
+    /// Whether the last thread may not be quite gone: it says that it ends before it does.
+    fn last_steps(&self) -> bool {
+        self.last_end.is_some_and(|end| end.elapsed() < LAST_STEPS.0)
     }
 }

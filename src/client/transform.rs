@@ -4,7 +4,12 @@
 
 use std::io::IoSlice;
 
-use crate::proto::netstring::{Decoder, Error, Outgoing};
+use super::Failure;
+use crate::proto::netstring::{Decoder, Outgoing};
+
+/// The longest poem that is sent to a transform server, in bytes: all of it has to be in memory, for its length comes
+/// first. A longer one is delivered as it came.
+const POEM_LIMIT: usize = 64 << 20;
 
 /// The longest reply, in bytes, or [`GROWTH`] times the poem if that is longer. A longer one is malformed.
 const REPLY_LIMIT: usize = 64 << 20;
@@ -41,10 +46,18 @@ impl Exchange {
     }
 
     /// Adds the next bytes of the poem.
-    pub(super) fn grow(&mut self, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// It is too long to be changed. [`poem`](Self::poem) is what came before these bytes.
+    pub(super) fn grow(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if let Request::Growing(request) = &mut self.request {
+            if bytes.len() > POEM_LIMIT - (request.len() - self.poem) {
+                return Err(Failure::TooLongToChange(POEM_LIMIT as u64));
+            }
+            request.try_reserve(bytes.len()).map_err(|_| Failure::Memory)?;
             request.extend_from_slice(bytes);
         }
+        Ok(())
     }
 
     /// Ends the poem: from now on there is a request to send.
@@ -73,11 +86,15 @@ impl Exchange {
     }
 
     /// Takes the next bytes of the reply. Returns whether it is complete.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// The reply is malformed or too long, or there is no memory for it.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        self.arrived.try_reserve(bytes.len()).map_err(|_| Failure::Memory)?;
         self.arrived.extend_from_slice(bytes);
         let limit = self.poem().len().saturating_mul(GROWTH).max(REPLY_LIMIT);
         let mut rest = &self.arrived[..];
-        if let Some(payload) = Decoder::new(limit).decode(&mut rest)? {
+        if let Some(payload) = Decoder::new(limit).decode(&mut rest).map_err(Failure::Reply)? {
             let end = self.arrived.len() - rest.len() - 1;
             self.reply = Some((end - payload.len(), end));
         }
@@ -109,7 +126,7 @@ mod tests {
 
     fn asked(poem: &[u8]) -> Exchange {
         let mut exchange = Exchange::new("shout");
-        poem.chunks(2).for_each(|bytes| exchange.grow(bytes));
+        poem.chunks(2).for_each(|bytes| exchange.grow(bytes).expect("not too long"));
         exchange.ask();
         exchange
     }
@@ -130,10 +147,10 @@ mod tests {
     fn a_reply_is_complete_with_its_comma() {
         let mut exchange = asked(b"a poem");
         for byte in b"6:A POEM" {
-            assert_eq!(exchange.hear(&[*byte]), Ok(false));
+            assert!(matches!(exchange.hear(&[*byte]), Ok(false)));
         }
         assert_eq!((exchange.reply(), exchange.has_no_reply()), (None, false));
-        assert_eq!(exchange.hear(b", and more"), Ok(true));
+        assert!(matches!(exchange.hear(b", and more"), Ok(true)));
         assert_eq!(exchange.reply(), Some(&b"A POEM"[..]));
     }
 

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::spawn_blocking;
 use tokio::time::{timeout, timeout_at};
 
 use crate::address::Address;
 use crate::candidates::{Candidate, Candidates, in_order, refuse_itself};
 use crate::errors::reason;
+use crate::pool::{NotCalled, Pool};
+
+/// Threads for names: as many as a runtime would have for what blocks.
+static LOOK_UPS: Pool = Pool::new(512);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum DialError {
     /// Every address of the name is one at which this server itself listens.
     #[error("that is this server itself")]
     Itself,
+    /// This machine has no thread for the look-up.
+    #[error("cannot start a thread: {}", reason(.0))]
+    Thread(io::Error),
 }
 
 /// What to know of the addresses of a name, beside the name.
@@ -47,7 +53,7 @@ pub struct Route<'a> {
 
 /// Connects to the address of a name that answers first.
 ///
-/// getaddrinfo(3) blocks: it runs on a thread of the runtime made for that, unless there is nothing to look up. An address
+/// getaddrinfo(3) blocks: it runs on a thread of its own, unless there is nothing to look up. An address
 /// that does not answer is joined by the next one after a while ([`ATTEMPT_DELAY`](crate::candidates::ATTEMPT_DELAY)).
 /// The `limit` is for the look-up, and again for each address. To drop the future is to give up.
 ///
@@ -66,7 +72,7 @@ pub async fn dial_by(
     limit: Option<Duration>,
     route: Route<'_>,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
-    let mut addresses = within(limit, resolve(address)).await?.map_err(DialError::Resolve)?;
+    let mut addresses = within(limit, resolve(address)).await??;
     addresses.retain(|address| !route.doors.iter().any(|door| leads_to(*address, *door)));
     if addresses.is_empty() {
         return Err(DialError::Itself);
@@ -124,12 +130,16 @@ async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidat
     .await
 }
 
-async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, DialError> {
     match address.literal() {
         Some(address) => Ok(vec![address]),
         None => {
             let address = address.clone();
-            spawn_blocking(move || address.resolve()).await.unwrap_or_else(|error| Err(error.into()))
+            match LOOK_UPS.run(move || address.resolve()).await {
+                Ok(found) => found.map_err(DialError::Resolve),
+                Err(NotCalled::NoThread(error)) => Err(DialError::Thread(error)),
+                Err(NotCalled::Panicked) => Err(DialError::Resolve(io::Error::other("internal error"))),
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::net::{Door, ServerLimits};
 use crate::poem::Poem;
 use crate::server::fast::FastServer;
 use crate::sync::lock;
+use crate::units::count;
 
 /// Give out a poem to any number of clients at once: an async server
 ///
@@ -159,7 +160,7 @@ impl Service for FastService {
             Ok(poem) => {
                 let bytes = poem.bytes().len();
                 self.server.set_poem(poem);
-                info!(bytes, "Read {file} again: {bytes} bytes");
+                info!(bytes, "Read {file} again: {}", count(bytes as u64, "byte"));
                 Reload::Done
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! poetry-race as a program.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::iter::repeat_n;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode};
@@ -14,19 +14,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::address::Address;
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
 use crate::race::assertion::Assertion;
-use crate::race::{self, Run, Summary};
+use crate::race::{self, Run, Standing, Summary};
 use crate::report::Report;
 use crate::report::table::Table;
 use crate::report::waterfall::{Chart, svg, text};
 use crate::sync::lock;
-use crate::units::human;
+use crate::units::{count, human};
+use crate::whole_file;
 
 /// Race the four clients against each other, and see what each model of waiting costs
 ///
@@ -85,6 +85,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
+A run counts for times and costs if all its poems arrived; missing says how many did not.
+
 The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one, \
 the slowest poem for the others. A server counts with the time that it took in the model that got it soonest.
 
@@ -123,8 +125,7 @@ pub fn main() -> ExitCode {
 fn run(args: &Args) -> Result<u8, Error> {
     let models = args.models()?;
     let signals = Signals::block_with_hangup();
-    let directory = directory()?;
-    let stage = Stage::new(directory.path());
+    let stage = Stage::new();
     Stage::leave_on(signals, &stage)?;
     let runs = all_runs(args, &models, &stage)?;
     stage.progress.finish_and_clear();
@@ -157,11 +158,6 @@ impl Args {
     }
 }
 
-/// The directory for the reports of the clients, removed when it is dropped.
-fn directory() -> Result<TempDir, Error> {
-    tempfile::tempdir().map_err(|error| Error::cannot("make", "a directory for the reports", &error))
-}
-
 /// Draws the pictures that are asked for.
 fn draw(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> Result<(), Error> {
     if args.timeline.is_none() && !args.waterfall {
@@ -169,7 +165,8 @@ fn draw(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> Result<(),
     }
     let chart = Chart::of(&median_runs(summaries, runs));
     if let Some(path) = &args.timeline {
-        fs::write(path, svg::draw(&chart)).map_err(|error| Error::cannot("write", path.display(), &error))?;
+        let written = whole_file::write(path, svg::draw(&chart).as_bytes());
+        written.map_err(|error| Error::cannot("write the picture to", path.display(), &error))?;
     }
     if args.waterfall {
         say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
@@ -182,7 +179,7 @@ fn judge(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> u8 {
     let mut status = SUCCESS;
     let failed: usize = runs.iter().map(|(_, run)| run.report.failed).sum();
     if failed > 0 {
-        say(&format!("poetry-race: {failed} poems did not arrive\n"));
+        say(&format!("poetry-race: {} did not arrive\n", count(failed as u64, "poem")));
         status = FAILURE;
     }
     for assertion in &args.assertions {
@@ -198,16 +195,15 @@ fn judge(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> u8 {
 /// The time that a client gets to end after a signal.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// The parts of a race that have to be cleared away when a signal ends it: the bar, the client that runs, the reports.
+/// The parts of a race that have to be cleared away when a signal ends it: the bar, the client that runs.
 struct Stage {
     progress: ProgressBar,
     child: Mutex<Option<u32>>,
-    directory: PathBuf,
 }
 
 impl Stage {
-    fn new(directory: &Path) -> Arc<Self> {
-        Arc::new(Self { progress: progress(), child: Mutex::new(None), directory: directory.to_owned() })
+    fn new() -> Arc<Self> {
+        Arc::new(Self { progress: progress(), child: Mutex::new(None) })
     }
 
     /// Has the process end on each of these signals.
@@ -230,14 +226,12 @@ impl Stage {
         // Ctrl-C on a terminal has reached it already.
         if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
             let _ = kill(pid, signal);
-            // Its report is to be cleared away, too, if it still writes one.
             let until = Instant::now() + LAST_WORDS;
             while kill(pid, None).is_ok() && Instant::now() < until {
                 thread::park_timeout(Duration::from_millis(1));
             }
         }
         self.progress.finish_and_clear();
-        let _ = fs::remove_dir_all(&self.directory);
         process::exit(signals::exit_status(signal).into());
     }
 }
@@ -259,7 +253,7 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
     let mut runs = Vec::with_capacity(rounds.len());
     for (index, &model) in warm_ups.iter().chain(&rounds).enumerate() {
         stage.progress.set_message(model.program());
-        let run = race::run(model, &programs, &words, &stage.directory, |command| stage.start(command));
+        let run = race::run(model, &programs, &words, |command| stage.start(command), || stage.progress.tick());
         *lock(&stage.child) = None;
         let run = run.map_err(|error| Error::cannot("run", programs.join(model.program()).display(), &error))?;
         stage.progress.inc(1);
@@ -274,44 +268,39 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
 fn progress() -> ProgressBar {
     let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
-    let bar = ProgressBar::with_draw_target(None, target).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+    ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
 /// The result for people: a table of times, and a table of costs.
 fn tables(summaries: &[Summary]) -> [Table; 2] {
-    let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up"]);
-    let mut costs = Table::new([
-        "cost",
-        "start-up",
-        "user",
-        "system",
-        "waited",
-        "preempted",
-        "threads",
-        "memory",
-        "reads",
-        "waits",
-    ]);
+    let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up", "missing"]);
+    let mut costs =
+        Table::new(["cost", "start-up", "cpu", "waited", "preempted", "threads", "memory", "reads", "waits"]);
     let time = |us| human(Duration::from_micros(us));
     let blocking = summaries.iter().find(|summary| summary.model == Model::Blocking.name());
+    let blocking = blocking.and_then(|blocking| blocking.standing.as_ref());
     for summary in summaries {
+        let (model, missing) = (summary.model.to_owned(), summary.missing.to_string());
+        let Some(standing) = &summary.standing else {
+            times.push(without_a_run(model.clone(), 6).chain([missing]).collect());
+            costs.push(without_a_run(model, 8).collect());
+            continue;
+        };
         times.push(vec![
-            summary.model.to_owned(),
-            time(summary.time_us),
-            time(summary.spread_us.0),
-            time(summary.spread_us.1),
-            time(summary.bound_us),
-            format!("{:.3}", summary.ratio()),
-            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", summary.speed_up(blocking))),
+            model,
+            time(standing.time_us),
+            time(standing.spread_us.0),
+            time(standing.spread_us.1),
+            time(standing.bound_us),
+            format!("{:.3}", standing.ratio()),
+            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking))),
+            missing,
         ]);
-        let cost = &summary.cost;
+        let cost = &standing.cost;
         costs.push(vec![
             summary.model.to_owned(),
             time(cost.start_up_us),
-            time(cost.user_us),
-            time(cost.system_us),
+            time(cost.cpu_us),
             cost.voluntary_switches.to_string(),
             cost.involuntary_switches.to_string(),
             cost.peak_threads.to_string(),
@@ -323,7 +312,12 @@ fn tables(summaries: &[Summary]) -> [Table; 2] {
     [times, costs]
 }
 
-/// The result for programs: one table, in plain units.
+/// The cells of a model of which no run counted.
+fn without_a_run(model: String, cells: usize) -> impl Iterator<Item = String> {
+    [model, "no run".to_owned()].into_iter().chain(repeat_n("-".to_owned(), cells - 1))
+}
+
+/// The result for programs: one table, in plain units. Cells of a model of which no run counted are empty.
 fn csv(summaries: &[Summary]) -> Table {
     let mut table = Table::new([
         "model",
@@ -334,25 +328,30 @@ fn csv(summaries: &[Summary]) -> Table {
         "bound_us",
         "ratio",
         "start_up_us",
-        "user_us",
-        "system_us",
+        "cpu_us",
         "voluntary_switches",
         "involuntary_switches",
         "peak_threads",
         "peak_rss_kb",
         "reads",
         "waits",
+        "missing",
     ]);
-    for summary in summaries {
-        let Summary { model, runs, time_us, spread_us: (fastest, slowest), bound_us, cost } = summary;
+    for Summary { model, runs, missing, standing } in summaries {
         let mut row = vec![(*model).to_owned(), runs.to_string()];
+        let Some(standing) = standing else {
+            row.extend(repeat_n(String::new(), 13));
+            row.push(missing.to_string());
+            table.push(row);
+            continue;
+        };
+        let Standing { time_us, spread_us: (fastest, slowest), bound_us, cost } = standing;
         row.extend([time_us, fastest, slowest, bound_us].map(ToString::to_string));
-        row.push(format!("{:.4}", summary.ratio()));
+        row.push(format!("{:.4}", standing.ratio()));
         row.extend(
             [
                 cost.start_up_us,
-                cost.user_us,
-                cost.system_us,
+                cost.cpu_us,
                 cost.voluntary_switches,
                 cost.involuntary_switches,
                 cost.peak_threads,
@@ -362,6 +361,7 @@ fn csv(summaries: &[Summary]) -> Table {
             ]
             .map(|value| value.to_string()),
         );
+        row.push(missing.to_string());
         table.push(row);
     }
     table
@@ -375,16 +375,19 @@ fn json(addresses: &[Address], summaries: &[Summary]) -> String {
         models: &'a [Summary],
     }
     let addresses = addresses.iter().map(ToString::to_string).collect();
-    let result = Result { schema: 1, addresses, models: summaries };
+    let result = Result { schema: 2, addresses, models: summaries };
     serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
 }
 
-/// The reports of the runs that took the median time, one for each model.
+/// The reports of the runs that took the median time, one for each model; of a model of which no run counted, the first.
 fn median_runs(summaries: &[Summary], runs: &[(Model, Run)]) -> Vec<Report> {
     let median = |summary: &Summary| {
-        let is_it =
-            |(model, run): &&(Model, Run)| model.name() == summary.model && run.report.elapsed_us == summary.time_us;
-        runs.iter().find(is_it).map(|(_, run)| run.report.clone())
+        let mut of_it = runs.iter().filter(|(model, _)| model.name() == summary.model).map(|(_, run)| &run.report);
+        let is_it = |report: &&Report| match &summary.standing {
+            Some(standing) => report.failed == 0 && report.elapsed_us == standing.time_us,
+            None => true,
+        };
+        of_it.find(is_it).cloned()
     };
     summaries.iter().filter_map(median).collect()
 }

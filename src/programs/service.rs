@@ -24,6 +24,7 @@ use crate::cli::{Error, SUCCESS, open_files};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
 use crate::net::{self, Door, FastPath, ServerLimits, Stop};
+use crate::units::count;
 
 /// The flags of every server about its clients.
 #[derive(Debug, Clone, clap::Args)]
@@ -299,7 +300,8 @@ impl Ended {
     /// A line for the log, after `what`.
     pub fn tell(&self, what: &str) {
         let Self { served, lost, reset } = self;
-        info!(served, lost, reset, "{what}: {served} clients served, {lost} lost, {reset} of them reset at the end");
+        let clients = count(*served, "client");
+        info!(served, lost, reset, "{what}: {clients} served, {lost} lost, {reset} of them reset at the end");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::net::{Door, Stop, never_accept};
 use crate::pace::Pace;
 use crate::poem::Poem;
 use crate::server::slow::{SlowServer, Stopper};
-use crate::units::{human, micros};
+use crate::units::{count, human, micros};
 
 /// One client is served at a time, so a long queue would only be a long wait.
 const BACKLOG: u32 = 128;
@@ -162,8 +162,9 @@ fn tell_pace(file: &Path, pace: &Pace) {
     info!(
         bytes,
         total_us = micros(total),
-        "A client needs {} for {bytes} bytes in pieces of {}",
+        "A client needs {} for {} in pieces of {}",
         human(total),
+        count(bytes, "byte"),
         pace.num_bytes
     );
 }

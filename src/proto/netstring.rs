@@ -32,6 +32,8 @@ use std::io::IoSlice;
 
 use tokio_util::bytes::{Buf, Bytes, BytesMut};
 
+use crate::units::count;
+
 /// Where a stream is not netstrings, and why. Nothing after it can be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("byte {at}: {what}")]
@@ -52,7 +54,7 @@ pub enum Malformed {
     #[error("a zero before the length")]
     LeadingZero,
     /// The length is over the decoder's limit of so many bytes, whatever digits follow.
-    #[error("longer than {0} bytes")]
+    #[error("longer than {}", count(*.0 as u64, "byte"))]
     TooLong(usize),
     /// The payload is not followed by a comma.
     #[error("'{}' where the payload should end with ','", char::from(*.0).escape_default())]

@@ -13,7 +13,7 @@
 //! A model alone is its median time. Times are in seconds, memory is in bytes. `bound` is that of the model named
 //! first.
 
-use super::Summary;
+use super::{Standing, Summary};
 use crate::client::Model;
 
 /// An assertion about a race: a comparison of two sums.
@@ -98,9 +98,13 @@ impl Assertion {
         models
     }
 
-    /// Judges a race.
+    /// Judges a race. What speaks of a model that has no run that counts does not hold.
     pub fn judge(&self, summaries: &[Summary]) -> Verdict {
-        let bound = find(summaries, self.model).map_or(f64::NAN, |summary| seconds(summary.bound_us));
+        if let Some(absent) = self.models().into_iter().find(|&model| find(summaries, model).is_none()) {
+            let text = format!("{} does not hold: {absent} got all poems in no run", self.text);
+            return Verdict { holds: false, text };
+        }
+        let bound = find(summaries, self.model).map_or(f64::NAN, |standing| seconds(standing.bound_us));
         let (left, right) = (self.left.value(summaries, bound), self.right.value(summaries, bound));
         let holds = match self.relation {
             Relation::Less => left < right,
@@ -119,8 +123,8 @@ fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn find(summaries: &[Summary], model: Model) -> Option<&Summary> {
-    summaries.iter().find(|summary| summary.model == model.name())
+fn find(summaries: &[Summary], model: Model) -> Option<&Standing> {
+    summaries.iter().find(|summary| summary.model == model.name())?.standing.as_ref()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "fifteen digits are enough")]
@@ -138,7 +142,7 @@ impl Sum {
             Self::Number(number) => *number,
             Self::Bound => bound,
             Self::Value(model, measure) => match find(summaries, *model) {
-                Some(summary) => measure.of(summary),
+                Some(standing) => measure.of(standing),
                 None => f64::NAN,
             },
             Self::Of(left, operator, right) => {
@@ -166,11 +170,11 @@ impl Sum {
 }
 
 impl Measure {
-    fn of(self, summary: &Summary) -> f64 {
-        let cost = &summary.cost;
+    fn of(self, standing: &Standing) -> f64 {
+        let cost = &standing.cost;
         match self {
-            Self::Time => seconds(summary.time_us),
-            Self::Cpu => seconds(cost.user_us + cost.system_us),
+            Self::Time => seconds(standing.time_us),
+            Self::Cpu => seconds(cost.cpu_us),
             Self::Memory => float(cost.peak_rss_kb * 1024),
             Self::Threads => float(cost.peak_threads),
             Self::Switches => float(cost.voluntary_switches + cost.involuntary_switches),
@@ -301,12 +305,14 @@ mod tests {
     use crate::race::Cost;
 
     fn summary(model: &'static str, time_us: u64, bound_us: u64) -> Summary {
-        let cost = Cost { user_us: 2_000, system_us: 3_000, peak_rss_kb: 3_000, peak_threads: 4, ..Cost::default() };
-        Summary { model, runs: 1, time_us, spread_us: (time_us, time_us), bound_us, cost }
+        let cost = Cost { cpu_us: 5_000, peak_rss_kb: 3_000, peak_threads: 4, ..Cost::default() };
+        let standing = Standing { time_us, spread_us: (time_us, time_us), bound_us, cost };
+        Summary { model, runs: 1, missing: 0, standing: Some(standing) }
     }
 
     fn judge(text: &str) -> (bool, String) {
-        let summaries = [summary("blocking", 22_500_000, 22_400_000), summary("async", 9_900_000, 9_000_000)];
+        let none = Summary { model: "select", runs: 0, missing: 9, standing: None };
+        let summaries = [summary("blocking", 22_500_000, 22_400_000), summary("async", 9_900_000, 9_000_000), none];
         let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&summaries);
         (verdict.holds, verdict.text)
     }
@@ -327,6 +333,13 @@ mod tests {
         ] {
             let is = if holds { "holds" } else { "does not hold" };
             assert_eq!(judge(text), (holds, format!("{text} {is}: {sides}")));
+        }
+    }
+
+    #[test]
+    fn nothing_holds_of_a_model_without_a_run_that_counts() {
+        for text in ["select < 1000 m", "0 * select.cpu <= async", "async < select", "select > 0"] {
+            assert_eq!(judge(text), (false, format!("{text} does not hold: select got all poems in no run")));
         }
     }
 

@@ -1,25 +1,34 @@
 //! A race of the four clients against the same servers: child processes, in turns, and the cost of each.
 //!
-//! The children measure time themselves, in their reports; other costs are read from getrusage(2) and /proc.
+//! The children measure time themselves, in their reports; other costs are read from getrusage(2), a clock and /proc.
 //! [`Summary`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::process::{self, Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use serde::Serialize;
+use nix::time::ClockId;
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use crate::client::Model;
 use crate::report::Report;
 use crate::units::{Micros, micros};
+
+/// The variable that tells a client that it runs in a race: the race's process, which it ends with.
+pub const VARIABLE: &str = "POETRY_RACE";
 
 /// One run of one client.
 #[derive(Debug, Clone)]
@@ -36,10 +45,8 @@ pub struct Run {
 pub struct Cost {
     /// The time from the start of the process to its end, less the time of its report.
     pub start_up_us: Micros,
-    /// Processor time in user mode.
-    pub user_us: Micros,
-    /// Processor time in the kernel.
-    pub system_us: Micros,
+    /// Processor time, in user mode and in the kernel.
+    pub cpu_us: Micros,
     /// Voluntary context switches: the process waited.
     pub voluntary_switches: u64,
     /// Involuntary context switches: the process was preempted.
@@ -55,12 +62,21 @@ pub struct Cost {
 }
 
 /// The summary of one model: one row of the result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// The model of waiting.
     pub model: &'static str,
-    /// Runs that counted.
+    /// Runs that counted: those in which all poems arrived.
     pub runs: usize,
+    /// Poems that did not arrive, of all runs.
+    pub missing: usize,
+    /// The times and costs of the runs that counted; `None`: there was none.
+    pub standing: Option<Standing>,
+}
+
+/// The times and costs of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
     /// The median time.
     pub time_us: Micros,
     /// The shortest and the longest time.
@@ -72,7 +88,23 @@ pub struct Summary {
     pub cost: Cost,
 }
 
-impl Summary {
+/// One object; what no run counted for is null.
+impl Serialize for Summary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let standing = self.standing.as_ref();
+        let mut row = serializer.serialize_struct("Summary", 7)?;
+        row.serialize_field("model", self.model)?;
+        row.serialize_field("runs", &self.runs)?;
+        row.serialize_field("missing", &self.missing)?;
+        row.serialize_field("time_us", &standing.map(|it| it.time_us))?;
+        row.serialize_field("spread_us", &standing.map(|it| it.spread_us))?;
+        row.serialize_field("bound_us", &standing.map(|it| it.bound_us))?;
+        row.serialize_field("cost", &standing.map(|it| it.cost))?;
+        row.end()
+    }
+}
+
+impl Standing {
     /// The median time in units of the bound.
     pub fn ratio(&self) -> f64 {
         quotient(self.time_us, self.bound_us)
@@ -89,37 +121,44 @@ fn quotient(this: Micros, that: Micros) -> f64 {
     this as f64 / that.max(1) as f64
 }
 
-/// Runs the program of a model once, with these arguments and its report in `directory`; `start` starts it.
+/// Runs the program of a model once, with these arguments. `start` starts it, and `meanwhile` is called now and then
+/// while it runs.
 ///
 /// # Errors
-/// It cannot be started, or leaves no report.
+/// It cannot be started or watched, or leaves no report.
 pub fn run(
     model: Model,
     programs: &Path,
     args: &[String],
-    directory: &Path,
     start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    meanwhile: impl Fn(),
 ) -> io::Result<Run> {
-    let path = directory.join("report.json");
-    let _ = fs::remove_file(&path);
+    // In memory: nothing of it is left, however the race ends.
+    let mut report = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC)?);
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let clock = Instant::now();
     let mut command = Command::new(programs.join(model.program()));
-    command.args(["--quiet", "--discard", "--report"]).arg(&path).args(args);
-    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
-    let watch = Watch::start(child.id())?;
-    let waited = child.wait();
+    command.args(["--quiet", "--json"]).args(args).env(VARIABLE, process::id().to_string());
+    let mut child = start(command.stdin(Stdio::null()).stdout(report.try_clone()?))?;
+    let watched = watch(&child, meanwhile);
     let elapsed = clock.elapsed();
-    let (peak_threads, peak_rss_kb) = watch.end();
-    waited?;
+    if watched.is_err() {
+        child.kill()?;
+    }
+    let cpu = processor_time(&child);
+    let status = child.wait()?;
+    let (peak_threads, peak_rss_kb) = watched?;
     let after = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let report: Report = serde_json::from_slice(&fs::read(&path)?)?;
+    let mut json = Vec::new();
+    report.rewind()?;
+    report.read_to_end(&mut json)?;
+    let no_report = |_| io::Error::other(format!("it left no report ({status})"));
+    let report: Report = serde_json::from_slice(&json).map_err(no_report)?;
     let switches = |count: fn(&Usage) -> i64| u64::try_from(count(&after) - count(&before)).unwrap_or(0);
-    let time = |time: fn(&Usage) -> i64| u64::try_from(time(&after) - time(&before)).unwrap_or(0);
+    let in_ticks = |usage: &Usage| usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     let cost = Cost {
         start_up_us: micros(elapsed).saturating_sub(report.elapsed_us),
-        user_us: time(|usage| usage.user_time().num_microseconds()),
-        system_us: time(|usage| usage.system_time().num_microseconds()),
+        cpu_us: cpu.map_or_else(|_| u64::try_from(in_ticks(&after) - in_ticks(&before)).unwrap_or(0), micros),
         voluntary_switches: switches(Usage::voluntary_context_switches),
         involuntary_switches: switches(Usage::involuntary_context_switches),
         peak_threads,
@@ -130,40 +169,36 @@ pub fn run(
     Ok(Run { report, cost })
 }
 
-/// A thread that samples /proc of a process while it runs: often in the beginning, when most happens, and then less
-/// and less.
-struct Watch {
-    over: mpsc::Sender<()>,
-    thread: thread::JoinHandle<(u64, u64)>,
+/// The processor time of a child that has ended and is not waited for yet: what the scheduler counted, in nanoseconds,
+/// see clock_getcpuclockid(3). What wait4(2) tells may be rounded to ticks of some milliseconds.
+fn processor_time(child: &Child) -> io::Result<Duration> {
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    Ok(ClockId::pid_cpu_clock_id(Pid::from_raw(pid))?.now()?.into())
 }
 
-impl Watch {
-    const FIRST: Duration = Duration::from_millis(1);
-    const LONGEST: Duration = Duration::from_millis(50);
+/// The first pause between two looks at a client, and the longest: most happens in the beginning.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-    fn start(pid: u32) -> io::Result<Self> {
-        let (over, told) = mpsc::channel();
-        let body = move || {
-            let (mut threads, mut memory) = (0, 0);
-            let mut pause = Self::FIRST;
-            loop {
-                // ENOENT: the process is gone.
-                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                threads = threads.max(field(&status, "Threads:"));
-                memory = memory.max(field(&status, "VmHWM:"));
-                if told.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                    return (threads, memory);
-                }
-                pause = (pause * 5 / 4).min(Self::LONGEST);
-            }
-        };
-        let thread = thread::Builder::new().name("watch".to_owned()).spawn(body)?;
-        Ok(Self { over, thread })
-    }
-
-    fn end(self) -> (u64, u64) {
-        drop(self.over);
-        self.thread.join().unwrap_or_default()
+/// Waits for the end of a child, and samples its /proc meanwhile. Returns its most threads and its most memory, in kB.
+///
+/// Without a thread of its own, which the system may not have.
+fn watch(child: &Child, meanwhile: impl Fn()) -> io::Result<(u64, u64)> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let end = pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
+    let (mut threads, mut memory) = (0, 0);
+    let (mut pause, longest) = PAUSES;
+    loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        threads = threads.max(field(&status, "Threads:"));
+        memory = memory.max(field(&status, "VmHWM:"));
+        let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => meanwhile(),
+            Ok(_) => return Ok((threads, memory)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        pause = (pause * 5 / 4).min(longest);
     }
 }
 
@@ -173,43 +208,48 @@ fn field(status: &str, name: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The summaries of these runs, in the order of the models.
+/// The summaries of these runs, in the order of the models. A run counts for times and costs if all its poems arrived:
+/// a poem that fails may do so very fast.
 pub fn summaries(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
-    let poems = server_times(runs);
-    models
-        .iter()
-        .filter_map(|&model| {
-            let of: Vec<&Run> = runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run).collect();
-            let times: Vec<Micros> = of.iter().map(|run| run.report.elapsed_us).collect();
-            let cost = |part: fn(&Cost) -> u64| median(of.iter().map(|run| part(&run.cost)).collect());
-            Some(Summary {
-                model: model.name(),
-                runs: of.len(),
-                spread_us: (*times.iter().min()?, *times.iter().max()?),
-                time_us: median(times),
-                bound_us: match model {
-                    Model::Blocking => poems.iter().sum(),
-                    Model::Async | Model::Select | Model::Threads => poems.iter().copied().max().unwrap_or(0),
-                },
-                cost: Cost {
-                    start_up_us: cost(|cost| cost.start_up_us),
-                    user_us: cost(|cost| cost.user_us),
-                    system_us: cost(|cost| cost.system_us),
-                    voluntary_switches: cost(|cost| cost.voluntary_switches),
-                    involuntary_switches: cost(|cost| cost.involuntary_switches),
-                    peak_threads: cost(|cost| cost.peak_threads),
-                    peak_rss_kb: cost(|cost| cost.peak_rss_kb),
-                    reads: cost(|cost| cost.reads),
-                    waits: cost(|cost| cost.waits),
-                },
-            })
-        })
-        .collect()
+    let counting: Vec<&(Model, Run)> = runs.iter().filter(|(_, run)| run.report.failed == 0).collect();
+    let poems = server_times(&counting);
+    let summary = |&model: &Model| Summary {
+        model: model.name(),
+        runs: counting.iter().filter(|(one, _)| *one == model).count(),
+        missing: runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run.report.failed).sum(),
+        standing: standing(model, &counting, &poems),
+    };
+    models.iter().map(summary).collect()
+}
+
+/// The standing of one model; `None` if none of these runs is its own.
+fn standing(model: Model, runs: &[&(Model, Run)], poems: &[Micros]) -> Option<Standing> {
+    let of: Vec<&Run> = runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run).collect();
+    let times: Vec<Micros> = of.iter().map(|run| run.report.elapsed_us).collect();
+    let cost = |part: fn(&Cost) -> u64| median(of.iter().map(|run| part(&run.cost)).collect());
+    Some(Standing {
+        spread_us: (*times.iter().min()?, *times.iter().max()?),
+        time_us: median(times),
+        bound_us: match model {
+            Model::Blocking => poems.iter().sum(),
+            Model::Async | Model::Select | Model::Threads => poems.iter().copied().max().unwrap_or(0),
+        },
+        cost: Cost {
+            start_up_us: cost(|cost| cost.start_up_us),
+            cpu_us: cost(|cost| cost.cpu_us),
+            voluntary_switches: cost(|cost| cost.voluntary_switches),
+            involuntary_switches: cost(|cost| cost.involuntary_switches),
+            peak_threads: cost(|cost| cost.peak_threads),
+            peak_rss_kb: cost(|cost| cost.peak_rss_kb),
+            reads: cost(|cost| cost.reads),
+            waits: cost(|cost| cost.waits),
+        },
+    })
 }
 
 /// The time that each server takes for its poem, from the poem's turn to its end: the median of the fastest model. (In
 /// another model a server that is asked twice may have had to serve its other client first.)
-fn server_times(runs: &[(Model, Run)]) -> Vec<Micros> {
+fn server_times(runs: &[&(Model, Run)]) -> Vec<Micros> {
     let poems = runs.first().map_or(0, |(_, run)| run.report.tasks.len());
     let took = |run: &Run, poem: usize| {
         let task = run.report.tasks.get(poem)?;
@@ -249,7 +289,8 @@ mod tests {
             run(Model::Async, &[(0, 300), (0, 600)]),
         ];
         let summaries = summaries(&[Model::Async, Model::Blocking], &runs);
-        let [asynchronous, blocking] = &summaries[..] else { panic!("two models") };
+        let standings: Vec<&Standing> = summaries.iter().filter_map(|summary| summary.standing.as_ref()).collect();
+        let [asynchronous, blocking] = standings[..] else { panic!("two models") };
         assert_eq!((asynchronous.time_us, asynchronous.bound_us), (600, 600));
         assert_eq!((blocking.time_us, blocking.spread_us, blocking.bound_us), (900, (900, 990), 900));
         assert_eq!((blocking.ratio(), asynchronous.speed_up(blocking)), (1.0, 1.5));
@@ -260,8 +301,40 @@ mod tests {
         // The same server twice: asked at once, the second poem waits for the first.
         let runs = [run(Model::Blocking, &[(0, 300), (300, 600)]), run(Model::Async, &[(0, 300), (0, 600)])];
         let summaries = summaries(&[Model::Blocking, Model::Async], &runs);
-        assert_eq!((summaries[0].bound_us, summaries[1].bound_us), (600, 300));
-        assert_eq!((summaries[0].ratio(), summaries[1].ratio()), (1.0, 2.0));
+        let standings: Vec<&Standing> = summaries.iter().filter_map(|summary| summary.standing.as_ref()).collect();
+        assert_eq!((standings[0].bound_us, standings[1].bound_us), (600, 300));
+        assert_eq!((standings[0].ratio(), standings[1].ratio()), (1.0, 2.0));
+    }
+
+    #[test]
+    fn a_run_that_lost_a_poem_counts_for_nothing_but_what_is_missing() {
+        let failed = |model, end, cpu_us| {
+            let (model, mut run) = run(model, &[(0, end), (0, end)]);
+            (run.report.ok, run.report.failed, run.cost.cpu_us) = (1, 1, cpu_us);
+            (model, run)
+        };
+        let counted = |cpu_us| {
+            let (model, mut run) = run(Model::Async, &[(0, 300), (0, 600)]);
+            run.cost.cpu_us = cpu_us;
+            (model, run)
+        };
+        let runs = [
+            failed(Model::Async, 5, 1),
+            failed(Model::Async, 7, 1),
+            counted(40),
+            failed(Model::Select, 5, 1),
+            failed(Model::Async, 6, 1),
+            counted(60),
+        ];
+        let [asynchronous, select] = &summaries(&[Model::Async, Model::Select], &runs)[..] else { panic!("two") };
+        assert_eq!((asynchronous.runs, asynchronous.missing), (2, 3));
+        let standing = asynchronous.standing.as_ref().expect("two runs");
+        assert_eq!((standing.time_us, standing.spread_us, standing.bound_us), (600, (600, 600), 600));
+        assert_eq!(standing.cost.cpu_us, 40);
+        assert_eq!((select.runs, select.missing, &select.standing), (0, 1, &None));
+        let json = serde_json::to_string(select).expect("JSON");
+        let nulls = r#""time_us":null,"spread_us":null,"bound_us":null,"cost":null"#;
+        assert_eq!(json, format!(r#"{{"model":"select","runs":0,"missing":1,{nulls}}}"#));
     }
 
     #[test]

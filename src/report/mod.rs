@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::units::{Micros, human};
+use crate::units::{Micros, count, human};
 
 /// The report of one run of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ pub enum Status {
     Unreachable,
     /// The client was stopped first.
     Interrupted,
-    /// Anything else: a file that cannot be written, for instance.
+    /// Anything else: a file that cannot be written, or a poem that is longer than its limit.
     Error,
 }
 
@@ -144,13 +144,12 @@ impl Report {
 
     /// The tally: `Got 3 poems in 23s 65ms`, or `Got 2 of 3 poems in ...`.
     pub fn tally(&self) -> String {
-        let all = self.tasks.len();
-        let plural = if all == 1 { "" } else { "s" };
+        let all = count(self.tasks.len() as u64, "poem");
         let elapsed = human(Duration::from_micros(self.elapsed_us));
-        if self.ok == all {
-            format!("Got {all} poem{plural} in {elapsed}")
+        if self.ok == self.tasks.len() {
+            format!("Got {all} in {elapsed}")
         } else {
-            format!("Got {} of {all} poem{plural} in {elapsed}", self.ok)
+            format!("Got {} of {all} in {elapsed}", self.ok)
         }
     }
 

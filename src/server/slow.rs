@@ -22,7 +22,7 @@ use crate::net::{ACCEPT_PAUSE, Complaint, Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
-use crate::units::{human, micros};
+use crate::units::{count, human, micros};
 
 /// The shortest time limit a socket can have: zero would be none, see socket(7).
 const SHORTEST: Duration = Duration::from_micros(1);
@@ -261,7 +261,7 @@ impl SlowServer {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
                 Next::Send { bytes, .. } => {
                     let piece = transfer.part(bytes);
-                    debug!("Sending {} bytes", piece.len());
+                    debug!("Sending {}", count(piece.len() as u64, "byte"));
                     let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
                     let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
                     let limit = patience.into_iter().chain(left).min();
@@ -331,26 +331,27 @@ impl Silent {
 fn tell(peer: SocketAddr, transfer: &Transfer, elapsed: Duration, result: &Result<Ending, Lost>) {
     let time = human(elapsed);
     let (bytes, all, elapsed_us) = (transfer.bytes_sent(), transfer.poem().len(), micros(elapsed));
+    let whole = || count(all as u64, "byte");
     match result {
-        Ok(Ending::Fin) if bytes == all => info!(%peer, bytes, elapsed_us, "Sent {bytes} bytes to {peer} in {time}"),
+        Ok(Ending::Fin) if bytes == all => info!(%peer, bytes, elapsed_us, "Sent {} to {peer} in {time}", whole()),
         Ok(how) => {
             let how = match how {
                 Ending::Fin => "Ended",
                 Ending::Rst => "Reset",
                 Ending::Hang => "Silent to",
             };
-            info!(%peer, bytes, elapsed_us, "{how} {peer} after {bytes} of {all} bytes in {time}, as planned");
+            info!(%peer, bytes, elapsed_us, "{how} {peer} after {bytes} of {} in {time}, as planned", whole());
         }
         Err(Lost::Gone(error)) => {
             let why = reason(error);
-            info!(%peer, bytes, elapsed_us, "{peer} went away after {bytes} of {all} bytes in {time}: {why}");
+            info!(%peer, bytes, elapsed_us, "{peer} went away after {bytes} of {} in {time}: {why}", whole());
         }
         Err(Lost::Stalled(limit)) => {
             let limit = humantime::format_duration(*limit);
-            warn!(%peer, bytes, elapsed_us, "Dropped {peer} after {bytes} of {all} bytes: it took none for {limit}");
+            warn!(%peer, bytes, elapsed_us, "Dropped {peer} after {bytes} of {}: it took none for {limit}", whole());
         }
         Err(Lost::Aborted) => {
-            warn!(%peer, bytes, elapsed_us, "Reset {peer} after {bytes} of {all} bytes: stopping");
+            warn!(%peer, bytes, elapsed_us, "Reset {peer} after {bytes} of {}: stopping", whole());
         }
     }
 }

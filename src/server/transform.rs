@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::task::coop::consume_budget;
 use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::{debug, warn};
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use crate::errors::is_for_later;
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_parts_now};
 use crate::pace::Ending;
+use crate::pool::{NotCalled, Pool};
 use crate::proto::netstring::{self, Decoder, Outgoing};
 use crate::transforms::{self, Refusal};
 
@@ -31,6 +32,9 @@ thread_local! {
 /// Longer poems are changed on threads of their own, so that nobody's short one has to wait for them. This much takes
 /// a transform a millisecond or two at worst; for less it is not worth the way to another thread and back.
 const SHORT: usize = 128 * 1024;
+
+/// Threads for long poems. How many are changed at once is up to the server.
+static LONG_ONES: Pool = Pool::new(512);
 
 /// Changes poems for any number of clients.
 #[derive(Debug)]
@@ -293,14 +297,12 @@ impl FastPath for TransformServer {
 
 /// [`answer`] on a thread of its own, or on this one if there is none to be had.
 async fn answer_aside(request: Bytes) -> Reply {
-    let (tell, told) = oneshot::channel();
     let its = request.clone();
-    // Nobody may be waiting any more.
-    let body = move || drop(tell.send(answer(&its)));
-    match thread::Builder::new().name("transform".to_owned()).spawn(body) {
-        // It panicked: the panic hook has said so.
-        Ok(_) => told.await.unwrap_or(Err(Refused::Bug)),
-        Err(_) => answer(&request),
+    match LONG_ONES.run(move || answer(&its)).await {
+        Ok(reply) => reply,
+        // It is late for others, and not lost for this one.
+        Err(NotCalled::NoThread(_)) => answer(&request),
+        Err(NotCalled::Panicked) => Err(Refused::Bug),
     }
 }
 

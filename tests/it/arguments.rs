@@ -33,6 +33,7 @@ fn options_of_the_clients_that_make_no_sense() {
         refuse(client, &["--connect-timeout", "", "1"], 2, &["--connect-timeout"]);
         refuse(client, &["-j", "0", "1"], 2, &["--max-concurrency", "0"]);
         refuse(client, &["--retries", "-1", "1"], 2, &["-1"]);
+        refuse(client, &["--max-size", "-1", "1"], 2, &["-1", "--max-size"]);
         refuse(client, &["--ordered", "--discard", "1"], 2, &["--ordered", "--discard"]);
         refuse(client, &["--ordered", "-o", "x", "1"], 2, &["--ordered", "--output"]);
         refuse(client, &["--discard", "-o", "x", "1"], 2, &["--discard", "--output"]);
@@ -63,6 +64,41 @@ fn options_of_slowpoetry_that_make_no_sense() {
     }
     refuse("slowpoetry", &[], 2, &["<FILE>"]);
     refuse("slowpoetry", &[poem, poem], 2, &["unexpected argument"]);
+}
+
+#[test]
+fn sizes_that_are_no_whole_number_of_bytes() {
+    let poem = poem_file("science.txt");
+    let poem = poem.to_str().expect("UTF-8");
+    let flags = [
+        ("slowpoetry", "--num-bytes", poem),
+        ("slowpoetry", "--rate", poem),
+        ("fastpoetry", "--num-bytes", poem),
+        ("fastpoetry", "--rate", poem),
+        ("poetry-proxy", "--max-size", "1"),
+        ("transformedpoetry", "--max-length", "-q"),
+        ("poetryd", "--log-size", "transformedpoetry"),
+    ];
+    let clients = CLIENTS.map(|client| (client, "--max-size", "1"));
+    for (name, flag, rest) in flags.into_iter().chain(clients) {
+        for size in ["1.5", "0.3KiB", "1.5B"] {
+            refuse(name, &[flag, size, rest], 2, &[&format!("'{size}'"), flag, "no whole number of bytes"]);
+        }
+    }
+    for name in ["slowpoetry", "fastpoetry"] {
+        for cut in ["1.5", "1.5B", "0.3KiB"] {
+            refuse(name, &["--cut-at", cut, poem], 2, &[cut, "--cut-at", "a whole number of bytes"]);
+        }
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("poetry.toml");
+    let path = file.to_str().expect("UTF-8");
+    for value in ["1.5", "'1.5'"] {
+        fs::write(&file, format!("[[fastpoetry]]\nfile = \"{poem}\"\nnum-bytes = {value}\n")).expect("written");
+        refuse("poetryd", &["--check", "--config", path], 2, &["poetry.toml:3: ", "num-bytes", "no whole number"]);
+        fs::write(&file, format!("[[connection]]\nnum-bytes = {value}\n")).expect("written");
+        refuse("slowpoetry", &["--script", path, poem], 2, &["poetry.toml:2: ", "num-bytes", "no whole number"]);
+    }
 }
 
 #[test]

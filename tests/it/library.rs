@@ -28,6 +28,7 @@ fn a_bug_in_one_task_costs_one_poem() {
         let clock = Instant::now();
         let builder = Arc::new(ReportBuilder::new(model, &addresses, clock, true));
         let limits = FetchLimits {
+            max_size: None,
             connect_timeout: None,
             idle_timeout: None,
             timeout: None,

@@ -11,6 +11,7 @@ mod harness;
 mod help;
 mod interrupt;
 mod library;
+mod limits;
 mod outputs;
 mod poetryd;
 mod proxy;

@@ -323,7 +323,7 @@ fn forgotten_is_forgotten_even_under_way() {
     let sent = 4 * WHOLE.len();
     let cached = WHOLE.len();
     proxy.hear(&format!(
-        "Totals: 1 hits, 3 misses, 0 joins, 0 stale, 0 aborts; 3 fetches, 0 failed; {sent} bytes sent, {cached} bytes cached"
+        "Totals: 1 hit, 3 misses, 0 joins, 0 stale, 0 aborts; 3 fetches, 0 failed; {sent} bytes sent, {cached} bytes cached"
     ));
 }
 

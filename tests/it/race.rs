@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    CONCURRENT, Finished, LIMIT, Running, Server, Service, finish, path_of, poem_file, program, read_out,
-    refusing_port, reset, run, send_whole, with_every_client,
+    CONCURRENT, Finished, LIMIT, PATIENCE, Running, Server, Service, contents, finish, path_of, poem_file, program,
+    read_out, refusing_port, reset, run, send_whole, with_every_client,
 };
 
 /// Servers that all take equally long.
@@ -110,7 +110,7 @@ fn poems_that_do_not_arrive_are_no_result() {
     let (_held, refusing) = refusing_port();
     let finished = race(&["--models", "async"], &[refusing]);
     assert_eq!(finished.code(), 1);
-    assert!(finished.has_line("poetry-race: 1 poems did not arrive"), "{finished:?}");
+    assert!(finished.has_line("poetry-race: 1 poem did not arrive"), "{finished:?}");
 }
 
 #[test]
@@ -141,6 +141,119 @@ fn interrupted_it_takes_its_clients_with_it() {
         assert_eq!(racing.finish().code(), code);
         assert_eq!(heard.recv(), Ok("gone"));
     }
+}
+
+#[test]
+fn killed_it_takes_its_clients_with_it_and_leaves_nothing_behind() {
+    let (told, heard) = mpsc::channel();
+    let told = Mutex::new(told);
+    let server = Server::start(move |_, stream| {
+        let told = told.lock().expect("lock").clone();
+        told.send("here").expect("a test");
+        let _ = read_out(stream);
+        told.send("gone").expect("a test");
+    });
+    let temporary = tempfile::tempdir().expect("a directory");
+    for model in ["blocking", "threads", "select", "async"] {
+        let mut command = program("poetry-race");
+        command.env("TMPDIR", temporary.path()).args(["--warm-up", "0", "--models", model]);
+        let racing = Running::start(command.arg(server.port()));
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok("here"));
+        racing.signal(Signal::SIGKILL);
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok("gone"), "{model}");
+        drop(racing);
+        assert_eq!(contents(temporary.path()), [], "{model}");
+    }
+}
+
+#[test]
+fn a_client_whose_race_is_over_does_not_begin() {
+    let server = Server::poem("a poem\n");
+    // A process that is nobody's parent, as a race that has been killed.
+    let finished = finish(program("get-poetry").env("POETRY_RACE", "1999999999").arg(server.port()));
+    assert_eq!((finished.code(), finished.complaint()), (1, "get-poetry: the race is over"));
+}
+
+#[test]
+fn runs_that_lose_a_poem_do_not_count() {
+    // Twice a reset at once, and then a poem that takes its time.
+    let flaky = || {
+        Server::start(|number, stream| {
+            if number < 2 {
+                return reset(stream);
+            }
+            thread::park_timeout(Duration::from_millis(100));
+            send_whole(stream, b"a poem\n");
+        })
+    };
+    let race = |options: &[&str]| {
+        let flaky = flaky();
+        let mut command = program("poetry-race");
+        command.args(["--runs", "3", "--warm-up", "0", "--models", "async"]).args(options);
+        finish(command.arg(flaky.port()))
+    };
+    let finished = race(&["--json"]);
+    assert_eq!(finished.code(), 1);
+    assert!(finished.has_line("poetry-race: 2 poems did not arrive"), "{finished:?}");
+    let result: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    assert_eq!(crate::schema::violations("race.schema.json", &result), [""; 0]);
+    let model = &result["models"][0];
+    assert_eq!((&model["runs"], &model["missing"]), (&1.into(), &2.into()), "{model}");
+    for time in [&model["time_us"], &model["spread_us"][0], &model["bound_us"]] {
+        assert!(time.as_u64().expect("a time") >= 100_000, "{model}");
+    }
+    let text = |options| String::from_utf8(race(options).stdout).expect("UTF-8");
+    let csv = text(&["--csv"]);
+    let row: Vec<&str> = csv.lines().nth(1).expect("a row").split(',').collect();
+    assert!(csv.lines().next().expect("a header").ends_with(",missing"), "{csv}");
+    assert_eq!((row[0], row[1], row[15]), ("async", "1", "2"), "{csv}");
+    for (options, end) in [(&[][..], " 2"), (&["--markdown"], " 2 |")] {
+        let text = text(options);
+        assert!(text.lines().next().expect("a header").contains(" missing"), "{text}");
+        let row = text.lines().find(|line| line.contains("async")).expect("a row");
+        assert!(row.ends_with(end), "{text}");
+    }
+}
+
+#[test]
+fn a_model_without_a_run_that_counts_has_no_figures() {
+    let (_held, refusing) = refusing_port();
+    let race =
+        |options: &[&str]| race(&[&["--models", "select,async"], options].concat(), std::slice::from_ref(&refusing));
+    let finished = race(&["--json", "--assert", "async < 60m", "--assert", "0 * select <= 0"]);
+    assert_eq!(finished.code(), 1);
+    for line in [
+        "poetry-race: 2 poems did not arrive",
+        "poetry-race: async < 60m does not hold: async got all poems in no run",
+        "poetry-race: 0 * select <= 0 does not hold: select got all poems in no run",
+    ] {
+        assert!(finished.has_line(line), "{finished:?}");
+    }
+    let result: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    assert_eq!(crate::schema::violations("race.schema.json", &result), [""; 0]);
+    assert_eq!((&result["models"][1]["time_us"], &result["models"][1]["runs"]), (&Value::Null, &0.into()));
+    let text = String::from_utf8(race(&[]).stdout).expect("UTF-8");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("async")).collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    assert!(rows.iter().all(|row| row.contains("no run")), "{text}");
+    let csv = String::from_utf8(race(&["--csv"]).stdout).expect("UTF-8");
+    assert!(csv.ends_with("\nasync,0,,,,,,,,,,,,,,1\n"), "{csv}");
+}
+
+#[test]
+fn every_run_takes_some_processor_time() {
+    let server = Server::poem("a poem\n");
+    let mut command = program("poetry-race");
+    let finished = finish(command.args(["--runs", "6", "--json", "--assert", "async.cpu >= 1us"]).arg(server.port()));
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
+    let result: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    let times: Vec<u64> = result["models"]
+        .as_array()
+        .expect("models")
+        .iter()
+        .map(|model| model["cost"]["cpu_us"].as_u64().expect("a time"))
+        .collect();
+    assert!(times.iter().all(|&time| time > 0), "{times:?}");
 }
 
 /// From when to when each poem was fetched.
@@ -215,5 +328,5 @@ fn pictures_are_drawn_of_good_and_bad_poems() {
     });
     let finished = run("get-poetry", ["-q", "--discard", "--timeline", "/dev/null/x", &good.port()]);
     assert_eq!(finished.code(), 1);
-    assert!(finished.complaint().starts_with("Cannot write the report to /dev/null/x"), "{finished:?}");
+    assert!(finished.complaint().starts_with("Cannot write the picture to /dev/null/x"), "{finished:?}");
 }

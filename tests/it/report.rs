@@ -95,7 +95,7 @@ fn more_than_a_thousand_reads_are_merged() {
         let running = Running::start(program(client).args(["--json", "-v", &server.port()]));
         for _ in 0..READS {
             go_on.send(()).expect("the server");
-            running.hear("got 1 bytes of poetry");
+            running.hear("got 1 byte of poetry");
         }
         drop(go_on);
         let report: Value = serde_json::from_slice(&running.finish().stdout).expect("JSON");

@@ -7,8 +7,19 @@ use std::path::Path;
 use regex_lite::{Captures, Regex};
 
 /// One noun each, for everybody.
-const GROUND: &[&str] =
-    &["address", "candidates", "errors", "metrics", "poem", "sync", "test_process", "transforms", "units"];
+const GROUND: &[&str] = &[
+    "address",
+    "candidates",
+    "errors",
+    "metrics",
+    "poem",
+    "pool",
+    "sync",
+    "test_process",
+    "transforms",
+    "units",
+    "whole_file",
+];
 
 /// What each room may import beside itself and the ground.
 const LAW: &[(&str, &[&str])] = &[

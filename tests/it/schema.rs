@@ -35,7 +35,9 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<
             "const" if value != rule => wrong(format!("{value} is not {rule}")),
             "enum" if !rule.as_array().expect("a list").contains(value) => wrong(format!("{value} is not in {rule}")),
             "minimum" if value.as_f64() < rule.as_f64() && value.is_number() => wrong(format!("{value} < {rule}")),
-            "minItems" if (value.as_array().map(Vec::len)) < size(rule) => wrong(format!("fewer than {rule}")),
+            "minItems" if value.is_array() && value.as_array().map(Vec::len) < size(rule) => {
+                wrong(format!("fewer than {rule}"));
+            }
             "maxItems" if (value.as_array().map(Vec::len)) > size(rule) => wrong(format!("more than {rule}")),
             "pattern" => {
                 if let (Some(text), Some(pattern)) = (value.as_str(), rule.as_str())

@@ -1,18 +1,18 @@
 //! What a terminal shows, on a pseudo-terminal.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 
-use crate::harness::{CLIENTS, Finished, Running, Server, path_of, program, refusing_port, run, send_whole};
+use crate::harness::{CLIENTS, Finished, PATIENCE, Running, Server, path_of, program, refusing_port, run, send_whole};
 
 const ROWS: NonZero<u16> = NonZero::new(24).expect("not zero");
 const COLUMNS: NonZero<u16> = NonZero::new(100).expect("not zero");
@@ -72,6 +72,14 @@ impl OnTerminal {
                 Err(error) => panic!("no '{part}' ({error}) on: {}", self.screen.screen().contents()),
             }
         }
+    }
+
+    /// Gives the terminal another width, and the program SIGWINCH.
+    fn resize(&mut self, columns: u16) {
+        let master = Stdio::from(self.keyboard.try_clone().expect("a descriptor"));
+        let resized = Command::new("stty").args(["cols", &columns.to_string()]).stdin(master).status();
+        assert!(resized.expect("stty").success());
+        self.screen.screen_mut().set_size(ROWS, columns.try_into().expect("not zero"));
     }
 
     /// Waits until a row of the screen starts so.
@@ -219,6 +227,111 @@ fn failures_are_said_above_the_bars() {
     let left = terminal.finish();
     assert_eq!(left.finished.code(), 1);
     left.expect_lines(&["Task 2: failed: ", "Task 1: got 26 bytes ", "Got 1 of 2 poems in "]);
+}
+
+/// A server of tmux(1) with one session in it; `None` if there is no tmux here.
+struct Tmux {
+    directory: tempfile::TempDir,
+}
+
+impl Tmux {
+    fn start(columns: u16, script: &str) -> Option<Self> {
+        let tmux = Self { directory: tempfile::tempdir().expect("a directory") };
+        let columns = columns.to_string();
+        let started =
+            tmux.command(&["-f", "/dev/null", "new-session", "-d", "-y", "24", "-x", &columns, script]).status();
+        match started {
+            Ok(status) => assert!(status.success(), "tmux: {status}"),
+            Err(error) => {
+                writeln!(io::stderr(), "skipped: no tmux: {error}").expect("told");
+                return None;
+            }
+        }
+        Some(tmux)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command.env("TMUX_TMPDIR", self.directory.path()).env_remove("TMUX").env("LC_ALL", "C.UTF-8").args(args);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// What is on the screen, and what has gone above it.
+    fn rows(&self) -> Vec<String> {
+        let shown = self.command(&["capture-pane", "-p", "-S", "-"]).output().expect("tmux");
+        let shown = String::from_utf8(shown.stdout).expect("UTF-8");
+        shown.lines().filter(|row| !row.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn resize(&self, columns: u16) {
+        let columns = columns.to_string();
+        assert!(self.command(&["resize-window", "-x", &columns]).status().expect("tmux").success());
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.command(&["kill-server"]).status();
+    }
+}
+
+#[test]
+fn a_terminal_that_breaks_its_lines_anew_keeps_failures_and_no_piece_of_a_bar() {
+    let (server, _go_on) = in_two_halves();
+    let (_held, refusing) = refusing_port();
+    for client in ["get-poetry", "get-poetry-select", "get-poetry-threads"] {
+        for sizes in [[36, 90, 36, 20], [90, 50, 90, 36]] {
+            let program = path_of(client);
+            // A screen that is full, and not only of bars.
+            let ports = [server.port(), server.port(), refusing.clone(), server.port()].join(" ");
+            let script = format!("seq 40; '{}' {ports} > /dev/null; sleep 1000", program.display());
+            let Some(tmux) = Tmux::start(sizes[0], &script) else { return };
+            for columns in sizes {
+                tmux.resize(columns);
+                let name = server.name();
+                let waiting = |task: u8| format!("Task {task}  {name}  receiving           13 B");
+                let cut = |line: &str| line.chars().take(usize::from(columns) - 1).collect::<String>();
+                let failure = format!("Task 3: failed: 127.0.0.1:{refusing}: connection refused");
+                let broken: Vec<String> = failure
+                    .as_bytes()
+                    .chunks(columns.into())
+                    .map(|row| String::from_utf8_lossy(row).trim_end().to_owned())
+                    .collect();
+                let bars: Vec<String> = [1, 2, 4].map(waiting).iter().map(|line| cut(line)).collect();
+                let rows = [&["40".to_owned()][..], &broken, &bars].concat();
+                // The rate changes, and is cut away.
+                let until = Instant::now() + PATIENCE;
+                loop {
+                    let shown = tmux.rows();
+                    let tail = &shown[shown.len().saturating_sub(rows.len())..];
+                    let same = |(row, wanted): (&String, &String)| row.starts_with(wanted.trim_end());
+                    if tail.len() == rows.len() && tail.iter().zip(&rows).all(same) {
+                        break;
+                    }
+                    assert!(Instant::now() < until, "{client} {columns}: {rows:#?} are not the last of {shown:#?}");
+                    thread::park_timeout(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_terminal_that_cuts_its_lines_keeps_failures_and_no_piece_of_a_bar() {
+    let (server, go_on) = in_two_halves();
+    let (_held, refusing) = refusing_port();
+    let mut terminal = OnTerminal::start(program("get-poetry").args([server.port(), refusing, server.port()]), false);
+    terminal.see("Task 2: failed: ");
+    for columns in [50, 90, 36, 100] {
+        terminal.resize(columns);
+        let line = format!("Task 3  {}  receiving           13 B", server.name());
+        terminal.see(line[..line.len().min(usize::from(columns) - 1)].trim_end());
+    }
+    go_on.send(()).expect("the server");
+    go_on.send(()).expect("the server");
+    let left = terminal.finish();
+    left.expect_lines(&["Task 2: failed: ", "Task ", "Task ", "Got 2 of 3 poems in "]);
 }
 
 #[test]

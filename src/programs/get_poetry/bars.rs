@@ -9,7 +9,7 @@ use console::{Term, truncate_str};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::address::Address;
-use crate::cli::terminal::{MARGIN, Screen};
+use crate::cli::terminal::Screen;
 use crate::client::{Event, Observer, Task};
 use crate::sync::lock;
 
@@ -37,8 +37,10 @@ impl Bars {
             while ticks.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let (rows, columns) = Term::stderr().size();
                 let lines = lock(&shared_board).render(rows.into(), clock.elapsed());
-                let width = columns.saturating_sub(MARGIN).into();
-                let lines: Vec<_> = lines.iter().map(|line| truncate_str(line, width, "").into_owned()).collect();
+                // One less: what is cleared behind a line that fills its row would be its last character.
+                let width = columns.saturating_sub(1).into();
+                let cut = |line: &String| truncate_str(line, width, "").into_owned();
+                let lines: Vec<_> = lines.iter().map(cut).collect();
                 lock(&shared_canvas).draw(&lines);
             }
         };

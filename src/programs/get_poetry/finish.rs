@@ -41,9 +41,9 @@
 //!
 //! [`Sink::clean_up`]: crate::client::Sink::clean_up
 
-use std::fs::File;
+use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +62,7 @@ use crate::client::{Event, Job, Observer, ReportBuilder, Task};
 use crate::errors::reason;
 use crate::report::Report;
 use crate::report::waterfall::{Chart, svg, text};
+use crate::whole_file;
 
 /// The time from a signal to the end of the process, for the steps above.
 const LAST_WORDS: Duration = Duration::from_millis(80);
@@ -195,10 +196,10 @@ impl Reports {
     fn write(&self, report: &Report) -> bool {
         let mut written = true;
         if let Some(path) = &self.file {
-            written &= told(&write_file(path, &report.to_json()), path);
+            written &= told("report", path.display(), whole_file::write(path, report.to_json().as_bytes()));
         }
         if self.json {
-            written &= told(&stdout::try_write_all(report.to_json().as_bytes()), Path::new("stdout"));
+            written &= told("report", "stdout", stdout::try_write_all(report.to_json().as_bytes()));
         }
         written
     }
@@ -211,7 +212,7 @@ impl Reports {
         let chart = Chart::of(slice::from_ref(report));
         let mut written = true;
         if let Some(path) = &self.timeline {
-            written &= told(&write_file(path, &svg::draw(&chart)), path);
+            written &= told("picture", path.display(), whole_file::write(path, svg::draw(&chart).as_bytes()));
         }
         if self.waterfall && cause != Cause::NobodyReads {
             // An error of stderr has nobody who could be told of it.
@@ -221,13 +222,7 @@ impl Reports {
     }
 }
 
-fn told(result: &io::Result<()>, place: &Path) -> bool {
-    if let Err(error) = result {
-        error!("Cannot write the report to {}: {}", place.display(), reason(error));
-    }
-    result.is_ok()
-}
-
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    File::create(path)?.write_all(text.as_bytes())
+/// Says that a `what` could not be written to its place. Returns whether it could.
+fn told(what: &str, place: impl Display, result: io::Result<()>) -> bool {
+    result.inspect_err(|error| error!("Cannot write the {what} to {place}: {}", reason(error))).is_ok()
 }

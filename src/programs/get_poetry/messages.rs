@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::client::{Event, Observer, Task};
 use crate::sync::lock;
-use crate::units::{human, micros};
+use crate::units::{count, human, micros};
 
 /// The observer that writes the log.
 pub(super) struct Messages {
@@ -46,13 +46,17 @@ impl Observer for Messages {
             Event::Attempt(attempt) => debug!(task = number, %address, attempt, "Task {number}: attempt {attempt}"),
             Event::Connected => debug!(task = number, %address, "Task {number}: connected to {address}"),
             Event::Received(bytes) => {
-                debug!(task = number, %address, bytes, "Task {number}: got {bytes} bytes of poetry from {address}");
+                let got = count(*bytes as u64, "byte");
+                debug!(task = number, %address, bytes, "Task {number}: got {got} of poetry from {address}");
             }
             Event::Asking(via) => {
                 debug!(task = number, "Task {number}: asking {} for {}", via.address, via.transform);
             }
             Event::ConnectedVia => debug!(task = number, "Task {number}: connected for the transform"),
-            Event::Changed(bytes) => debug!(task = number, bytes, "Task {number}: transformed into {bytes} bytes"),
+            Event::Changed(bytes) => {
+                let reply = count(*bytes as u64, "byte");
+                debug!(task = number, bytes, "Task {number}: transformed into {reply}");
+            }
             Event::Unchanged { via, failure } => {
                 let (transform, status) = (&via.transform, failure.status());
                 error!(
@@ -65,10 +69,10 @@ impl Observer for Messages {
                 warn!(task = number, %address, "Task {number}: {address}: {failure}; trying again in {pause}");
             }
             Event::Done { bytes, elapsed } => {
-                let (elapsed_us, time) = (micros(*elapsed), human(*elapsed));
+                let (elapsed_us, time, got) = (micros(*elapsed), human(*elapsed), count(*bytes, "byte"));
                 info!(
                     task = number, %address, bytes, elapsed_us,
-                    "Task {number}: got {bytes} bytes of poetry from {address} in {time}"
+                    "Task {number}: got {got} of poetry from {address} in {time}"
                 );
             }
             Event::Failed(failure) => {

@@ -6,6 +6,7 @@ mod bars;
 mod finish;
 mod messages;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use tracing::warn;
 
 use crate::address::Address;
@@ -24,6 +28,8 @@ use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, open_files, terminal};
 use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
+use crate::race;
+use crate::units::count;
 use bars::Bars;
 use finish::{Cause, FailEarly, Finish, Reports};
 use messages::Messages;
@@ -59,6 +65,8 @@ pub struct Args {
     discard: bool,
 
     /// Send each poem through this transform; if that fails, keep it as it was
+    ///
+    /// So is a poem of more than 64 MiB: all of it would have to be in memory.
     #[arg(long, help_heading = "Transform", value_name = "NAME", requires = "via", value_parser = values::transform)]
     transform: Option<String>,
 
@@ -105,6 +113,11 @@ pub struct Args {
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     timeout: Limit,
 
+    /// Give up a poem that is longer than SIZE; 0: never
+    #[arg(long, help_heading = "Limits", value_name = "SIZE", default_value = "0")]
+    #[arg(value_parser = values::size, allow_hyphen_values = true)]
+    max_size: u64,
+
     /// Try again up to N times if a poem fails, after pauses that double
     ///
     /// If a name has several addresses, with the one after the one that failed.
@@ -120,7 +133,9 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Durations are like 100ms, '1m 30s' or a bare number of seconds.
+Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes are like 10, 10k, 64KiB or 1M bytes.
+
+What has to wait for its turn on stdout is in memory up to 64 MiB, and beyond that in a temporary file in TMPDIR.
 
 Examples:
   get-poetry 10000 10001 10002
@@ -151,6 +166,7 @@ pub fn main(model: Model) -> ExitCode {
 
 fn run(model: Model, args: Args) -> Result<u8, Error> {
     let signals = Signals::block_with_hangup();
+    end_with_the_race()?;
     let screen = args.screen();
     args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
@@ -179,6 +195,14 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     Ok(status)
 }
 
+/// Has the kernel kill this client, if a race runs it, when that ends: PR_SET_PDEATHSIG.
+fn end_with_the_race() -> Result<(), Error> {
+    let Some(race) = env::var(race::VARIABLE).ok().and_then(|pid| pid.parse().ok()) else { return Ok(()) };
+    // Cannot fail for a valid signal, see prctl(2).
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    if getppid() == Pid::from_raw(race) { Ok(()) } else { Err(Error::failure("the race is over")) }
+}
+
 /// What the flags come to.
 impl Args {
     /// stderr, with bars if it is a terminal. Bars take the place of messages: not if other messages are asked for,
@@ -200,12 +224,14 @@ impl Args {
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
         let wanted = self.max_concurrency.unwrap_or(NonZeroUsize::MAX);
         if possible.get() < wanted.get().min(self.addresses.len()) {
-            warn!("At most {possible} poems at once: the limit of open files is {open_files}");
+            let poems = count(possible.get() as u64, "poem");
+            warn!("At most {poems} at once: the limit of open files is {open_files}");
         }
         FetchLimits {
             connect_timeout: self.connect_timeout.0,
             idle_timeout: self.idle_timeout.0,
             timeout: self.timeout.0,
+            max_size: Some(self.max_size).filter(|&size| size > 0),
             retries: self.retries,
             max_concurrency: wanted.min(possible),
         }

@@ -33,7 +33,7 @@ use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
 use crate::pace::Ending;
 use crate::poem::Poem;
 use crate::sync::lock;
-use crate::units::{human, micros};
+use crate::units::{self, human, micros};
 use store::Store;
 use totals::Role;
 
@@ -114,8 +114,14 @@ impl ProxyServer {
         let (fetches, [_, (_, failed), _]) = (self.fetches(), self.ended_fetches());
         let cached = self.cached_bytes();
         format!(
-            "{hits} hits, {misses} misses, {joins} joins, {stale} stale, {aborts} aborts; {fetches} fetches, {failed} failed; \
-             {bytes} bytes sent, {cached} bytes cached",
+            "{}, {}, {}, {stale} stale, {}; {}, {failed} failed; {} sent, {} cached",
+            units::count(hits, "hit"),
+            units::count(misses, "miss"),
+            units::count(joins, "join"),
+            units::count(aborts, "abort"),
+            units::count(fetches, "fetch"),
+            units::count(bytes, "byte"),
+            units::count(cached as u64, "byte"),
         )
     }
 
@@ -155,10 +161,11 @@ impl ProxyServer {
         let elapsed_us = micros(since.elapsed());
         let time = human(since.elapsed());
         let shared = if joined > 0 { format!("; {joined} shared the fetch") } else { String::new() };
+        let sent = units::count(bytes, "byte");
         match end {
-            Ok(()) => info!(%peer, bytes, elapsed_us, joined, "{role} {peer}: {bytes} bytes in {time}{shared}"),
+            Ok(()) => info!(%peer, bytes, elapsed_us, joined, "{role} {peer}: {sent} in {time}{shared}"),
             Err(lost) => {
-                info!(%peer, bytes, elapsed_us, joined, "ABORT {peer}: {bytes} bytes in {time}{shared}: {lost}");
+                info!(%peer, bytes, elapsed_us, joined, "ABORT {peer}: {sent} in {time}{shared}: {lost}");
             }
         }
     }

@@ -32,7 +32,7 @@ fn a_service_in_the_background_is_on_its_own_and_tidies_up() {
 
     service.stop();
     assert!(!place.path("pid").exists());
-    let stopped = format!("Stopped fastpoetry on {address}: 1 clients served, 0 lost, 0 of them reset at the end\n");
+    let stopped = format!("Stopped fastpoetry on {address}: 1 client served, 0 lost, 0 of them reset at the end\n");
     assert!(place.read("log").ends_with(&stopped), "{}", place.read("log"));
 }
 
