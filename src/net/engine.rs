@@ -16,6 +16,7 @@ use super::accept::{Entrance, accept};
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
 use super::counts::Counts;
+use super::descriptors::Descriptors;
 use super::handler::FastPath;
 use super::linger::Lingering;
 use super::stop::{Stop, Stoppable};
@@ -35,10 +36,13 @@ pub struct Door {
 }
 
 /// The limits of a server as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerLimits {
     /// Connections open at once; beyond that, new ones wait in the listen queue.
     pub max_clients: usize,
+    /// Where connections get their descriptors: one for all servers of a process. When there are none left beside those
+    /// that are kept free ([`Handler::OPENS`](super::Handler::OPENS)), new connections wait in the listen queue, too.
+    pub descriptors: Descriptors,
     /// A connection whose peer takes nothing for so long is reset. `None`: never.
     pub write_timeout: Option<Duration>,
     /// How long connections may finish after [`Stop::close`]; those that are left then are reset.
@@ -71,7 +75,8 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: Arc<H>, limits: &ServerLi
             workers[number].add(listener, index)?;
         }
     }
-    let counts = Arc::new(Counts::new(limits.max_clients));
+    limits.descriptors.ask(H::OPENS, limits.max_clients);
+    let counts = Arc::new(Counts::new(limits.max_clients, limits.descriptors.clone(), H::OPENS));
     Ok(Prepared { handler, counts, doors: names, workers, limits: limits.clone() })
 }
 
@@ -89,7 +94,9 @@ impl<H: FastPath> Prepared<H> {
     /// # Errors
     /// The system gives no threads. Nothing that happens to a connection, nor a failing accept(2), ends a server.
     pub fn run(self, stop: &Stop) -> io::Result<u64> {
-        let Self { handler, counts, doors, workers, limits: ServerLimits { grace, write_timeout, .. } } = self;
+        let Self { handler, counts, doors, workers, limits } = self;
+        let ServerLimits { max_clients, descriptors, write_timeout, grace } = limits;
+        descriptors.settle(H::OPENS, max_clients);
         let engine = Arc::new(Engine { counts, stop: stop.clone(), doors, write_timeout });
         thread::scope(|scope| {
             let start = |worker: Worker| {

@@ -18,6 +18,7 @@ use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::errors::reason;
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
 use crate::net::counts::Counts;
+use crate::net::descriptors::Descriptors;
 use crate::net::{Door, ServerLimits, Stop, Stoppable};
 use crate::programs::service::{Launch, Open, Run, Service, add_metrics, address, prepare};
 use crate::server::page::PageServer;
@@ -34,8 +35,12 @@ pub(super) struct Opened {
 }
 
 /// Of the page of metrics: it is for a few that ask now and then.
-const METRICS_LIMITS: ServerLimits =
-    ServerLimits { max_clients: 100, write_timeout: Some(Duration::from_secs(5)), grace: Duration::from_secs(1) };
+const METRICS_GRACE: Duration = Duration::from_secs(1);
+
+fn metrics_limits(descriptors: Descriptors) -> ServerLimits {
+    let write_timeout = Some(Duration::from_secs(5));
+    ServerLimits { max_clients: 100, descriptors, write_timeout, grace: METRICS_GRACE }
+}
 
 /// Everything that listens, before it serves.
 pub(super) struct Daemon {
@@ -88,7 +93,7 @@ impl Daemon {
     pub(super) fn serve(self, signals: Signals, detached: Option<Detached>) -> Result<u8, Error> {
         let Self { services, metrics, log, notifier } = self;
         let graces = services.iter().map(|service| service.limits.grace);
-        let grace = graces.chain(metrics.as_ref().map(|_| METRICS_LIMITS.grace)).max().unwrap_or_default();
+        let grace = graces.chain(metrics.as_ref().map(|_| METRICS_GRACE)).max().unwrap_or_default();
         let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
         let running = Arc::new(OnceLock::new());
         let stop = Stop::default();
@@ -96,9 +101,11 @@ impl Daemon {
 
         // Everything that can fail, and then the word that it has not.
         let (mut lines, mut ready) = (Vec::new(), Vec::new());
+        let descriptors = Descriptors::default();
         for opened in services {
             let (program, address) = (opened.program, opened.address());
-            let run = Arc::clone(&opened.service).prepare(opened.doors, &opened.limits);
+            let limits = ServerLimits { descriptors: descriptors.clone(), ..opened.limits };
+            let run = Arc::clone(&opened.service).prepare(opened.doors, &limits);
             let run = run.map_err(|error| error.prefixed(&format!("{program} on {address}: ")))?;
             lines.extend(opened.lines);
             ready.push(Ready { program, address, service: opened.service, run });
@@ -109,7 +116,7 @@ impl Daemon {
             let address = address(&door)?;
             lines.push(("Metrics".to_owned(), address));
             let service = Arc::new(PageService(PageServer::new("/metrics", CONTENT_TYPE, page(services)).into()));
-            let run = Arc::clone(&service).prepare(vec![door], &METRICS_LIMITS)?;
+            let run = Arc::clone(&service).prepare(vec![door], &metrics_limits(descriptors))?;
             ready.push(Ready { program: "metrics", address: address.to_string(), service, run });
         }
         lines.into_iter().try_for_each(|(what, address)| announce(&what, address))?;

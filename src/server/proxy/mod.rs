@@ -32,6 +32,7 @@ use crate::cache::freshness::Policy;
 use crate::cache::memory::Kept;
 use crate::cache::patience::PATIENCE;
 use crate::errors::{is_for_later, reason};
+use crate::net::descriptors::{LOOK_UP, Opens};
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
 use crate::pace::Ending;
 use crate::sync::lock;
@@ -194,6 +195,9 @@ enum Lost {
 
 impl FastPath for ProxyServer {
     const EOF_ENDS_MESSAGE: bool = true;
+
+    /// A fetch for each client that cannot share one, and one in the background.
+    const OPENS: Opens = Opens { each: 1, beside: LOOK_UP + 1 };
 
     type State = Box<Delivery>;
 
