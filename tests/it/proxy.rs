@@ -530,6 +530,27 @@ fn all_poems_too_long_to_keep_have_one_bound_for_their_memory() {
 }
 
 #[test]
+fn aged_poems_that_are_still_being_read_are_within_the_bound() {
+    const LONG: usize = 12_000_000;
+    const MAX_MEMORY: usize = 48_000_000;
+    let upstream = Server::poem(vec![b'x'; LONG]);
+    let memory = MAX_MEMORY.to_string();
+    let proxy = proxy(&upstream.port(), &["-q", "--ttl", "0", "--max-memory", &memory, "--write-timeout", "0"]);
+    // Each gets a poem of its own, and stops.
+    let clients: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut client = proxy.connect();
+            client.read_exact(&mut [0]).expect("a part of the poem");
+            client
+        })
+        .collect();
+    assert!(peak_memory(&proxy) < MAX_MEMORY + (16 << 20), "{} bytes", peak_memory(&proxy));
+    for client in clients {
+        assert_eq!(read_out(client).expect("the rest").len(), LONG - 1);
+    }
+}
+
+#[test]
 fn who_finds_no_memory_waits_until_there_is_some() {
     let upstream = Server::poem(vec![b'x'; 20_000_000]);
     // There is always enough for one.
