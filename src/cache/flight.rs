@@ -20,8 +20,9 @@
 //! so for a while ([`patience`](super::patience)), it is let go ([`Readable::LetGo`]). The time is measured by the fetch,
 //! when it has to wait; a reader has no timer.
 //!
-//! [`Memory`]: super::memory::Memory
 //! Nothing here knows of sockets, and no lock is held across an await.
+//!
+//! [`Memory`]: super::memory::Memory
 
 use std::collections::BTreeMap;
 use std::mem;
