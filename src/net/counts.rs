@@ -3,10 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+
+use super::descriptors::{Descriptors, Opens};
 
 /// The right of one connection to be open, from accept(2) to close(2).
-pub(super) type Permit = OwnedSemaphorePermit;
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Counts>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Self(counts) = self;
+        counts.permits.add_permits(1);
+        counts.descriptors.give(counts.opens);
+    }
+}
 
 /// Counters of a server since its start. They are read while they change: two of them need not fit together.
 #[derive(Debug)]
@@ -18,19 +29,22 @@ pub struct Counts {
     under_way: AtomicU64,
     bytes: AtomicU64,
     max: usize,
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
+    descriptors: Descriptors,
+    /// What a connection needs of them.
+    opens: Opens,
 }
 
 impl Default for Counts {
     /// Zeros, for a server that accepts no connections.
     fn default() -> Self {
-        Self::new(0)
+        Self::new(0, Descriptors::default(), Opens::default())
     }
 }
 
 impl Counts {
-    /// Zeros, for a server of at most `max` connections at once.
-    pub(super) fn new(max: usize) -> Self {
+    /// Zeros, for a server of at most `max` connections at once, or as many as there are descriptors.
+    pub(super) fn new(max: usize, descriptors: Descriptors, opens: Opens) -> Self {
         let max = max.min(Semaphore::MAX_PERMITS);
         Self {
             accepted: AtomicU64::new(0),
@@ -39,7 +53,9 @@ impl Counts {
             under_way: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             max,
-            permits: Arc::new(Semaphore::new(max)),
+            permits: Semaphore::new(max),
+            descriptors,
+            opens,
         }
     }
 
@@ -69,13 +85,23 @@ impl Counts {
     }
 
     /// A permit, if there is one.
-    pub(super) fn try_permit(&self) -> Option<Permit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+    pub(super) fn try_permit(self: &Arc<Self>) -> Option<Permit> {
+        let permit = self.permits.try_acquire().ok()?;
+        if let Some(descriptors) = self.descriptors.try_take(self.opens)? {
+            descriptors.forget();
+        }
+        permit.forget();
+        Some(Permit(Arc::clone(self)))
     }
 
     /// A permit, when there is one.
-    pub(super) async fn permit(&self) -> Permit {
-        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    pub(super) async fn permit(self: &Arc<Self>) -> Permit {
+        let permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        if let Some(descriptors) = self.descriptors.take(self.opens).await {
+            descriptors.forget();
+        }
+        permit.forget();
+        Permit(Arc::clone(self))
     }
 
     pub(crate) fn accept(&self) {

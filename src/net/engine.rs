@@ -19,6 +19,7 @@ use super::complaint::Complaint;
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
 use super::counts::Counts;
+use super::descriptors::{Descriptors, Opens};
 use super::handler::FastPath;
 use super::linger::Lingering;
 use super::stop::{Stop, Stoppable};
@@ -38,10 +39,13 @@ pub struct Door {
 }
 
 /// The limits of a server as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerLimits {
     /// Connections open at once; beyond that, new ones wait in the listen queue.
     pub max_clients: usize,
+    /// Where connections get their descriptors: one for all servers of a process. When there are none left beside those
+    /// that are kept free ([`Handler::OPENS`](super::Handler::OPENS)), new connections wait in the listen queue, too.
+    pub descriptors: Descriptors,
     /// A connection whose peer takes nothing for so long is reset. `None`: never.
     pub write_timeout: Option<Duration>,
     /// How long connections may finish after [`Stop::close`]; those that are left then are reset.
@@ -55,7 +59,8 @@ pub struct Prepared {
     doors: Vec<&'static str>,
     /// Threads that wait for the word to begin.
     workers: Vec<(SyncSender<Arc<Engine>>, JoinHandle<()>)>,
-    write_timeout: Option<Duration>,
+    opens: Opens,
+    limits: ServerLimits,
 }
 
 /// Prepares to serve every connection that comes through one of these doors. What the workers log is in the span in
@@ -77,8 +82,9 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerL
         }
     }
     let workers = workers.into_iter().map(|worker| worker.start(handler, limits.grace)).collect::<io::Result<_>>()?;
-    let counts = Arc::new(Counts::new(limits.max_clients));
-    Ok(Prepared { counts, doors: names, workers, write_timeout: limits.write_timeout })
+    limits.descriptors.ask(H::OPENS, limits.max_clients);
+    let counts = Arc::new(Counts::new(limits.max_clients, limits.descriptors.clone(), H::OPENS));
+    Ok(Prepared { counts, doors: names, workers, opens: H::OPENS, limits: limits.clone() })
 }
 
 impl Prepared {
@@ -95,7 +101,9 @@ impl Prepared {
     /// # Errors
     /// A worker panicked. Nothing that happens to a connection, nor a failing accept(2), ends a server.
     pub fn run(self, stop: &Stop) -> io::Result<u64> {
-        let Self { counts, doors, workers, write_timeout } = self;
+        let Self { counts, doors, workers, opens, limits } = self;
+        let ServerLimits { max_clients, descriptors, write_timeout, .. } = limits;
+        descriptors.settle(opens, max_clients);
         let complaint = Complaint::default();
         let engine = Arc::new(Engine { counts, stop: stop.clone(), complaint, doors, write_timeout });
         let begin = |(begin, worker): (SyncSender<_>, _)| {

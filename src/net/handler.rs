@@ -5,6 +5,7 @@ use std::io;
 use std::time::Instant;
 
 use super::connection::{Connection, Unregistered};
+use super::descriptors::Opens;
 use crate::pace::Ending;
 
 /// A protocol, as the engine calls it: one call for each connection.
@@ -12,6 +13,11 @@ pub trait Handler: Send + Sync + 'static {
     /// True if EOF delimits the message, so that truncation is undetectable. A socket that cannot be served at once then
     /// carries `SO_LINGER` 0 until its last byte is queued: any early close, even a crash, sends RST.
     const EOF_ENDS_MESSAGE: bool;
+
+    /// Descriptors that it opens to serve its connections: so many are kept free for it, whatever the limit and however
+    /// many come. A handler that connects to another server for each connection needs one for each, and
+    /// [`LOOK_UP`](super::descriptors::LOOK_UP) beside.
+    const OPENS: Opens = Opens { each: 0, beside: 0 };
 
     /// Called once, before the first connection: a handler that needs threads of its own starts them here.
     ///
@@ -45,6 +51,9 @@ pub trait Handler: Send + Sync + 'static {
 pub trait FastPath: Send + Sync + 'static {
     /// As for [`Handler::EOF_ENDS_MESSAGE`].
     const EOF_ENDS_MESSAGE: bool;
+
+    /// As for [`Handler::OPENS`].
+    const OPENS: Opens = Opens { each: 0, beside: 0 };
 
     /// What is left to do on a connection, from one call to the next.
     type State: Send;
@@ -98,6 +107,8 @@ pub enum Progress<S> {
 
 impl<H: Handler> FastPath for H {
     const EOF_ENDS_MESSAGE: bool = H::EOF_ENDS_MESSAGE;
+
+    const OPENS: Opens = H::OPENS;
 
     type State = ();
 

@@ -20,6 +20,7 @@
 //! | `engine.rs` | workers, and the four steps of stopping |
 //! | `accept.rs`, `complaint.rs` | the accept loop, and what it says when it fails |
 //! | `connections.rs` | the life of a connection from accept(2) to close(2) |
+//! | [`descriptors`] | how many connections RLIMIT_NOFILE has room for, beside all else |
 //! | `timer.rs`, `linger.rs` | connections that wait without a task: for a moment, or for the peer to close |
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
@@ -31,6 +32,7 @@ mod complaint;
 mod connection;
 mod connections;
 pub mod counts;
+pub mod descriptors;
 pub mod dial;
 mod engine;
 mod handler;

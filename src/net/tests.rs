@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use tokio_util::bytes::BytesMut;
 
 use super::counts::Counts;
+use super::descriptors::Descriptors;
 use super::{Connection, Door, FastPath, Handler, Progress, ServerLimits, Stop, Stoppable, Unregistered, prepare};
 use crate::pace::Ending;
 use crate::test_process::alone;
@@ -32,7 +33,7 @@ struct Server {
 }
 
 fn limits() -> ServerLimits {
-    ServerLimits { max_clients: 100, write_timeout: None, grace: NEVER }
+    ServerLimits { max_clients: 100, descriptors: Descriptors::default(), write_timeout: None, grace: NEVER }
 }
 
 fn listener() -> TcpListener {

@@ -25,6 +25,9 @@ use crate::server::proxy::{Config, ProxyServer};
 /// The first client starts one fetch; everyone who comes while it runs shares it, and gets each byte as it arrives.
 /// Later clients are served from memory. When the last client leaves before the end, the fetch is canceled. Only a
 /// whole poem is ever cached; if upstream fails, the clients who wait are reset.
+///
+/// A poem too long to keep passes through at the pace of the slowest of those who share it. Who is behind by more than
+/// the buffer and holds up others for a second is reset; whoever holds up nobody may be as slow as they like.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
@@ -56,14 +59,25 @@ pub struct ProxyArgs {
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     stale_while_revalidate: Duration,
 
-    /// Serve an aged poem, however old, if it cannot be fetched again
+    /// Serve an aged poem, however old, if it cannot be fetched again, or nothing comes for a second
     #[arg(long, help_heading = "Cache", requires = "ttl")]
     stale_if_error: bool,
+
+    /// After a fetch that failed, serve an aged poem for so long before upstream is asked again
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "10s", requires = "ttl")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    retry_after: Duration,
 
     /// Keep no poem that is longer; it passes through
     #[arg(long, help_heading = "Cache", value_name = "SIZE", default_value = "64MiB")]
     #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
     max_size: NonZeroUsize,
+
+    /// Hold no more than this of all poems together, kept or passing through; beyond it poems are not kept, and then
+    /// fetches wait [default: 4 times --max-size]
+    #[arg(long, help_heading = "Cache", value_name = "SIZE")]
+    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
+    max_memory: Option<NonZeroUsize>,
 
     /// Go on with a fetch when its last client has left
     #[arg(long, help_heading = "Cache")]
@@ -77,6 +91,9 @@ pub struct ProxyArgs {
     #[command(flatten)]
     service: ServiceArgs,
 }
+
+/// `--max-memory`, in poems of `--max-size`: the one in the cache, the next one, and as much for what passes through.
+const DEFAULT_MEMORY: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
 
 const AFTER_HELP: &str = "\
 Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
@@ -144,8 +161,10 @@ impl Launch for ProxyArgs {
                 ttl: self.ttl,
                 stale_while_revalidate: self.stale_while_revalidate,
                 stale_if_error: self.stale_if_error,
+                retry_after: self.retry_after,
             },
             max_size: self.max_size.get(),
+            max_memory: self.max_memory.unwrap_or(self.max_size.saturating_mul(DEFAULT_MEMORY)).get(),
             upstream_timeout: self.upstream_timeout.0,
             keep_filling: self.keep_filling,
         };
@@ -189,6 +208,12 @@ impl Service for ProxyServer {
         const ANSWERS: Metric = Metric::counter("poetry_proxy_answers_total", "Clients by how they were answered.");
         const FETCHES: Metric = Metric::counter("poetry_proxy_fetches_total", "Fetches from upstream that were begun.");
         const ENDED: Metric = Metric::counter("poetry_proxy_fetches_ended_total", "Fetches from upstream by outcome.");
+        const LET_GO: Metric =
+            Metric::counter("poetry_proxy_let_go_total", "Clients that were reset because they held up others.");
+        const BUFFERED: Metric = Metric::gauge(
+            "poetry_proxy_buffered_bytes",
+            "Memory in use for poems: under way, in the cache, and aged ones that are still being sent.",
+        );
         const CACHED: Metric = Metric::gauge("poetry_proxy_cached_bytes", "Bytes in the cache.");
         for (answer, count) in self.answers() {
             page.add(ANSWERS, &[labels, &[("answer", answer)]].concat(), count);
@@ -197,6 +222,8 @@ impl Service for ProxyServer {
         for (outcome, count) in self.ended_fetches() {
             page.add(ENDED, &[labels, &[("outcome", outcome)]].concat(), count);
         }
+        page.add(LET_GO, labels, self.let_go());
+        page.add(BUFFERED, labels, self.buffered_bytes() as u64);
         page.add(CACHED, labels, self.cached_bytes() as u64);
     }
 }

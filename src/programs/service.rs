@@ -23,6 +23,7 @@ use crate::cli::values::{self, Limit};
 use crate::cli::{Error, SUCCESS, open_files};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
+use crate::net::descriptors::Descriptors;
 use crate::net::{self, Door, FastPath, ServerLimits, Stop};
 use crate::units::count;
 
@@ -97,10 +98,15 @@ pub struct CrowdArgs {
 }
 
 impl ServiceArgs {
-    /// The limits of the server as a whole.
+    /// The limits of the server as a whole, if it is alone in its process.
     pub fn limits(&self) -> ServerLimits {
         let CrowdArgs { max_clients, clients: ClientArgs { write_timeout, grace } } = &self.crowd;
-        ServerLimits { max_clients: max_clients.get(), write_timeout: write_timeout.0, grace: *grace }
+        ServerLimits {
+            max_clients: max_clients.get(),
+            descriptors: Descriptors::default(),
+            write_timeout: write_timeout.0,
+            grace: *grace,
+        }
     }
 }
 

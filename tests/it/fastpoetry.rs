@@ -15,7 +15,7 @@ use poetry_suite::cli::open_files;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::{
-    CLIENTS, LIMIT, PATIENCE, Running, Service, contents, eventually, large_poem, path_of, poem_file, program,
+    CLIENTS, LIMIT, PATIENCE, Running, Service, contents, eventually, finish, large_poem, path_of, poem_file, program,
     read_out, read_some, read_steadily, replace, reset, run,
 };
 
@@ -388,11 +388,13 @@ fn a_second_signal_skips_the_grace_time() {
 fn out_of_descriptors_it_waits_and_recovers() {
     let directory = tempfile::tempdir().expect("a directory");
     let large = large_poem(directory.path());
-    // It needs some for each of its workers before it has one for a client.
     let workers = thread::available_parallelism().map_or(1, usize::from);
+    let server = Service::fast(&large, ["-v"]);
+    // When it serves, it has looked at the limit, and keeps within that; this one is lower.
+    drop(stalled(&server));
     let files = 24 + 8 * workers;
-    let script = format!("ulimit -n {files}; exec '{}' -v '{}'", path_of("fastpoetry").display(), large.display());
-    let server = Service::start(Command::new("sh").args(["-c", &script]));
+    let (pid, limit) = (server.pid().to_string(), format!("--nofile={files}:{files}"));
+    assert_eq!(finish(Command::new("prlimit").args(["--pid", &pid, &limit])).code(), 0);
     let start = Instant::now();
     let clients: Vec<TcpStream> = (0..files + 20).map(|_| server.connect()).collect();
     server.hear("Cannot accept clients: too many open files");
@@ -406,6 +408,27 @@ fn out_of_descriptors_it_waits_and_recovers() {
         finished.stderr.matches("Cannot accept").count() as u64 <= 1 + start.elapsed().as_secs() / 10,
         "{finished:?}"
     );
+}
+
+#[test]
+fn within_its_limit_of_descriptors_it_keeps_some_and_never_runs_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let large = large_poem(directory.path());
+    // It needs some for each of its workers before it has one for a client.
+    let files = 24 + 8 * thread::available_parallelism().map_or(1, usize::from);
+    let script = format!("ulimit -n {files}; exec '{}' '{}'", path_of("fastpoetry").display(), large.display());
+    let server = Service::start(Command::new("sh").args(["-c", &script]));
+    server.hear(&format!("not 10000: the limit of open files is {files}"));
+    let clients: Vec<TcpStream> = (0..files + 20).map(|_| server.connect()).collect();
+    // As many as there is room for are served, and it can read its poem again all the same.
+    let open = || fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a process").count();
+    eventually("a full house", || open() >= files - 2);
+    server.signal(Signal::SIGHUP);
+    server.hear("again: 67108864 bytes");
+    assert!(open() < files);
+    drop(clients);
+    assert_eq!(server.fetch().expect("a poem").len(), LARGE);
+    assert!(!server.stop().stderr.contains("Cannot"));
 }
 
 #[test]

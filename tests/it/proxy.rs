@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use poetry_suite::cli::open_files;
 
 use crate::harness::{
-    CLIENTS, LIMIT, Server, Service, eventually, program, read_out, refusing_port, replace, reset, run, send_whole,
+    CLIENTS, LIMIT, Server, Service, eventually, path_of, program, read_out, refusing_port, replace, reset, run,
+    send_whole,
 };
 
 const NO_ARGS: [&str; 0] = [];
@@ -298,6 +299,94 @@ fn an_aged_poem_is_served_while_it_is_fetched_again() {
     assert_eq!(proxy.fetch().expect("the aged one still"), b"new");
 }
 
+/// An upstream that sends a poem once, then does with each connection what it is told to, and counts them.
+fn once_and_then(then: impl Fn(TcpStream) + Send + Sync + 'static) -> (Server, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let server = Server::start(move |number, stream| {
+        count.fetch_add(1, Ordering::AcqRel);
+        if number == 0 { send_whole(stream, WHOLE) } else { then(stream) }
+    });
+    (server, connections)
+}
+
+#[test]
+fn an_aged_poem_is_served_behind_an_upstream_that_hangs() {
+    const NEW: &[u8] = b"the new poem\n";
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let wait = Arc::clone(&gate);
+    let (upstream, connections) = once_and_then(move |stream| {
+        drop(wait.1.wait_while(wait.0.lock().expect("lock"), |open| !*open).expect("lock"));
+        send_whole(stream, NEW);
+    });
+    let proxy = proxy(&upstream.port(), &["--ttl", "0", "--stale-if-error", "--upstream-timeout", "0"]);
+    assert_eq!(proxy.fetch().expect("a poem"), WHOLE);
+    // Nobody waits for long, and those who come later do not wait at all.
+    assert_eq!(proxy.fetch().expect("the aged one"), WHOLE);
+    proxy.hear("STALE");
+    for _ in 0..20 {
+        assert_eq!(proxy.fetch().expect("the aged one"), WHOLE);
+    }
+    // The fetch for all of them is still under way, though each of them has left.
+    assert_eq!(connections.load(Ordering::Acquire), 2);
+    *gate.0.lock().expect("lock") = true;
+    gate.1.notify_all();
+    eventually("the new one", || proxy.fetch().expect("a poem") == NEW);
+    assert!(!proxy.stop().stderr.contains("Canceling"));
+}
+
+#[test]
+fn a_client_that_leaves_does_not_cancel_what_others_wait_for() {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let wait = Arc::clone(&gate);
+    let (upstream, connections) = once_and_then(move |mut stream| {
+        let _ = stream.write_all(HALF);
+        drop(wait.1.wait_while(wait.0.lock().expect("lock"), |open| !*open).expect("lock"));
+        send_whole(stream, &WHOLE[HALF.len()..]);
+    });
+    let proxy = proxy(&upstream.port(), &["--ttl", "0", "--stale-if-error"]);
+    assert_eq!(proxy.fetch().expect("a poem"), WHOLE);
+    reset(half_way(&proxy));
+    proxy.hear("ABORT");
+    *gate.0.lock().expect("lock") = true;
+    gate.1.notify_all();
+    proxy.hear("Fetched the poem from");
+    assert_eq!(connections.load(Ordering::Acquire), 2);
+    assert!(!proxy.stop().stderr.contains("Canceling"));
+}
+
+#[test]
+fn an_upstream_that_fails_is_left_alone_for_a_while() {
+    for stale in ["--stale-while-revalidate=1h", "--stale-if-error"] {
+        let (upstream, connections) = once_and_then(reset);
+        let proxy = proxy(&upstream.port(), &["--ttl", "0", "--retry-after", "1h", stale]);
+        assert_eq!(proxy.fetch().expect("a poem"), WHOLE);
+        assert_eq!(proxy.fetch().expect("the aged one"), WHOLE);
+        proxy.hear("Cannot fetch the poem");
+        for _ in 0..300 {
+            assert_eq!(proxy.fetch().expect("the aged one"), WHOLE);
+        }
+        assert_eq!(connections.load(Ordering::Acquire), 2, "{stale}");
+        let said = proxy.stop().stderr;
+        assert_eq!(said.matches("WARN").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_well_again_is_noticed() {
+    for stale in ["--stale-while-revalidate=1h", "--stale-if-error"] {
+        const NEW: &[u8] = b"the new poem\n";
+        let attempts = AtomicUsize::new(0);
+        let (upstream, _) = once_and_then(move |stream| match attempts.fetch_add(1, Ordering::AcqRel) {
+            0..3 => reset(stream),
+            _ => send_whole(stream, NEW),
+        });
+        let proxy = proxy(&upstream.port(), &["--ttl", "0", "--retry-after", "1ms", stale]);
+        assert_eq!(proxy.fetch().expect("a poem"), WHOLE);
+        eventually("the new one", || proxy.fetch().expect("a poem") == NEW);
+    }
+}
+
 #[test]
 fn forgotten_is_forgotten_even_under_way() {
     let upstream = Upstream::start();
@@ -323,7 +412,8 @@ fn forgotten_is_forgotten_even_under_way() {
     let sent = 4 * WHOLE.len();
     let cached = WHOLE.len();
     proxy.hear(&format!(
-        "Totals: 1 hit, 3 misses, 0 joins, 0 stale, 0 aborts; 3 fetches, 0 failed; {sent} bytes sent, {cached} bytes cached"
+        "Totals: 1 hit, 3 misses, 0 joins, 0 stale, 0 aborts, 0 of them let go; 3 fetches, 0 failed; {sent} bytes sent, \
+         {cached} bytes cached"
     ));
 }
 
@@ -387,6 +477,112 @@ fn a_poem_too_long_to_keep_passes_through_in_little_memory() {
     assert!(proxy.fetch().expect("fetched again") == poem);
     assert_eq!(connections.load(Ordering::Acquire), 2);
     assert!(peak_memory(&proxy) < 24 << 20, "{} bytes", peak_memory(&proxy));
+}
+
+#[test]
+fn one_slow_client_does_not_hold_up_the_others_who_share_its_fetch() {
+    const LONG: usize = 40_000_000;
+    let poem = vec![b'x'; LONG];
+    let text = poem.clone();
+    let go = Arc::new((Mutex::new(false), Condvar::new()));
+    let wait = Arc::clone(&go);
+    let upstream = Server::start(move |_, stream| {
+        drop(wait.1.wait_while(wait.0.lock().expect("lock"), |go| !*go).expect("lock"));
+        send_whole(stream, &text);
+    });
+    // Nobody is dropped for being slow.
+    let proxy = proxy(&upstream.port(), &["--max-size", "1M", "--write-timeout", "0"]);
+    let slow = proxy.connect();
+    let fast: Vec<TcpStream> = (0..4).map(|_| proxy.connect()).collect();
+    eventually("five readers", || open_sockets(&proxy) >= 6);
+    *go.0.lock().expect("lock") = true;
+    go.1.notify_all();
+    thread::scope(|scope| {
+        for client in fast {
+            scope.spawn(|| assert!(read_out(client).expect("a poem") == poem));
+        }
+    });
+    proxy.hear("too slow: others had to wait for it for 1s");
+    assert!(read_out(slow).is_err(), "not the end of a poem");
+    proxy.signal(Signal::SIGUSR1);
+    proxy.hear("1 abort, 1 of them let go");
+}
+
+#[test]
+fn all_poems_too_long_to_keep_have_one_bound_for_their_memory() {
+    const MAX_SIZE: usize = 4_000_000;
+    const READ: usize = 6_000_000;
+    let upstream = Server::poem(vec![b'x'; 20_000_000]);
+    let proxy = proxy(&upstream.port(), &["-q", "--max-size", &MAX_SIZE.to_string(), "--write-timeout", "0"]);
+    let mut buffer = vec![0; READ];
+    let clients: Vec<TcpStream> = (0..30)
+        .map(|_| {
+            let mut client = proxy.connect();
+            client.read_exact(&mut buffer).expect("a part of the poem");
+            client
+        })
+        .collect();
+    assert!(peak_memory(&proxy) < 4 * MAX_SIZE + (16 << 20), "{} bytes", peak_memory(&proxy));
+    // All of them are still being served.
+    for mut client in clients {
+        client.read_exact(&mut buffer).expect("more of the poem");
+    }
+}
+
+#[test]
+fn aged_poems_that_are_still_being_read_are_within_the_bound() {
+    const LONG: usize = 12_000_000;
+    const MAX_MEMORY: usize = 48_000_000;
+    let upstream = Server::poem(vec![b'x'; LONG]);
+    let memory = MAX_MEMORY.to_string();
+    let proxy = proxy(&upstream.port(), &["-q", "--ttl", "0", "--max-memory", &memory, "--write-timeout", "0"]);
+    // Each gets a poem of its own, and stops.
+    let clients: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut client = proxy.connect();
+            client.read_exact(&mut [0]).expect("a part of the poem");
+            client
+        })
+        .collect();
+    assert!(peak_memory(&proxy) < MAX_MEMORY + (16 << 20), "{} bytes", peak_memory(&proxy));
+    for client in clients {
+        assert_eq!(read_out(client).expect("the rest").len(), LONG - 1);
+    }
+}
+
+#[test]
+fn who_finds_no_memory_waits_until_there_is_some() {
+    let upstream = Server::poem(vec![b'x'; 20_000_000]);
+    // There is always enough for one.
+    let proxy = proxy(&upstream.port(), &["--max-memory", "1", "--write-timeout", "0"]);
+    let mut first = proxy.connect();
+    first.read_exact(&mut [0; 300_000]).expect("more than is held");
+    let others: Vec<TcpStream> = (0..3).map(|_| proxy.connect()).collect();
+    eventually("three that wait", || open_sockets(&proxy) >= 5);
+    reset(first);
+    thread::scope(|scope| {
+        for client in others {
+            scope.spawn(|| assert_eq!(read_out(client).expect("a poem").len(), 20_000_000));
+        }
+    });
+    proxy.hear("JOIN");
+}
+
+#[test]
+fn however_few_descriptors_there_are_nobody_is_reset() {
+    let upstream = Server::poem(WHOLE);
+    let limits =
+        ["--nofile=24:24", path_of("poetry-proxy").to_str().expect("UTF-8"), "-q", "--ttl", "1ms"].map(String::from);
+    let proxy = Service::start(std::process::Command::new("prlimit").args(limits).arg(upstream.port()));
+    for _ in 0..5 {
+        let clients: Vec<TcpStream> = (0..60).map(|_| proxy.connect()).collect();
+        thread::scope(|scope| {
+            for client in clients {
+                scope.spawn(|| assert_eq!(read_out(client).expect("a poem"), WHOLE));
+            }
+        });
+    }
+    assert_eq!(proxy.stop().stderr, "", "and nothing is short");
 }
 
 /// Connected sockets of a process, listeners and its own pairs included.
@@ -453,7 +649,9 @@ fn usage_is_checked() {
         (&NO_ARGS[..], "<UPSTREAM>"),
         (&["nowhere"], "'nowhere' for '<UPSTREAM>'"),
         (&["--max-size", "0", "1"], "--max-size"),
+        (&["--max-memory", "0", "1"], "--max-memory"),
         (&["--stale-if-error", "1"], "--ttl"),
+        (&["--retry-after", "1s", "1"], "--ttl"),
     ] {
         let finished = run("poetry-proxy", args);
         assert_eq!(finished.code(), 2, "{finished:?}");

@@ -24,6 +24,7 @@ use crate::daemon::systemd::{Notifier, State, Watchdog, watchdog_interval};
 use crate::errors::reason;
 use crate::metrics::{CONTENT_TYPE, Metric, Page};
 use crate::net::counts::Counts;
+use crate::net::descriptors::Descriptors;
 use crate::net::pulse::{Pulse, Question};
 use crate::net::{Door, ServerLimits, Stop, Stoppable};
 use crate::programs::service::{Launch, Open, Reload, Run, Service, add_metrics, address, prepare};
@@ -41,8 +42,12 @@ pub(super) struct Opened {
 }
 
 /// Of the page of metrics: it is for a few that ask now and then.
-const METRICS_LIMITS: ServerLimits =
-    ServerLimits { max_clients: 100, write_timeout: Some(Duration::from_secs(5)), grace: Duration::from_secs(1) };
+const METRICS_GRACE: Duration = Duration::from_secs(1);
+
+fn metrics_limits(descriptors: Descriptors) -> ServerLimits {
+    let write_timeout = Some(Duration::from_secs(5));
+    ServerLimits { max_clients: 100, descriptors, write_timeout, grace: METRICS_GRACE }
+}
 
 /// Everything that listens, before it serves.
 pub(super) struct Daemon {
@@ -137,7 +142,7 @@ impl Daemon {
         let Self { services, metrics, log, notifier } = self;
         let Words { ready, pid_file, detached } = words;
         let graces = services.iter().map(|service| service.limits.grace);
-        let grace = graces.chain(metrics.as_ref().map(|_| METRICS_LIMITS.grace)).max().unwrap_or_default();
+        let grace = graces.chain(metrics.as_ref().map(|_| METRICS_GRACE)).max().unwrap_or_default();
         let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
         let running = Arc::new(OnceLock::new());
         let (stop, pages) = (Stop::default(), Stop::default());
@@ -153,10 +158,12 @@ impl Daemon {
         // Everything that can fail, and then the word that it has not.
         let (mut lines, mut prepared, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let are_several = services.len() + usize::from(metrics.is_some()) > 1;
+        let descriptors = Descriptors::default();
         for opened in services {
             let (program, address) = (opened.program, opened.address());
             let span = if are_several { service_span(program, &address) } else { Span::none() };
-            let run = span.in_scope(|| Arc::clone(&opened.service).prepare(opened.doors, &opened.limits));
+            let limits = ServerLimits { descriptors: descriptors.clone(), ..opened.limits };
+            let run = span.in_scope(|| Arc::clone(&opened.service).prepare(opened.doors, &limits));
             let run = run.map_err(|error| error.prefixed(&format!("{program} on {address}: ")))?;
             lines.extend(opened.lines);
             let (service, own) = (opened.service, stop.with_own_pulse());
@@ -184,7 +191,7 @@ impl Daemon {
                 health_page(seen, stop.clone()),
             );
             let service = Arc::new(PageService(server.into()));
-            let prepare = || Arc::clone(&service).prepare(vec![door], &METRICS_LIMITS);
+            let prepare = || Arc::clone(&service).prepare(vec![door], &metrics_limits(descriptors));
             let run = service_span(PROGRAM, address).in_scope(prepare)?;
             pulses.push(pages.pulse().clone());
             let address = address.to_string();
@@ -484,7 +491,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let door = Door { name: "only", listeners: vec![listener] };
-        let limits = ServerLimits { max_clients: 1, write_timeout: None, grace: Duration::ZERO };
+        let limits = ServerLimits {
+            max_clients: 1,
+            descriptors: Descriptors::default(),
+            write_timeout: None,
+            grace: Duration::ZERO,
+        };
         let run = prepare(vec![door], &Arc::new(stuck), &limits).expect("prepared");
         let running = |address: &str, pulse: &Pulse| Running {
             program: "fastpoetry",

@@ -6,14 +6,15 @@
 //!   client ── join ────╯
 //! ```
 //!
-//! When a poem is fresh is decided in [`crate::cache::freshness`]; a fetch is shared in [`crate::cache::flight`]; `store.rs`
-//! joins the two, `upstream.rs` is the fetch. Fetches live on a thread of their own: they outlast the worker of the client
+//! When a poem is fresh is decided in [`crate::cache::freshness`]; a fetch is shared in [`crate::cache::flight`]; the memory
+//! of all that is one, [`crate::cache::memory`]. `store.rs` joins the three, `upstream.rs` is the fetch. Fetches live on a thread of their own: they outlast the worker of the client
 //! that began them.
 
 mod store;
 mod totals;
 mod upstream;
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,16 +23,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::sleep_until;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Span, debug, info};
 
 use crate::address::Address;
 use crate::cache::flight::{Readable, Reader};
 use crate::cache::freshness::Policy;
+use crate::cache::memory::Kept;
+use crate::cache::patience::PATIENCE;
 use crate::errors::{is_for_later, reason};
+use crate::net::descriptors::{LOOK_UP, Opens};
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
 use crate::pace::Ending;
-use crate::poem::Poem;
 use crate::sync::lock;
 use crate::units::{self, human, micros};
 use store::Store;
@@ -57,6 +61,9 @@ pub struct Config {
     pub policy: Policy,
     /// The longest poem that is kept; a longer one passes through.
     pub max_size: usize,
+    /// Bytes of poems in memory, of all fetches and of the cache together: beyond that, poems pass through, and new fetches
+    /// wait. No poem longer than a third of it is kept.
+    pub max_memory: usize,
     /// For a connection, and for each next byte, from upstream. `None`: for ever.
     pub upstream_timeout: Option<Duration>,
     /// Whether a fetch goes on when its last client has left.
@@ -77,8 +84,15 @@ pub struct Delivery {
 
 #[derive(Debug)]
 enum Source {
-    Memory { poem: Poem, sent: usize },
-    Flight { reader: Reader<Why>, fallback: Option<Poem> },
+    Memory {
+        poem: Kept,
+        sent: usize,
+    },
+    Flight {
+        reader: Reader<Why>,
+        /// An aged poem, and until when a client that has nothing yet waits for a new one.
+        fallback: Option<(Kept, Instant)>,
+    },
 }
 
 impl ProxyServer {
@@ -111,10 +125,11 @@ impl ProxyServer {
     /// All that has been done so far, `bytes` sent included, in a line.
     pub fn totals(&self, bytes: u64) -> String {
         let [hits, misses, joins, stale, aborts] = self.answers().map(|(_, count)| count);
+        let let_go = self.let_go();
         let (fetches, [_, (_, failed), _]) = (self.fetches(), self.ended_fetches());
         let cached = self.cached_bytes();
         format!(
-            "{}, {}, {}, {stale} stale, {}; {}, {failed} failed; {} sent, {} cached",
+            "{}, {}, {}, {stale} stale, {}, {let_go} of them let go; {}, {failed} failed; {} sent, {} cached",
             units::count(hits, "hit"),
             units::count(misses, "miss"),
             units::count(joins, "join"),
@@ -140,6 +155,16 @@ impl ProxyServer {
         self.store.totals.ended_fetches()
     }
 
+    /// Clients that were reset because they held up others.
+    pub fn let_go(&self) -> u64 {
+        self.store.totals.let_go.load(Relaxed)
+    }
+
+    /// Bytes in memory, as [`Config::max_memory`] counts them.
+    pub fn buffered_bytes(&self) -> usize {
+        self.store.memory.used()
+    }
+
     /// Bytes in the cache.
     pub fn cached_bytes(&self) -> usize {
         self.store.cached_bytes()
@@ -155,6 +180,9 @@ impl ProxyServer {
         let totals = &self.store.totals;
         let count = if end.is_ok() { totals.of(*role) } else { &totals.aborts };
         count.fetch_add(1, Relaxed);
+        if matches!(end, Err(Lost::Slow)) {
+            totals.let_go.fetch_add(1, Relaxed);
+        }
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
@@ -178,10 +206,15 @@ enum Lost {
     Client(#[from] io::Error),
     #[error("upstream: {0}")]
     Upstream(Why),
+    #[error("too slow: others had to wait for it for {}", humantime::format_duration(PATIENCE))]
+    Slow,
 }
 
 impl FastPath for ProxyServer {
     const EOF_ENDS_MESSAGE: bool = true;
+
+    /// A fetch for each client that cannot share one, and one in the background.
+    const OPENS: Opens = Opens { each: 1, beside: LOOK_UP + 1 };
 
     type State = Box<Delivery>;
 
@@ -226,7 +259,7 @@ impl FastPath for ProxyServer {
         self.tell(&delivery, &result);
         result.map(|()| Ending::Fin).map_err(|lost| match lost {
             Lost::Client(error) => error,
-            Lost::Upstream(_) => io::ErrorKind::ConnectionAborted.into(),
+            Lost::Upstream(_) | Lost::Slow => io::ErrorKind::ConnectionAborted.into(),
         })
     }
 }
@@ -244,19 +277,30 @@ async fn deliver(connection: &Connection, delivery: &mut Delivery) -> Result<(),
             }
             Source::Flight { reader, fallback } => {
                 let readable = tokio::select! {
+                    biased;
                     readable = reader.next() => readable,
                     error = connection.broken() => return Err(error.into()),
+                    // The fetch goes on, for those who come later.
+                    () = out_of_patience(fallback.as_ref()) => Readable::Failed(None),
                 };
                 match readable {
                     Readable::End => return Ok(()),
                     Readable::Bytes => {
-                        connection
-                            .send_some(|stream| reader.take(|bytes, is_last| send_now(stream, bytes, is_last)))
-                            .await?;
+                        let send = connection
+                            .send_some(|stream| reader.take(|bytes, is_last| send_now(stream, bytes, is_last)));
+                        tokio::select! {
+                            biased;
+                            sent = send => drop(sent?),
+                            () = reader.let_go() => return Err(Lost::Slow),
+                        }
+                        // With a part of the new poem sent, the old one can no longer take its place.
+                        if reader.taken() > 0 {
+                            *fallback = None;
+                        }
                     }
-                    // A client that has nothing of the new poem yet can still be given the old one.
-                    Readable::Failed(why) => match fallback.take().filter(|_| reader.taken() == 0) {
-                        Some(poem) => {
+                    Readable::LetGo => return Err(Lost::Slow),
+                    Readable::Failed(why) => match fallback.take() {
+                        Some((poem, _)) => {
                             (delivery.role, delivery.source) = (Role::Stale, Source::Memory { poem, sent: 0 });
                         }
                         None => return Err(Lost::Upstream(why.unwrap_or_else(|| "stopping".into()))),
@@ -264,5 +308,12 @@ async fn deliver(connection: &Connection, delivery: &mut Delivery) -> Result<(),
                 }
             }
         }
+    }
+}
+
+async fn out_of_patience(fallback: Option<&(Kept, Instant)>) {
+    match fallback {
+        Some((_, until)) => sleep_until((*until).into()).await,
+        None => pending().await,
     }
 }

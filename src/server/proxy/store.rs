@@ -11,8 +11,8 @@ use super::totals::{Role, Totals};
 use super::upstream::{FetchError, Way, fetch};
 use super::{Config, Source, Why};
 use crate::cache::flight::{Flight, Writer};
-use crate::cache::freshness::{Answer, Cache};
-use crate::poem::Poem;
+use crate::cache::freshness::{Answer, Cache, Fallback, Vain};
+use crate::cache::memory::{Kept, Memory};
 use crate::sync::lock;
 use crate::units::human;
 
@@ -22,6 +22,10 @@ pub(super) struct Store {
     pub(super) config: Config,
     pub(super) totals: Totals,
     pub(super) way: Way,
+    /// For all flights, for the cache, and for what was in it and is still being read.
+    pub(super) memory: Memory,
+    /// The longest poem that is kept.
+    longest: usize,
     state: Mutex<State>,
     /// The runtime of the fetches.
     upstream: Handle,
@@ -29,7 +33,7 @@ pub(super) struct Store {
 
 #[derive(Debug)]
 struct State {
-    cache: Cache<Poem>,
+    cache: Cache<Kept>,
     flight: Option<Flight<Why>>,
 }
 
@@ -37,7 +41,10 @@ impl Store {
     /// Nothing is in the cache yet.
     pub(super) fn new(config: Config, upstream: Handle) -> Self {
         let state = State { cache: Cache::new(config.policy.clone()), flight: None };
-        Self { config, totals: Totals::default(), way: Way::default(), state: Mutex::new(state), upstream }
+        let memory = Memory::new(config.max_memory);
+        let longest = config.max_size.min(memory.longest());
+        let (totals, way) = (Totals::default(), Way::default());
+        Self { config, totals, way, memory, longest, state: Mutex::new(state), upstream }
     }
 
     /// Forgets the poem: clients that come from now on get it as upstream has it from now on.
@@ -54,22 +61,26 @@ impl Store {
 
     /// Decides what a client is to get.
     pub(super) fn admit(self: &Arc<Self>) -> (Role, Source) {
-        let mut state = lock(&self.state);
-        match state.cache.ask(Instant::now()) {
+        let (mut state, now) = (lock(&self.state), Instant::now());
+        let silence = state.flight.as_ref().filter(|flight| !flight.is_over()).map(Flight::silence);
+        match state.cache.ask(now, silence) {
             Answer::Fresh(poem) => (Role::Hit, Source::Memory { poem, sent: 0 }),
-            Answer::Aged(poem) => {
-                if state.flight.as_ref().is_none_or(Flight::is_over) {
-                    let (flight, writer) = Flight::new(self.config.max_size, true);
+            Answer::Aged { value: poem, fetch } => {
+                if fetch {
+                    let (flight, writer) = Flight::new(self.longest, true);
                     state.flight = Some(flight);
                     self.start_fetch(writer);
                 }
                 (Role::Stale, Source::Memory { poem, sent: 0 })
             }
             Answer::Missing { fallback } => {
+                // Others profit if it goes on: they are served the aged poem until there is a new one.
+                let unattended = self.config.keep_filling || fallback.is_some();
+                let fallback = fallback.map(|Fallback { value, patience }| (value, now + patience));
                 if let Some(reader) = state.flight.as_ref().and_then(Flight::join) {
                     return (Role::Join, Source::Flight { reader, fallback });
                 }
-                let (flight, writer, reader) = Flight::with_reader(self.config.max_size, self.config.keep_filling);
+                let (flight, writer, reader) = Flight::with_reader(self.longest, unattended);
                 state.flight = Some(flight);
                 self.start_fetch(writer);
                 (Role::Miss, Source::Flight { reader, fallback })
@@ -83,7 +94,7 @@ impl Store {
         self.upstream.spawn(async move {
             let start = Instant::now();
             let upstream = &store.config.upstream;
-            let result = fetch(&store.config, &store.way, &writer).await;
+            let result = fetch(&store.config, &store.way, &store.memory, &writer).await;
             let kept = store.ended(&writer, &result);
             let Totals { complete, failed, canceled, .. } = &store.totals;
             match result {
@@ -110,18 +121,19 @@ impl Store {
     fn ended(&self, writer: &Writer<Why>, result: &Result<(), FetchError>) -> bool {
         // One lock for both: between the end of the fetch and its poem in the cache nobody may begin another fetch.
         let mut state = lock(&self.state);
-        let poem = match result {
-            Ok(()) => writer.land(),
+        let (poem, why) = match result {
+            Ok(()) => (writer.land(), Vain::NotKept),
             Err(error) => {
                 writer.fail(error.to_string().into());
-                None
+                (None, if matches!(error, FetchError::Abandoned) { Vain::NotKept } else { Vain::Failed })
             }
         };
         let kept = poem.is_some();
         if state.flight.as_ref().is_some_and(|flight| flight.is_by(writer)) {
             state.flight = None;
-            if let Some(poem) = poem {
-                state.cache.store(poem, Instant::now());
+            match poem {
+                Some(poem) => state.cache.store(poem, Instant::now()),
+                None => state.cache.keep_old(why, Instant::now()),
             }
         }
         kept

@@ -21,6 +21,8 @@ pub(super) enum Role {
 pub(super) struct Totals {
     by_role: [AtomicU64; 4],
     pub(super) aborts: AtomicU64,
+    /// Of the aborts: clients that held up others.
+    pub(super) let_go: AtomicU64,
     pub(super) fetches: AtomicU64,
     pub(super) complete: AtomicU64,
     pub(super) failed: AtomicU64,

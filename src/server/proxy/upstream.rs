@@ -12,13 +12,11 @@ use tokio::time::timeout;
 
 use super::{Config, Why};
 use crate::cache::flight::Writer;
+use crate::cache::memory::{Memory, PIECE};
 use crate::errors::reason;
 use crate::net::close;
 use crate::net::dial::{DialError, Route, dial_by};
 use crate::sync::lock;
-
-/// What one read from upstream asks for.
-const READ: usize = 64 * 1024;
 
 /// Why a fetch ended too early.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +29,8 @@ pub(super) enum FetchError {
     Io(#[from] io::Error),
     #[error("no byte for {}", humantime::format_duration(*.0))]
     Silent(Duration),
+    #[error("no memory for {}: what is under way takes all of it", humantime::format_duration(*.0))]
+    Memory(Duration),
     #[error("nobody wants it any more")]
     Abandoned,
 }
@@ -53,15 +53,16 @@ pub(super) struct Way {
     failed: Mutex<Option<SocketAddr>>,
 }
 
-/// Fetches the poem, and hands on what arrives.
-pub(super) async fn fetch(config: &Config, way: &Way, writer: &Writer<Why>) -> Result<(), FetchError> {
+/// Fetches the poem, and hands on what arrives, as soon as there is memory for it.
+pub(super) async fn fetch(config: &Config, way: &Way, memory: &Memory, writer: &Writer<Why>) -> Result<(), FetchError> {
     let limit = config.upstream_timeout;
+    writer.claim(unless_abandoned(writer, within(limit, memory.begin(), FetchError::Memory)).await?);
     let doors = way.doors.get().map(Vec::as_slice).unwrap_or_default();
     let route = Route { after: *lock(&way.failed), doors };
     let dialed = unless_abandoned(writer, async { Ok(dial_by(&config.upstream, limit, route).await?) });
     let (mut stream, address) = dialed.await?;
     let result = async {
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; PIECE];
         loop {
             match unless_abandoned(writer, read(&mut stream, &mut buffer, limit)).await? {
                 0 => return Ok(()),
@@ -87,10 +88,17 @@ async fn read(
     buffer: &mut [u8],
     limit: Option<Duration>,
 ) -> Result<usize, FetchError> {
-    let read = stream.read(buffer);
+    Ok(within(limit, stream.read(buffer), FetchError::Silent).await??)
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = T>,
+    late: fn(Duration) -> FetchError,
+) -> Result<T, FetchError> {
     match limit {
-        None => Ok(read.await?),
-        Some(limit) => Ok(timeout(limit, read).await.map_err(|_| FetchError::Silent(limit))??),
+        None => Ok(work.await),
+        Some(limit) => timeout(limit, work).await.map_err(|_| late(limit)),
     }
 }
 

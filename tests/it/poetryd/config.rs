@@ -72,7 +72,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
             "cut" => &["# cut-at"],
             "jitter" => &["# rate"],
             "seed" => &["# rate", "# jitter"],
-            "stale-while-revalidate" | "stale-if-error" => &["# ttl"],
+            "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
             _ => &[],
         };
         let uncomment =

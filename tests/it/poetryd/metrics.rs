@@ -127,6 +127,8 @@ fn metrics_are_what_has_happened() {
             ("proxy_fetches_ended_total", ",outcome=\"complete\"", 1),
             ("proxy_fetches_ended_total", ",outcome=\"failed\"", 0),
             ("proxy_fetches_ended_total", ",outcome=\"canceled\"", 0),
+            ("proxy_let_go_total", "", 0),
+            ("proxy_buffered_bytes", "", 11),
             ("proxy_cached_bytes", "", 11),
         ],
     );
