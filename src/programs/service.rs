@@ -366,14 +366,15 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     let ready = process.ready.take()?;
     open_files::raise_limit();
     let (limits, stop) = (launch.common().limits(), Stop::default());
-    let started = Arc::new(OnceLock::<(Arc<dyn Service>, Arc<Counts>)>::new());
-    let told = Arc::clone(&started);
+    // Filled as it starts. What is asked before there is somebody to ask is done already: nothing was read by then.
+    let opened = Arc::new(OnceLock::<Arc<dyn Service>>::new());
+    let started = Arc::new(OnceLock::<Arc<Counts>>::new());
+    let (told, counted) = (Arc::clone(&opened), Arc::clone(&started));
     let stopping = stop_on(stopping::block(), limits.grace, stop.clone(), move |request| {
-        let Some((service, counts)) = told.get() else { return };
-        match request {
-            Request::Stop => {}
-            Request::Reload => reload(service.as_ref()),
-            Request::Report => service.report(counts),
+        match (request, told.get(), counted.get()) {
+            (Request::Reload, Some(service), _) => reload(service.as_ref()),
+            (Request::Report, Some(service), Some(counts)) => service.report(counts),
+            (Request::Stop | Request::Reload | Request::Report, ..) => {}
         }
     })?;
     journal.start()?;
@@ -387,8 +388,9 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
         doors.push(door);
     }
     let service = open()?;
+    let _ = opened.set(Arc::clone(&service));
     let run = Arc::clone(&service).prepare(doors, &limits)?;
-    let _ = started.set((Arc::clone(&service), Arc::clone(run.counts())));
+    let _ = started.set(Arc::clone(run.counts()));
     // Everything that can fail, and then the word that it has not.
     ready.tell(&lines, &stopping)?;
     run.serve(&stop)?.tell("Stopped");

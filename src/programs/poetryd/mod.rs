@@ -136,10 +136,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
     let (is_daemon, only_check) = (args.daemon, args.check);
-    if let Some(Program::Service(launch, _)) = &args.program
-        && let Some(status) = launch.one_shot()?
-    {
-        return Ok(status);
+    if let (Some(Program::Service(launch, _)), None) = (&args.program, &args.config) {
+        args.options.identity()?;
+        if let Some(status) = launch.one_shot()? {
+            return Ok(status);
+        }
     }
     let startup = Startup::read(args)?;
     if only_check {

@@ -4,7 +4,7 @@ use std::future::{self, Future};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -144,16 +144,7 @@ impl Daemon {
         let graces = services.iter().map(|service| service.limits.grace);
         let grace = graces.chain(metrics.as_ref().map(|_| METRICS_GRACE)).max().unwrap_or_default();
         let manager = Arc::new(Manager { notifier: notifier.clone(), phase: Mutex::new(Phase::Starting) });
-        let running = Arc::new(OnceLock::new());
         let (stop, pages) = (Stop::default(), Stop::default());
-        let journal = match &log {
-            Log::Stderr(journal) => Some(journal.clone()),
-            Log::File(_) => None,
-        };
-        let told = on_request(Arc::clone(&running), log, Arc::clone(&manager));
-        let stopping = stop_on(signals, grace, Whole { services: stop.clone(), pages: pages.clone() }, told)?;
-        stopping.at_the_end(move || drop(pid_file));
-        journal.map_or(Ok(()), |journal| journal.start())?;
 
         // Everything that can fail, and then the word that it has not.
         let (mut lines, mut prepared, mut seen) = (Vec::new(), Vec::new(), Vec::new());
@@ -178,7 +169,17 @@ impl Daemon {
             });
             prepared.push(Prepared { program, address, service, run, stop: own, together: stop.clone() });
         }
-        let seen = Arc::clone(running.get_or_init(|| Arc::new(seen)));
+        let seen = Arc::new(seen);
+        // Signals were kept back until there is somebody to reload and to report.
+        let journal = match &log {
+            Log::Stderr(journal) => Some(journal.clone()),
+            Log::File(_) => None,
+        };
+        let told = on_request(Arc::clone(&seen), log, Arc::clone(&manager));
+        let stopping = stop_on(signals, grace, Whole { services: stop.clone(), pages: pages.clone() }, told)?;
+        stopping.at_the_end(move || drop(pid_file));
+        journal.map_or(Ok(()), |journal| journal.start())?;
+
         let mut pulses: Vec<Pulse> = seen.iter().map(|service| service.pulse.clone()).collect();
         let mut page_thread = None;
         if let Some(door) = metrics {
@@ -190,7 +191,7 @@ impl Daemon {
                 "text/plain; charset=utf-8",
                 health_page(seen, stop.clone()),
             );
-            let service = Arc::new(PageService(server.into()));
+            let service = Arc::new(server);
             let prepare = || Arc::clone(&service).prepare(vec![door], &metrics_limits(descriptors));
             let run = service_span(PROGRAM, address).in_scope(prepare)?;
             pulses.push(pages.pulse().clone());
@@ -223,11 +224,9 @@ impl Daemon {
 }
 
 /// The pages about the services.
-struct PageService(Arc<PageServer>);
-
-impl Service for PageService {
+impl Service for PageServer {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        prepare(doors, &self.0, limits)
+        prepare(doors, &self, limits)
     }
 }
 
@@ -289,18 +288,17 @@ fn watchdog(notifier: &Notifier, pulses: Vec<Pulse>) -> Result<Option<Watchdog>,
 }
 
 fn on_request(
-    running: Arc<OnceLock<Arc<Vec<Running>>>>,
+    services: Arc<Vec<Running>>,
     log: Log,
     manager: Arc<Manager>,
 ) -> impl Fn(Request) + Send + Sync + 'static {
-    let services = move || running.get().cloned().unwrap_or_default();
     move |request| match request {
         Request::Stop => manager.stopping(),
-        Request::Report => services().iter().for_each(|it| it.span.in_scope(|| it.service.report(&it.counts))),
+        Request::Report => services.iter().for_each(|it| it.span.in_scope(|| it.service.report(&it.counts))),
         Request::Reload => {
             let is_told = manager.tell_in_between(State::Reloading);
             let mut outcomes = vec![reopen(&log)];
-            outcomes.extend(services().iter().map(|it| it.span.in_scope(|| it.service.reload())));
+            outcomes.extend(services.iter().map(|it| it.span.in_scope(|| it.service.reload())));
             match reloaded(&outcomes) {
                 Ok(all) => info!("{all}"),
                 Err(not_all) => warn!("{not_all}"),
