@@ -66,7 +66,8 @@ fn a_client_that_disappears_does_not_keep_the_next_one_waiting() {
 
 #[test]
 fn a_client_that_closes_in_the_middle_is_noticed() {
-    let server = Service::slow(&science(), ["--delay", "1ms"]);
+    // Slow enough that a busy machine does not keep the client from leaving before the end.
+    let server = Service::slow(&science(), ["--delay", "40ms"]);
     let mut client = server.connect();
     client.read_exact(&mut [0; 10]).expect("the first piece");
     drop(client);
