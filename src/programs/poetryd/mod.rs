@@ -1,7 +1,10 @@
 //! poetryd as a program: the async servers as one service.
 
 mod config;
+mod daemon;
+mod pages;
 mod program;
+mod requests;
 mod running;
 
 use std::net::TcpListener;
@@ -25,8 +28,9 @@ use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
 use crate::net::Door;
 use crate::programs::service::{DoorArgs, Launch, Open, ProcessArgs, Queue};
+use daemon::{Daemon, Opened, Words};
 use program::Program;
-use running::{Daemon, Log, Opened, Words};
+use requests::Log;
 
 /// Run poetry servers as a service: in the background, as another user, under systemd, watched
 ///
