@@ -170,7 +170,7 @@ impl Service for FastService {
         }
     }
 
-    fn status(&self) -> u8 {
+    fn end(&self) -> u8 {
         if self.server.fault_plan().is_recorded() { SUCCESS } else { FAILURE }
     }
 }

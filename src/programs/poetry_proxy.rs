@@ -13,7 +13,7 @@ use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, R
 use crate::address::Address;
 use crate::cache::freshness::Policy;
 use crate::cli::values::Limit;
-use crate::cli::{Error, values};
+use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
 use crate::net::dial::leads_to;
@@ -202,6 +202,11 @@ impl Service for ProxyServer {
 
     fn report(&self, counts: &Counts) {
         info!("Totals: {}", self.totals(counts.bytes()));
+    }
+
+    fn end(&self) -> u8 {
+        self.end_fetches();
+        SUCCESS
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {

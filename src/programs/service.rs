@@ -231,8 +231,8 @@ pub trait Service: Send + Sync {
     /// Adds the metrics that it has beside those of the engine, all with these labels.
     fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
 
-    /// The exit status when it has ended.
-    fn status(&self) -> u8 {
+    /// Ends what it began, once nobody is served any more, and returns the exit status.
+    fn end(&self) -> u8 {
         SUCCESS
     }
 }
@@ -394,5 +394,5 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     // Everything that can fail, and then the word that it has not.
     ready.tell(&lines, &stopping)?;
     run.serve(&stop)?.tell("Stopped");
-    Ok(service.status())
+    Ok(service.end())
 }

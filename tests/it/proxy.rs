@@ -639,7 +639,10 @@ fn stopping_it_finishes_its_clients_or_resets_them() {
     let client = half_way(&proxy);
     proxy.signal(Signal::SIGTERM);
     assert!(is_reset(&read_out(client)));
-    assert_eq!(proxy.finish().code(), 0);
+    let finished = proxy.finish();
+    assert_eq!(finished.code(), 0);
+    // The last words of its fetches are its own.
+    assert!(finished.stderr.contains("Canceling poem download"), "{finished:?}");
     upstream.then(Then::Leave);
 }
 

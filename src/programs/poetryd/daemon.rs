@@ -226,7 +226,7 @@ fn start(Prepared { program, address, service, run, stop, together }: Prepared) 
         match run.serve(&stop) {
             Ok(ended) => {
                 ended.tell(&format!("Stopped {program} on {address}"));
-                service.status()
+                service.end()
             }
             Err(error) => {
                 error!("{program} on {address}: {}", error.message);

@@ -19,11 +19,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep_until;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Span, debug, info};
 
@@ -41,13 +42,17 @@ use crate::units::{self, human, micros};
 use store::Store;
 use totals::Role;
 
+/// At the end, for fetches that nobody wants any more to say that they are canceled.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Serves one upstream's poem to any number of clients.
 #[derive(Debug)]
 pub struct ProxyServer {
     store: Arc<Store>,
     /// Of the fetches, until it is started.
     upstream: Mutex<Option<Runtime>>,
-    /// Ends it.
+    /// The thread of the fetches, once it is started, and what ends it.
+    thread: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     _stop: DropGuard,
 }
@@ -104,7 +109,17 @@ impl ProxyServer {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let store = Arc::new(Store::new(config, runtime.handle().clone()));
         let stop = CancellationToken::new();
-        Ok(Self { store, upstream: Mutex::new(Some(runtime)), stop: stop.clone(), _stop: stop.drop_guard() })
+        let (upstream, thread) = (Mutex::new(Some(runtime)), Mutex::new(None));
+        Ok(Self { store, upstream, thread, stop: stop.clone(), _stop: stop.drop_guard() })
+    }
+
+    /// Ends the fetches, once nobody is served any more. Those whose last client was reset by that say so before.
+    pub fn end_fetches(&self) {
+        self.stop.cancel();
+        if let Some(thread) = lock(&self.thread).take() {
+            // It panicked, if this fails: the panic hook has said so.
+            let _ = thread.join();
+        }
     }
 
     /// Takes the addresses at which it listens, so that a name that leads back there is not followed.
@@ -220,14 +235,19 @@ impl FastPath for ProxyServer {
 
     fn start(&self) -> io::Result<()> {
         let Some(runtime) = lock(&self.upstream).take() else { return Ok(()) };
-        let (stopped, span) = (self.stop.clone(), Span::current());
+        let (stopped, fetches, span) = (self.stop.clone(), self.store.fetches.clone(), Span::current());
         let body = move || {
             let _in_span = span.enter();
-            runtime.block_on(stopped.cancelled());
+            runtime.block_on(async {
+                stopped.cancelled().await;
+                fetches.close();
+                let _ = timeout(LAST_WORDS, fetches.wait()).await;
+            });
             // A look-up that does not answer must not hold up the end.
             runtime.shutdown_background();
         };
-        thread::Builder::new().name("upstream".to_owned()).spawn(body).map(|_| ())
+        *lock(&self.thread) = Some(thread::Builder::new().name("upstream".to_owned()).spawn(body)?);
+        Ok(())
     }
 
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::totals::{Role, Totals};
@@ -27,8 +28,9 @@ pub(super) struct Store {
     /// The longest poem that is kept.
     longest: usize,
     state: Mutex<State>,
-    /// The runtime of the fetches.
+    /// The runtime of the fetches, and those under way.
     upstream: Handle,
+    pub(super) fetches: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Store {
         let memory = Memory::new(config.max_memory);
         let longest = config.max_size.min(memory.longest());
         let (totals, way) = (Totals::default(), Way::default());
-        Self { config, totals, way, memory, longest, state: Mutex::new(state), upstream }
+        Self { config, totals, way, memory, longest, state: Mutex::new(state), upstream, fetches: TaskTracker::new() }
     }
 
     /// Forgets the poem: clients that come from now on get it as upstream has it from now on.
@@ -91,7 +93,7 @@ impl Store {
     fn start_fetch(self: &Arc<Self>, writer: Writer<Why>) {
         self.totals.fetches.fetch_add(1, Relaxed);
         let store = Arc::clone(self);
-        self.upstream.spawn(async move {
+        let under_way = async move {
             let start = Instant::now();
             let upstream = &store.config.upstream;
             let result = fetch(&store.config, &store.way, &store.memory, &writer).await;
@@ -113,7 +115,8 @@ impl Store {
                     warn!(%upstream, "Cannot fetch the poem from {upstream}: {why}");
                 }
             }
-        });
+        };
+        self.fetches.spawn_on(under_way, &self.upstream);
     }
 
     /// A fetch has ended. Its poem is for later clients, unless it was to be forgotten in the meantime. Returns whether
