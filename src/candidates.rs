@@ -3,9 +3,12 @@
 //!
 //! Values and decisions for everybody who connects; each waits in its own way.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -127,6 +130,19 @@ impl<E> Candidates<E> {
     pub fn failure(self) -> Option<E> {
         self.failure.map(|(_, why)| why)
     }
+}
+
+/// Waits for attempts under way, and takes out the first that has come to an end.
+pub async fn first_to_end<F: Future + Unpin>(under_way: &mut Vec<(Candidate, F)>) -> (Candidate, F::Output) {
+    poll_fn(|context| {
+        for place in 0..under_way.len() {
+            if let Poll::Ready(end) = Pin::new(&mut under_way[place].1).poll(context) {
+                return Poll::Ready((under_way.remove(place).0, end));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Refuses a connection whose two ends are the same address (ECONNREFUSED): nobody listens there.

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::fetch::{Fetch, Flow, For, Patience};
 use super::{Failure, Job, READ_SIZE};
-use crate::candidates::{Candidate, Candidates, refuse_itself};
+use crate::candidates::{Candidate, Candidates, first_to_end, refuse_itself};
 use crate::pool::{NotCalled, Pool};
 
 /// Threads for names: as many as the runtime would have for what blocks.
@@ -149,19 +149,6 @@ async fn connect(fetch: &mut Fetch) -> Result<TcpStream, Failure> {
 
 /// A connection under way.
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpStream, Failure>>>>;
-
-/// Waits for all of these, and takes out the first that has come to an end.
-async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidate, Result<TcpStream, Failure>) {
-    poll_fn(|context| {
-        for place in 0..under_way.len() {
-            if let Poll::Ready(end) = under_way[place].1.as_mut().poll(context) {
-                return Poll::Ready((under_way.remove(place).0, end));
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
 
 async fn connect_to(socket: TcpSocket, address: SocketAddr, patience: Patience) -> Result<TcpStream, Failure> {
     let stream = within(patience, socket.connect(address)).await?.map_err(Failure::Connect)?;

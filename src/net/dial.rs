@@ -1,10 +1,9 @@
 //! Connecting to a server that may have several addresses, on a runtime that must not block: Happy Eyeballs (RFC 8305).
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -12,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{timeout, timeout_at};
 
 use crate::address::Address;
-use crate::candidates::{Candidate, Candidates, in_order, refuse_itself};
+use crate::candidates::{Candidate, Candidates, first_to_end, in_order, refuse_itself};
 use crate::errors::reason;
 use crate::pool::{NotCalled, Pool};
 
@@ -116,19 +115,6 @@ type Connected = Result<io::Result<TcpStream>, DialError>;
 
 /// A connection under way.
 type Connecting = Pin<Box<dyn Future<Output = Connected> + Send>>;
-
-/// Waits for all of these, and takes out the first that has come to an end.
-async fn first_to_end(under_way: &mut Vec<(Candidate, Connecting)>) -> (Candidate, Connected) {
-    poll_fn(|context| {
-        for place in 0..under_way.len() {
-            if let Poll::Ready(end) = under_way[place].1.as_mut().poll(context) {
-                return Poll::Ready((under_way.remove(place).0, end));
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
 
 async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, DialError> {
     match address.literal() {

@@ -9,6 +9,7 @@
 //! This file turns [`Report`]s into a [`Chart`], which is plain data: lanes made of phases. [`svg`] and [`text`] draw
 //! charts, and know nothing of reports.
 
+mod ink;
 pub mod svg;
 pub mod text;
 
