@@ -1,6 +1,7 @@
 //! Logs: how much of them, and in which form. Where they go is the caller's affair.
 
 use std::fmt::{self, Display, Write as _};
+use std::io;
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
@@ -86,7 +87,7 @@ impl LogArgs {
         let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
         let registry = tracing_subscriber::registry().with(filter);
         match self.format() {
-            LogFormat::Json => registry.with(layer.json()).init(),
+            LogFormat::Json => registry.with(layer.json().map_writer(NoC1)).init(),
             LogFormat::Text => {
                 // Of a span a line shows the values.
                 let fields = debug_fn(|to, _, value| write!(to, "{value:?}")).delimited(" ");
@@ -163,5 +164,52 @@ impl Visit for Message {
             // Writing to a string cannot fail.
             let _ = write!(self.0, "{value:?}");
         }
+    }
+}
+
+/// A writer of JSON that escapes C1 control characters (U+0080 to U+009F) as well: JSON lets them through, and a terminal
+/// that shows the log obeys them.
+struct NoC1<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for NoC1<W> {
+    type Writer = NoC1<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        NoC1(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for NoC1<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match str::from_utf8(bytes) {
+            Ok(text) if text.contains(is_c1) => {
+                let escape = |c: char| if is_c1(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+                let escaped: String = text.chars().map(escape).collect();
+                self.0.write_all(escaped.as_bytes()).map(|()| bytes.len())
+            }
+            _ => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn is_c1(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn json_has_no_control_characters_of_its_own() {
+        let mut json = NoC1(Vec::new());
+        json.write_all("{\"a\":\"\u{9b}31m é\u{85}\"}\n".as_bytes()).expect("written");
+        assert_eq!(str::from_utf8(&json.0), Ok("{\"a\":\"\\u009b31m é\\u0085\"}\n"));
     }
 }

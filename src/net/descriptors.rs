@@ -8,6 +8,7 @@
 //! Mostly the limit is far higher than all that they could need, and then nothing is counted.
 
 use std::fs;
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -15,9 +16,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::info;
 
 use crate::sync::lock;
+use crate::units::count;
 
 /// What getaddrinfo(3) has open at most: a file, and sockets to two name servers.
 pub const LOOK_UP: u32 = 3;
+
+/// A limit that is certainly enough for a connection.
+const AMPLE: u64 = 1_024;
 
 /// Kept free for what the process opens now and then: a log file, a socket to the service manager.
 const SPARE: u64 = 2;
@@ -61,33 +66,48 @@ impl Asked {
         self.largest = self.largest.max(by_one);
     }
 
+    fn left(&self, limit: u64, in_use: u64) -> u64 {
+        limit.saturating_sub(in_use).saturating_sub(self.beside).saturating_sub(SPARE)
+    }
+
     /// How many connections may use, of so many of which some are in use already. `None`: more than they can.
     fn share(&self, limit: u64, in_use: u64) -> Option<usize> {
-        let left = limit.saturating_sub(in_use).saturating_sub(self.beside).saturating_sub(SPARE);
         // One connection is always tried.
-        let left = left.max(self.largest).min(Semaphore::MAX_PERMITS as u64);
+        let left = self.left(limit, in_use).max(self.largest).min(Semaphore::MAX_PERMITS as u64);
         (left < self.by_connections).then(|| usize::try_from(left).unwrap_or(usize::MAX))
     }
 }
 
 impl Descriptors {
-    /// A server will need these. To be called by all of them before the first one begins.
-    pub(super) fn ask(&self, opens: Opens, max_clients: usize) {
-        lock(&self.0.asked).add(opens, max_clients);
+    /// A server will need these. To be called by all of them before the first one begins, when they have all that they
+    /// need before their first connection.
+    ///
+    /// # Errors
+    /// There is none for a single connection.
+    pub(super) fn ask(&self, opens: Opens, max_clients: usize) -> io::Result<()> {
+        let mut asked = lock(&self.0.asked);
+        asked.add(opens, max_clients);
+        let limit = limit();
+        // To count those in use is for limits that may be too low.
+        if limit < AMPLE && asked.left(limit, in_use()) < asked.largest {
+            return Err(io::Error::other(format!(
+                "the limit of open files is {limit}, which leaves none for a client"
+            )));
+        }
+        Ok(())
     }
 
     /// All that is not for connections is open now. Says so if there are too few.
     pub(super) fn settle(&self, opens: Opens, max_clients: usize) {
         let asked = *lock(&self.0.asked);
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let limit = limit();
         let left = self.0.left.get_or_init(|| asked.share(limit, in_use()).map(Semaphore::new));
         let Some(left) = left else { return };
         let clients = left.available_permits() / by_one(opens) as usize;
-        if clients < max_clients {
-            info!(
-                clients,
-                limit, "Room for {clients} clients at once, not {max_clients}: the limit of open files is {limit}"
-            );
+        // A few less of very many are not worth a word.
+        if clients < max_clients - max_clients / 10 {
+            let room = count(clients as u64, "client");
+            info!(clients, limit, "Room for {room} at once, not {max_clients}: the limit of open files is {limit}");
         }
     }
 
@@ -120,6 +140,11 @@ fn by_one(opens: Opens) -> u32 {
     opens.each.saturating_add(1)
 }
 
+/// RLIMIT_NOFILE.
+fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
 /// How many descriptors are in use; proc_pid_fd(5).
 fn in_use() -> u64 {
     // The directory itself is open meanwhile. Where there is no /proc, a server of ours has hardly more than this.
@@ -130,6 +155,21 @@ fn in_use() -> u64 {
 mod tests {
     use super::*;
     use std::fs::File;
+
+    #[test]
+    fn a_server_without_a_descriptor_for_a_client_is_told_so() {
+        for (opens, limit, in_use, has_room) in [
+            (PLAIN, 17, 14, true),
+            (PLAIN, 16, 14, false),
+            (DIALS, 22, 14, true),
+            (DIALS, 21, 14, false),
+            (PLAIN, 3, 14, false),
+        ] {
+            let mut asked = Asked::default();
+            asked.add(opens, 10);
+            assert_eq!(asked.left(limit, in_use) >= asked.largest, has_room, "{opens:?} {limit}");
+        }
+    }
 
     const PLAIN: Opens = Opens { each: 0, beside: 0 };
     const DIALS: Opens = Opens { each: 1, beside: 4 };

@@ -251,10 +251,8 @@ pub enum Reload {
 /// Logs what a server has counted since its start.
 pub fn tell_totals(counts: &Counts) {
     let (accepted, served, lost, bytes) = (counts.accepted(), counts.served(), counts.lost(), counts.bytes());
-    info!(
-        accepted,
-        served, lost, bytes, "Totals: {accepted} clients accepted, {served} served, {lost} lost; {bytes} bytes sent"
-    );
+    let (clients, sent) = (count(accepted, "client"), count(bytes, "byte"));
+    info!(accepted, served, lost, bytes, "Totals: {clients} accepted, {served} served, {lost} lost; {sent} sent");
 }
 
 /// Reloads a server that is a program of its own.
