@@ -34,10 +34,10 @@
 //! # Signals
 //!
 //! Each step may be stuck: behind a full pipe, a report that is a FIFO without a reader, a dead disk, or a lock whose
-//! holder is stuck there. Therefore the signal thread starts a deadline before all else: [`LAST_WORDS`] after a
-//! signal the process ends, however far it has come. A signal after the end has begun in another thread ends the
-//! process at once. A second signal changes nothing more: it comes to a thread that is busy with the first one, and
-//! the deadline is running.
+//! holder is stuck there. Therefore the signal thread starts a watch before all else: when no step has come to its end
+//! for [`LAST_WORDS`], the process ends, however far it has come. (A fixed time from the signal would cut off the tally on
+//! a machine that is merely busy.) A signal after the end has begun in another thread ends the process at once. A second
+//! signal changes nothing more: it comes to a thread that is busy with the first one, and the watch is running.
 //!
 //! [`Sink::clean_up`]: crate::client::Sink::clean_up
 
@@ -46,7 +46,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -64,8 +64,8 @@ use crate::report::Report;
 use crate::report::waterfall::{Chart, svg, text};
 use crate::whole_file;
 
-/// The time from a signal to the end of the process, for the steps above.
-const LAST_WORDS: Duration = Duration::from_millis(80);
+/// The time for each of the steps above, once a signal has come.
+const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// Why a run is over.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,8 @@ pub(super) struct Finish {
     /// the run when it is closed.
     job: OnceLock<Arc<Job>>,
     has_begun: AtomicBool,
+    /// Steps that have come to their end since that was last asked.
+    steps: AtomicUsize,
 }
 
 impl Finish {
@@ -110,7 +112,15 @@ impl Finish {
         bars: Option<Arc<Bars>>,
         reports: Reports,
     ) -> Self {
-        Self { builder, messages, bars, reports, job: OnceLock::new(), has_begun: AtomicBool::new(false) }
+        Self {
+            builder,
+            messages,
+            bars,
+            reports,
+            job: OnceLock::new(),
+            has_begun: AtomicBool::new(false),
+            steps: AtomicUsize::new(0),
+        }
     }
 
     /// Takes the job, and ends its run on each of these signals from now on.
@@ -121,10 +131,29 @@ impl Finish {
         let _ = self.job.set(Arc::clone(job));
         let finish = Arc::clone(self);
         let on_signal = move |signal| {
-            signals::exit_at_the_latest(LAST_WORDS, signals::exit_status(signal));
+            finish.exit_when_stuck(signals::exit_status(signal));
             finish.exit(Cause::Signal(signal));
         };
         signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))
+    }
+
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends the process when no step has come to its end for a while.
+    fn exit_when_stuck(self: &Arc<Self>, status: u8) {
+        let finish = Arc::clone(self);
+        let body = move || {
+            loop {
+                thread::sleep(LAST_WORDS);
+                if finish.steps.swap(0, Ordering::Relaxed) == 0 {
+                    process::exit(status.into());
+                }
+            }
+        };
+        // Without a thread the end has to come by itself.
+        let _ = thread::Builder::new().name("deadline".to_owned()).spawn(body);
     }
 
     /// Ends the run and the process.
@@ -147,16 +176,21 @@ impl Finish {
         {
             job.sink().clean_up();
         }
+        self.step();
         self.messages.fall_silent();
+        self.step();
         if let Some(bars) = &self.bars {
             bars.clear();
         }
+        self.step();
         let report = self.builder.report(job.map(|job| job.calls()).unwrap_or_default());
         let mut written = self.reports.write(&report);
+        self.step();
         if cause != Cause::NobodyReads {
             let why = if cause == Cause::Failed { "; the first failure ended it" } else { "" };
             info!(elapsed_us = report.elapsed_us, "{}{why}", report.tally());
         }
+        self.step();
         written &= self.reports.draw(&report, cause);
         match cause {
             Cause::Signal(signal) => signals::exit_status(signal),
