@@ -1,5 +1,6 @@
 //! The accept loop of all async servers.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -151,7 +152,8 @@ fn accept_batch<H: FastPath>(
         match acceptfrom_with(listener.get_inner().as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
                 let peer = Peer::new(peer.and_then(|peer| SocketAddr::try_from(peer).ok()));
-                let accepted = Accepted { socket: socket.into(), peer, door, permit: found };
+                let accepted =
+                    Accepted { socket: socket.into(), peer, door, permit: found, has_read: Cell::new(false) };
                 connections.admit(accepted, lingering);
             }
             Err(Errno::AGAIN) => {

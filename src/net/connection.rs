@@ -1,5 +1,6 @@
 //! An accepted connection, as a handler sees it: whose it is, and sending and receiving that wait, but not for ever.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read};
@@ -90,8 +91,8 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, engine: Arc<Engine>) -> Self {
-        Self { stream, peer, door, is_new: true, is_idle: false, is_said: false, engine }
+    pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, is_new: bool, engine: Arc<Engine>) -> Self {
+        Self { stream, peer, door, is_new, is_idle: false, is_said: false, engine }
     }
 
     /// The other end.
@@ -203,7 +204,7 @@ impl Connection {
     /// before they arrive: then it returns `None`. If the handler returns thereupon, the end of the stream is sent, and the
     /// peer is waited for only if it has not got all replies yet.
     ///
-    /// A new connection's first request may be on its way when the server stops: it has [`ON_ITS_WAY`] to arrive.
+    /// A new connection's first request may be on its way when the server stops: it has 50 ms to arrive.
     ///
     /// # Errors
     /// As for [`read_some`](Self::read_some).
@@ -246,6 +247,8 @@ pub struct Unregistered<'a> {
     pub(super) socket: &'a std::net::TcpStream,
     pub(super) peer: Peer,
     pub(super) door: DoorIndex,
+    /// Whether something was read.
+    pub(super) has_read: &'a Cell<bool>,
     pub(super) engine: &'a Engine,
 }
 
@@ -282,7 +285,7 @@ impl Unregistered<'_> {
     /// `WouldBlock`: nothing is there now. Else the connection broke.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut socket = self.socket;
-        socket.read(buffer)
+        socket.read(buffer).inspect(|&bytes| self.has_read.set(bytes > 0))
     }
 
     fn counted(&self, sent: io::Result<usize>) -> io::Result<usize> {

@@ -7,6 +7,7 @@
 //!                 ╰──────── Err ──────▶ RST ◀────────────── Err, Ok(Rst), the end of the grace time
 //! ```
 
+use std::cell::Cell;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) struct Accepted {
     pub(super) peer: Peer,
     pub(super) door: DoorIndex,
     pub(super) permit: Permit,
+    pub(super) has_read: Cell<bool>,
 }
 
 /// A connection that waits for a moment.
@@ -119,13 +121,13 @@ impl<H: FastPath> Connections<H> {
 
     /// Gives a connection a task, from what is left to do to its close.
     fn spawn(&self, accepted: Accepted, left: Left<H::State>) {
-        let Accepted { socket, peer, door, permit } = accepted;
+        let Accepted { socket, peer, door, permit, has_read } = accepted;
         let (handler, engine) = (Arc::clone(&self.handler), Arc::clone(&self.engine));
         let stream = match tokio::net::TcpStream::from_std(socket) {
             Ok(stream) => stream,
             Err(error) => return lose_under_way(&engine.counts, peer, &error),
         };
-        let mut connection = Connection::new(stream, peer, door, Arc::clone(&engine));
+        let mut connection = Connection::new(stream, peer, door, !has_read.get(), Arc::clone(&engine));
         if let Left::Close(how) = left {
             said::<H>(&engine.counts, &mut connection, how);
         }
@@ -148,8 +150,8 @@ impl<H: FastPath> Connections<H> {
     }
 
     fn unregistered<'a>(&'a self, accepted: &'a Accepted) -> Unregistered<'a> {
-        let Accepted { socket, peer, door, .. } = accepted;
-        Unregistered { socket, peer: *peer, door: *door, engine: &self.engine }
+        let Accepted { socket, peer, door, has_read, .. } = accepted;
+        Unregistered { socket, peer: *peer, door: *door, has_read, engine: &self.engine }
     }
 }
 
