@@ -138,9 +138,6 @@ pub trait Launch: fmt::Debug {
         Ok(())
     }
 
-    /// Where it listens. Most servers have one door.
-    fn doors(&self) -> Vec<DoorArgs<'_>>;
-
     /// The server that it connects to itself, for its own clients.
     fn upstream(&self) -> Option<&Address> {
         None
@@ -152,6 +149,9 @@ pub trait Launch: fmt::Debug {
     /// # Errors
     /// They make no sense, or cannot be read.
     fn resolve(&self) -> Result<Open, (&'static str, Error)>;
+
+    /// Where it listens. Most servers have one door.
+    fn doors(&self) -> Vec<DoorArgs<'_>>;
 }
 
 /// Reads what a server needs, and begins to write what it is to write.
@@ -364,7 +364,7 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     let ready = process.ready.take()?;
     open_files::raise_limit();
     let (limits, stop) = (launch.common().limits(), Stop::default());
-    // Filled as it starts. What is asked before there is somebody to ask is done already: nothing was read by then.
+    // Filled during the start. A reload that is asked for before anything was read has nothing to do.
     let opened = Arc::new(OnceLock::<Arc<dyn Service>>::new());
     let started = Arc::new(OnceLock::<Arc<Counts>>::new());
     let (told, counted) = (Arc::clone(&opened), Arc::clone(&started));

@@ -124,8 +124,8 @@ fn without_its_clients_it_says_what_is_missing() {
     assert_eq!((finished.code(), finished.complaint()), (1, &expected[..]));
 }
 
-#[test]
-fn interrupted_it_takes_its_clients_with_it() {
+/// A server that sends nothing, and says when a client is here and when it is gone.
+fn doorman() -> (Server, mpsc::Receiver<&'static str>) {
     let (told, heard) = mpsc::channel();
     let told = Mutex::new(told);
     let server = Server::start(move |_, stream| {
@@ -134,6 +134,12 @@ fn interrupted_it_takes_its_clients_with_it() {
         let _ = read_out(stream);
         told.send("gone").expect("a test");
     });
+    (server, heard)
+}
+
+#[test]
+fn interrupted_it_takes_its_clients_with_it() {
+    let (server, heard) = doorman();
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let racing = Running::start(program("poetry-race").arg(server.port()));
         assert_eq!(heard.recv(), Ok("here"));
@@ -145,14 +151,7 @@ fn interrupted_it_takes_its_clients_with_it() {
 
 #[test]
 fn killed_it_takes_its_clients_with_it_and_leaves_nothing_behind() {
-    let (told, heard) = mpsc::channel();
-    let told = Mutex::new(told);
-    let server = Server::start(move |_, stream| {
-        let told = told.lock().expect("lock").clone();
-        told.send("here").expect("a test");
-        let _ = read_out(stream);
-        told.send("gone").expect("a test");
-    });
+    let (server, heard) = doorman();
     let temporary = tempfile::tempdir().expect("a directory");
     for model in ["blocking", "threads", "select", "async"] {
         let mut command = program("poetry-race");
