@@ -10,7 +10,7 @@ Usage: scripts/compare.sh [--delay DURATION] [--runs N] [--timeline FILE]
 Starts three slow servers, and races get-poetry-blocking, get-poetry-threads, get-poetry-select and
 get-poetry against each other: how long each took, what it cost, and what each poem was doing when.
 
-  --delay DURATION  time between two pieces of a poem [default: 100ms]
+  --delay DURATION  time between two pieces of a poem [default: 20ms]
   --runs N          runs of each client [default: 1]
   --timeline FILE   draw the picture as SVG, too
 
@@ -19,7 +19,7 @@ Exits with 1 if a poem did not arrive.
 TXT
 }
 
-delay=100ms runs=1 timeline=""
+delay=20ms runs=1 timeline=""
 while [ $# -gt 0 ]; do
     case $1 in
         --delay) delay=${2:?--delay needs a duration} && shift 2 ;;
@@ -35,7 +35,7 @@ cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "compare.sh: there is no cargo on the PATH; https://rustup.rs has it" >&2 && exit 1; }
 programs=(slowpoetry poetry-race get-poetry-blocking get-poetry-threads get-poetry-select get-poetry)
 bin=${CARGO_TARGET_DIR:-target}/quick
-[ -x "$bin/poetry-race" ] || echo "Building the programs; the first time that takes about a minute ..." >&2
+[ -x "$bin/poetry-race" ] || echo "Building the programs, which takes about a minute, once ..." >&2
 quiet=()
 [ -t 2 ] || quiet=(--quiet)
 cargo build --profile quick "${quiet[@]}" "${programs[@]/#/--bin=}"
@@ -73,15 +73,16 @@ serve() { # serve POEM NUM_BYTES
     slowest=$((time > slowest ? time : slowest))
 }
 seconds() { # seconds MICROSECONDS
-    awk -v us="$1" 'BEGIN { printf "%.3f", us / 1e6 }'
+    awk -v us="$1" 'BEGIN { printf "%.1f", us / 1e6 }'
 }
 
 serve ecstasy 30
 serve fascination 10
 serve science 10
 
-printf 'Three poems, a piece every %s: %s s one after another, %s s for the slowest.\n\n' "$delay" \
+printf 'Three poems, a piece every %s: %s s in turn, %s s for the slowest alone.\n' "$delay" \
     "$(seconds "$total")" "$(seconds "$slowest")"
-options=(--runs "$runs" --warm-up 0 --waterfall)
+printf 'Four clients, one after the other: about %.0f s.\n\n' "$(seconds $((runs * (total + 3 * slowest))))"
+options=(--runs "$runs" --warm-up 0 --progress --waterfall)
 [ -z "$timeline" ] || options+=(--timeline "$timeline")
 "$bin/poetry-race" "${options[@]}" "${ports[@]}"

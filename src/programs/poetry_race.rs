@@ -20,6 +20,7 @@ use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
 use crate::race::assertion::Assertion;
+use crate::race::estimate::Estimate;
 use crate::race::{self, Run, Standing, Summary};
 use crate::report::Report;
 use crate::report::table::Table;
@@ -78,6 +79,10 @@ pub struct Args {
     /// Draw the same on stderr, in characters
     #[arg(long, help_heading = "Result")]
     waterfall: bool,
+
+    /// Say on stderr how each run ended, and what is left, also where it is no terminal
+    #[arg(long, help_heading = "Result")]
+    progress: bool,
 
     /// Exit with 1 unless this holds, as in 'async <= 1.1 * bound'; may be given more than once
     #[arg(long = "assert", help_heading = "Result", value_name = "EXPR", value_parser = assertion)]
@@ -213,6 +218,11 @@ impl Stage {
         signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))
     }
 
+    /// Shows for how long a run has been under way, and what is left: something moves ten times a second.
+    fn tell(&self, model: Model, elapsed: Duration, left: Option<Duration>) {
+        self.progress.set_message(format!("{model} {:.1} s{}", elapsed.as_secs_f64(), about(left)));
+    }
+
     fn start(&self, command: &mut Command) -> io::Result<Child> {
         let mut running = lock(&self.child);
         let child = command.spawn()?;
@@ -236,7 +246,8 @@ impl Stage {
     }
 }
 
-/// Every run of every model, in turns.
+/// Every run of every model, in turns. The blocking client is the last one in each: once another has run, it is known
+/// how long it will take.
 fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
     let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
     let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
@@ -247,27 +258,52 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
     words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
     words.extend(args.addresses.iter().map(ToString::to_string));
 
-    let warm_ups = vec![Model::Async; args.warm_up];
-    let rounds = models.repeat(args.runs.get());
-    stage.progress.set_length((warm_ups.len() + rounds.len()) as u64);
-    let mut runs = Vec::with_capacity(rounds.len());
-    for (index, &model) in warm_ups.iter().chain(&rounds).enumerate() {
-        stage.progress.set_message(model.program());
-        let run = race::run(model, &programs, &words, |command| stage.start(command), || stage.progress.tick());
+    let mut round = models.to_vec();
+    round.sort_by_key(|model| *model == Model::Blocking);
+    let all = [vec![Model::Async; args.warm_up], round.repeat(args.runs.get())].concat();
+    let mut estimate = Estimate::new(args.addresses.len(), args.max_concurrency.map(NonZeroUsize::get));
+    stage.progress.set_length(all.len() as u64);
+    let mut runs = Vec::with_capacity(all.len());
+    for (index, &model) in all.iter().enumerate() {
+        let (later, clock) = (&all[index + 1..], Instant::now());
+        let meanwhile = || stage.tell(model, clock.elapsed(), estimate.left(model, clock.elapsed(), later));
+        stage.progress.set_position(index as u64 + 1);
+        meanwhile();
+        let run = race::run(model, &programs, &words, |command| stage.start(command), meanwhile);
         *lock(&stage.child) = None;
         let run = run.map_err(|error| Error::cannot("run", programs.join(model.program()).display(), &error))?;
-        stage.progress.inc(1);
-        if index >= warm_ups.len() {
+        estimate.learn(&run.report);
+        if args.progress && stage.progress.is_hidden() {
+            let left = later.split_first().and_then(|(next, later)| estimate.left(*next, Duration::ZERO, later));
+            say(&format!("run {} of {}: {}\n", index + 1, all.len(), ended(model, &run.report, left)));
+        }
+        if index >= args.warm_up {
             runs.push((model, run));
         }
     }
     Ok(runs)
 }
 
+/// How a run ended, and what is left: `async got 3 poems in 2.0 s, about 9 s left`.
+fn ended(model: Model, report: &Report, left: Option<Duration>) -> String {
+    let Report { ok, failed, elapsed_us, .. } = report;
+    let poems = match failed {
+        0 => count(*ok as u64, "poem"),
+        failed => format!("{ok} of {}", count((ok + failed) as u64, "poem")),
+    };
+    let time = Duration::from_micros(*elapsed_us).as_secs_f64();
+    format!("{model} got {poems} in {time:.1} s{}", about(left))
+}
+
+/// `, about 9 s left`, if that is known.
+fn about(left: Option<Duration>) -> String {
+    left.map_or_else(String::new, |left| format!(", about {:.0} s left", left.as_secs_f64().ceil()))
+}
+
 /// A progress bar if stderr is a terminal, and a hidden one elsewhere.
 fn progress() -> ProgressBar {
     let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("run {pos} of {len}  {msg}").expect("a valid template");
+    let style = ProgressStyle::with_template("run {pos} of {len}: {msg}").expect("a valid template");
     ProgressBar::with_draw_target(None, target).with_style(style)
 }
 

@@ -4,6 +4,7 @@
 //! [`Summary`] is one row of the result, made of plain data; [`assertion`] judges it.
 
 pub mod assertion;
+pub mod estimate;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};

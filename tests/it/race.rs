@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::harness::{
@@ -44,6 +45,23 @@ fn every_model_has_its_row() {
     assert_eq!(csv.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [16, 16]);
     let markdown = String::from_utf8(race(&["--markdown", "--models", "async"], &ports).stdout).expect("UTF-8");
     assert!(markdown.lines().nth(1).expect("a rule").starts_with("| -----"), "{markdown}");
+}
+
+#[test]
+fn progress_off_a_terminal_is_a_line_for_each_run() {
+    let mut servers = equal_servers(2);
+    let ports = ports(&servers);
+    let finished = race(&["--progress", "--models", "blocking,async"], &ports);
+    let lines: Vec<&str> = finished.stderr.lines().collect();
+    let [first, last] = lines[..] else { panic!("{finished:?}") };
+    let line = Regex::new(r"^run 1 of 2: async got 2 poems in \d\.\d s, about \d s left$").expect("a pattern");
+    assert!(line.is_match(first), "{first}");
+    let line = Regex::new(r"^run 2 of 2: blocking got 2 poems in \d\.\d s$").expect("a pattern");
+    assert!(line.is_match(last), "{last}");
+
+    servers.pop();
+    let finished = race(&["--progress", "--models", "async"], &ports);
+    assert!(finished.stderr.contains("\nrun 1 of 1: async got 1 of 2 poems in "), "{finished:?}");
 }
 
 #[test]
@@ -91,9 +109,9 @@ fn assertions_are_checked_and_show_both_sides() {
 fn a_server_that_slows_down_in_the_middle_breaks_the_assertion() {
     let steady = equal_servers(1);
     let ports = ports(&steady);
-    // Quick to the first who asks, which is the blocking client, and to nobody after that.
+    // Quick to the second who asks, which is the blocking client, and to nobody else.
     let slows_down = Server::start(|number, stream| {
-        if number > 0 {
+        if number != 1 {
             thread::park_timeout(Duration::from_secs(1));
         }
         send_whole(stream, b"a poem\n");

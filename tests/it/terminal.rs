@@ -1,5 +1,6 @@
 //! What a terminal shows, on a pseudo-terminal.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZero;
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 
-use crate::harness::{CLIENTS, Finished, PATIENCE, Running, Server, path_of, program, refusing_port, run, send_whole};
+use crate::harness::{
+    CLIENTS, Finished, PATIENCE, Running, Server, Service, path_of, poem_file, program, refusing_port, run, send_whole,
+};
 
 const ROWS: NonZero<u16> = NonZero::new(24).expect("not zero");
 const COLUMNS: NonZero<u16> = NonZero::new(100).expect("not zero");
@@ -186,11 +189,31 @@ fn an_interrupted_race_leaves_nothing_on_the_terminal() {
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).arg(path_of("poetry-race")).arg(server.port());
     let mut terminal = OnTerminal::start(&mut command, true);
-    terminal.see_row("run 0 of 13  get-poetry");
+    terminal.see_row("run 1 of 13: async ");
     terminal.keyboard.write_all(b"\x03").expect("a key");
     let left = terminal.finish();
     assert_eq!(left.finished.code(), 130);
     left.expect_lines(&[]);
+}
+
+#[test]
+fn a_race_moves_on_and_says_what_is_left() {
+    let server = Service::start(
+        program("fastpoetry").args(["--num-bytes", "200", "--delay", "400ms"]).arg(poem_file("science.txt")),
+    );
+    let mut command = Command::new(path_of("poetry-race"));
+    command.args(["--runs", "1", "--models", "select,blocking", "--warm-up", "0"]).args([server.port(), server.port()]);
+    let mut terminal = OnTerminal::start(&mut command, false);
+    terminal.see_row("run 1 of 2: select ");
+    // Two poems of 1.2 s, one after the other.
+    terminal.see_row("run 2 of 2: blocking ");
+    terminal.see("s, about 3 s left");
+    terminal.see("s, about 1 s left");
+    let left = terminal.finish();
+    assert_eq!(left.finished.code(), 0);
+    let times =
+        |model| left.shown.split(model).skip(1).filter_map(|rest| rest.split(',').next()).collect::<BTreeSet<_>>();
+    assert!(times("blocking ").len() > 3, "nothing moves: {}", left.shown);
 }
 
 #[test]
