@@ -15,6 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Error, one_line, read_text};
+use crate::poem::NamedPoem;
 
 /// The clap group of one-shot flags (`--list`, `--rehearse`), which are not allowed in a file.
 pub const ONE_SHOT: &str = "one-shot";
@@ -207,8 +208,11 @@ impl<'a> TomlTable<'a> {
                 return Ok(vec![flag; times.into()]);
             }
             (_, DeValue::String(text)) if arg.get_value_parser().type_id() == TypeId::of::<PathBuf>() => {
-                let directory = self.file.path.parent().unwrap_or(Path::new(""));
-                directory.join(text.as_ref()).to_str().ok_or("the path is not UTF-8")?.to_owned()
+                let path = self.file.path.parent().unwrap_or(Path::new("")).join(text.as_ref());
+                // What a program takes without a flag is a poem, which may be one that is built in.
+                let is_poem =
+                    arg.is_positional() && !path.exists() && NamedPoem::find(Path::new(&**text)).file().is_none();
+                if is_poem { text.to_string() } else { path.to_str().ok_or("the path is not UTF-8")?.to_owned() }
             }
             (_, DeValue::String(text)) => text.to_string(),
             (_, DeValue::Float(number)) => number.as_str().to_owned(),

@@ -1,7 +1,7 @@
 //! fastpoetry as a program.
 
 use std::io;
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use super::service::{self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, R
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::errors::reason;
 use crate::net::{Door, ServerLimits};
-use crate::poem::Poem;
+use crate::poem::NamedPoem;
 use crate::server::fast::FastServer;
 use crate::sync::lock;
 use crate::units::count;
@@ -38,7 +38,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_args(own_default))]
 pub struct FastArgs {
-    /// The poem; read at start, and again on SIGHUP
+    /// The poem; read at start, and again on SIGHUP; or the name of one that is built in, such as ecstasy
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -62,11 +62,11 @@ const AFTER_HELP: &str = "\
 Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
 
 Examples:
-  fastpoetry --port 10000 poetry/ecstasy.txt
+  fastpoetry --port 10000 ecstasy
       The whole poem at once to everybody
-  fastpoetry --port 10000 --delay 100ms --num-bytes 30 poetry/ecstasy.txt
+  fastpoetry --port 10000 --delay 100ms --num-bytes 30 ecstasy
       The async twin of a slow server
-  fastpoetry --port 2222 --delay 1s --num-bytes 1 poetry/science.txt
+  fastpoetry --port 2222 --delay 1s --num-bytes 1 science
       A tarpit
 
 Signals:
@@ -105,11 +105,12 @@ impl Launch for FastArgs {
         if !self.faults.is_rehearsal() {
             return Ok(None);
         }
-        self.faults.resolve(Usual::AtOnce, &self.file).map_err(|(_, error)| error)?.one_shot()
+        self.faults.resolve(Usual::AtOnce, &self.named()).map_err(|(_, error)| error)?.one_shot()
     }
 
     fn check(&self) -> Result<(), (&'static str, Error)> {
-        Poem::check(&self.file).map_err(|error| ("file", cannot_serve(&self.file, &error)))
+        let named = self.named();
+        named.check().map_err(|error| ("file", cannot_serve(&named, &error)))
     }
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
@@ -119,31 +120,38 @@ impl Launch for FastArgs {
     }
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
-        let faults = self.faults.resolve(Usual::AtOnce, &self.file)?;
-        let file = self.file.clone();
+        let named = self.named();
+        let faults = self.faults.resolve(Usual::AtOnce, &named)?;
         Ok(Box::new(move || {
             if faults.never_accept {
                 return Ok(Arc::new(Nobody));
             }
-            let poem = Poem::load(&file).map_err(|error| cannot_serve(&file, &error))?;
+            let poem = named.load().map_err(|error| cannot_serve(&named, &error))?;
             // Absolute, so that a reload works after chdir("/").
-            let path = path::absolute(&file).map_err(|error| cannot_serve(&file, &error))?;
+            let lasting = named.absolute().map_err(|error| cannot_serve(&named, &error))?;
             let server = Arc::new(FastServer::new(poem, faults.open()?));
-            Ok(Arc::new(FastService { server, file, path, reloading: Mutex::new(()) }))
+            Ok(Arc::new(FastService { server, named, lasting, reloading: Mutex::new(()) }))
         }))
     }
 }
 
-fn cannot_serve(file: &Path, error: &io::Error) -> Error {
-    Error::cannot("serve", file.display(), error)
+impl FastArgs {
+    fn named(&self) -> NamedPoem {
+        NamedPoem::find(&self.file)
+    }
 }
 
-/// A server of a poem that is a file.
+fn cannot_serve(named: &NamedPoem, error: &io::Error) -> Error {
+    Error::cannot("serve", named, error)
+}
+
+/// A server of one poem.
 struct FastService {
     server: Arc<FastServer>,
     /// As it was named.
-    file: PathBuf,
-    path: PathBuf,
+    named: NamedPoem,
+    /// The same after chdir(2).
+    lasting: NamedPoem,
     /// Held while the poem is read again: the last one to be asked for is read last.
     reloading: Mutex<()>,
 }
@@ -154,9 +162,9 @@ impl Service for FastService {
     }
 
     fn reload(&self) -> Reload {
-        let file = self.file.display();
+        let Some(file) = self.named.file().map(Path::display) else { return Reload::Nothing };
         let _in_turn = lock(&self.reloading);
-        match Poem::load(&self.path) {
+        match self.lasting.load() {
             Ok(poem) => {
                 let bytes = poem.bytes().len();
                 self.server.set_poem(poem);

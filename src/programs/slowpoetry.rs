@@ -1,7 +1,7 @@
 //! slowpoetry as a program.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::slice;
 
@@ -17,7 +17,7 @@ use crate::cli::{Error, FAILURE, SUCCESS, open_files};
 use crate::net::counts::Counts;
 use crate::net::{Door, Stop, never_accept};
 use crate::pace::Pace;
-use crate::poem::Poem;
+use crate::poem::NamedPoem;
 use crate::server::slow::{SlowServer, Stopper};
 use crate::units::{count, human, micros};
 
@@ -32,7 +32,7 @@ const BACKLOG: u32 = 128;
 #[command(version, after_long_help = AFTER_HELP)]
 #[command(mut_args(own_default))]
 pub struct Args {
-    /// The poem, opened afresh for every client
+    /// The poem, opened afresh for every client; or the name of one that is built in, such as ecstasy
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -64,13 +64,13 @@ const AFTER_HELP: &str = "\
 Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 10k, 64KiB or 1M.
 
 Examples:
-  slowpoetry --port 10000 poetry/ecstasy.txt
+  slowpoetry --port 10000 ecstasy
       Ten bytes every tenth of a second
-  slowpoetry --port 10001 --num-bytes 30 --delay 10ms poetry/science.txt
+  slowpoetry --port 10001 --num-bytes 30 --delay 10ms science
       Thirty bytes every hundredth
-  slowpoetry --fail-first 2 --cut-at 100 --cut hang poetry/science.txt
+  slowpoetry --fail-first 2 --cut-at 100 --cut hang science
       Two resets, and then a hundred bytes and silence for everybody
-  slowpoetry --clients 1 poetry/sera.txt
+  slowpoetry --clients 1 sera
       One client on any free port, then exit
 
 Signals:
@@ -93,8 +93,9 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result<u8, Error> {
     stopping::hold_back();
     let journal = args.process.begin_log()?;
-    Poem::check(&args.file).map_err(|error| Error::cannot("serve", args.file.display(), &error))?;
-    let faults = args.faults.resolve(Usual::Slow, &args.file).map_err(|(_, error)| error)?;
+    let named = NamedPoem::find(&args.file);
+    named.check().map_err(|error| Error::cannot("serve", &named, &error))?;
+    let faults = args.faults.resolve(Usual::Slow, &named).map_err(|(_, error)| error)?;
     if let Some(status) = faults.one_shot()? {
         return Ok(status);
     }
@@ -102,7 +103,7 @@ fn run(args: Args) -> Result<u8, Error> {
     let ready = args.process.ready.take()?;
     open_files::raise_limit();
     let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG })?;
-    let lines = [(format!("Serving {}", args.file.display()), address(slice::from_ref(&listener))?)];
+    let lines = [(format!("Serving {named}"), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
         return accept_nobody(&args.patience, listener, &journal, |stopping| ready.tell(&lines, stopping));
     }
@@ -110,10 +111,10 @@ fn run(args: Args) -> Result<u8, Error> {
     // Not sooner: a name that is slow to resolve can be interrupted.
     let signals = stopping::block();
     if let Some(pace) = &faults.steady {
-        tell_pace(&args.file, pace);
+        tell_pace(&named, pace);
     }
     let server =
-        SlowServer { file: args.file, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
+        SlowServer { poem: named, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
     let stopper = Stopper::new(listener);
     let told = stopper.clone();
     let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| tell(request, told.counts()))?;
@@ -154,10 +155,8 @@ fn tell(request: Request, counts: &Counts) {
 }
 
 /// How long one client will need, as the poem is now.
-fn tell_pace(file: &Path, pace: &Pace) {
-    // Only a regular file has a length before it is read.
-    let Ok(file) = file.metadata() else { return };
-    let bytes = if file.is_file() { file.len() } else { return };
+fn tell_pace(named: &NamedPoem, pace: &Pace) {
+    let Some(bytes) = named.known_len() else { return };
     let total = pace.total(bytes);
     info!(
         bytes,

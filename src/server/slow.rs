@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use crate::errors::reason;
 use crate::net::counts::Counts;
 use crate::net::{ACCEPT_PAUSE, Complaint, Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
-use crate::poem::Poem;
+use crate::poem::NamedPoem;
 use crate::sync::lock;
 use crate::units::{count, human, micros};
 
@@ -30,8 +29,8 @@ const SHORTEST: Duration = Duration::from_micros(1);
 /// A server that gives out one file at a set pace.
 #[derive(Debug)]
 pub struct SlowServer {
-    /// Opened afresh for every client.
-    pub file: PathBuf,
+    /// A file is opened afresh for every client.
+    pub poem: NamedPoem,
     /// When to send how much, and with which faults.
     pub fault_plan: FaultPlan,
     /// A client that takes nothing for so long is dropped; it may take up to twice as long if it took something
@@ -205,10 +204,10 @@ impl SlowServer {
         if !shared.admit(&stream) {
             return false;
         }
-        let poem = match Poem::load(&self.file) {
+        let poem = match self.poem.load() {
             Ok(poem) => poem,
             Err(error) => {
-                error!(%peer, "Cannot read {}: {}; resetting {peer}", self.file.display(), reason(&error));
+                error!(%peer, "Cannot read {}: {}; resetting {peer}", self.poem, reason(&error));
                 self.fault_plan.refuse(&peer, start);
                 shared.leave();
                 return false;

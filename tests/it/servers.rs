@@ -555,3 +555,34 @@ fn out_of_descriptors_the_blocking_server_says_so_now_and_then() {
     let complaints = said.stderr.matches("Cannot accept").count() as u64;
     assert!(complaints <= 1 + start.elapsed().as_secs() / 10, "{said:?}");
 }
+
+#[test]
+fn a_poem_that_is_built_in_is_served_by_its_name() {
+    let place = Place::new();
+    fs::write(place.path("science"), "a file of this name").expect("written");
+    fs::write(place.path("poetry.toml"), "[[fastpoetry]]\nfile = 'sera'\n[[fastpoetry]]\nfile = 'science'\n")
+        .expect("written");
+    for words in [&["slowpoetry", "--delay", "0"][..], &["fastpoetry"], &["poetryd", "fastpoetry"]] {
+        let serve = |poem: &str| {
+            let mut command = program(words[0]);
+            command.args(&words[1..]).arg(poem).current_dir(place.0.path());
+            Service::start(&mut command)
+        };
+        let built_in = serve("sera");
+        assert_eq!(built_in.fetch().expect("a poem"), fs::read(poem_file("sera.txt")).expect("a poem"), "{words:?}");
+        built_in.signal(Signal::SIGHUP);
+        built_in.hear(if words[0] == "poetryd" { "Reloaded" } else { "nothing to reload" });
+        let file = serve("science");
+        assert_eq!(file.fetch().expect("a poem"), b"a file of this name", "{words:?}");
+        assert_eq!((built_in.stop().code(), file.stop().code()), (0, 0));
+
+        let mut command = program(words[0]);
+        let refused = finish(command.args(&words[1..]).arg("serra").current_dir(place.0.path()));
+        let names = "built in are ecstasy, fascination, jingyesi, lyubil, science, sera";
+        let complaint = format!("{}: cannot serve serra: no such file or directory; {names}", words[0]);
+        assert_eq!((refused.code(), refused.complaint()), (1, &*complaint));
+    }
+    let mut command = program("poetryd");
+    let several = Service::start_several(command.arg("--config").arg(place.path("poetry.toml")), 2);
+    assert_eq!(several.fetch().expect("a poem"), fs::read(poem_file("sera.txt")).expect("a poem"));
+}

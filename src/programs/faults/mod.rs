@@ -17,7 +17,7 @@ use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::{Error, SUCCESS, is_same_file, read_text};
 use crate::pace::recording::{self, rehearse};
 use crate::pace::{Pace, Plan};
-use crate::poem::Poem;
+use crate::poem::NamedPoem;
 use crate::server::fault_plan::FaultPlan;
 use crate::server::recorder::Recorder;
 
@@ -73,7 +73,7 @@ pub struct Faults {
     /// The pace of all connections, if all of them get the whole poem at a pace without chance.
     pub steady: Option<Pace>,
     /// The poem that is served.
-    poem: PathBuf,
+    poem: NamedPoem,
     /// The seed of the jitter, if it was not given.
     drawn: Option<u64>,
 }
@@ -89,14 +89,14 @@ impl FaultArgs {
         self.rehearse.is_some()
     }
 
-    /// Resolves the flags for a server of the poem in this file, which need not exist. To be called once: it reads the
+    /// Resolves the flags for a server of this poem, which need not exist. To be called once: it reads the
     /// script or the recording to be replayed, which may be a pipe, and draws a seed if none is given. An error comes
     /// with the name of its flag.
     ///
     /// # Errors
     /// The flags, the script or the recording make no sense together, or cannot be read; the new recording would be
     /// written into a file that is read.
-    pub fn resolve(&self, usual: Usual, poem: &Path) -> Result<Faults, (&'static str, Error)> {
+    pub fn resolve(&self, usual: Usual, poem: &NamedPoem) -> Result<Faults, (&'static str, Error)> {
         let (plan, steady, drawn) = match &self.replay {
             Some(path) => (replay(path).map_err(|error| ("replay", error))?, None, None),
             None => {
@@ -115,7 +115,7 @@ impl FaultArgs {
             rehearse: self.rehearse,
             never_accept: self.never_accept,
             steady,
-            poem: poem.to_owned(),
+            poem: poem.clone(),
             drawn,
         })
     }
@@ -137,10 +137,10 @@ impl FaultArgs {
     }
 
     /// Whether the recording may be written: into none of the files that are read.
-    fn check_record(&self, poem: &Path) -> Result<(), (&'static str, Error)> {
+    fn check_record(&self, poem: &NamedPoem) -> Result<(), (&'static str, Error)> {
         let Some(path) = &self.record else { return Ok(()) };
         let used =
-            [(Some(poem), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
+            [(poem.file(), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
         match used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
             Some((_, what)) => {
                 Err(("record", Error::usage(format!("cannot record into {}, which is {what}", path.display()))))
@@ -169,7 +169,7 @@ impl Faults {
     /// The poem cannot be read, or stdout cannot be written.
     pub fn one_shot(&self) -> Result<Option<u8>, Error> {
         let Some(connections) = self.rehearse else { return Ok(None) };
-        let poem = Poem::load(&self.poem).map_err(|error| Error::cannot("serve", self.poem.display(), &error))?;
+        let poem = self.poem.load().map_err(|error| Error::cannot("serve", &self.poem, &error))?;
         self.tell_seed();
         let mut stdout = BufWriter::new(io::stdout().lock());
         let len = poem.bytes().len() as u64;
@@ -184,7 +184,7 @@ impl Faults {
     /// Logs a seed that nobody has given, so that it can be.
     fn tell_seed(&self) {
         if let Some(seed) = self.drawn {
-            info!(seed, "The jitter of {} is that of --seed {seed}", self.poem.display());
+            info!(seed, "The jitter of {} is that of --seed {seed}", self.poem);
         }
     }
 }
@@ -226,7 +226,7 @@ mod tests {
 
     fn resolve(words: &[&str]) -> Result<Faults, (&'static str, String)> {
         let faults = Words::try_parse_from(words).expect("flags").faults;
-        faults.resolve(Usual::Slow, Path::new("poem")).map_err(|(flag, error)| (flag, error.message))
+        faults.resolve(Usual::Slow, &NamedPoem::find(Path::new("poem"))).map_err(|(flag, error)| (flag, error.message))
     }
 
     fn steps(faults: &Faults) -> Vec<Step> {

@@ -106,13 +106,13 @@ Sockets that systemd has opened (socket activation) are used instead of new ones
 in a file by the service that has the address.
 
 Examples:
-  poetryd fastpoetry --port 10000 poetry/ecstasy.txt
+  poetryd fastpoetry --port 10000 ecstasy
       A program as a service, in the foreground
   poetryd --daemon --pid-file poetryd.pid --log-file poetryd.log --config docs/poetry.toml
       Several, in the background
   poetryd --check --config docs/poetry.toml
       What is wrong with the file
-  poetryd --user nobody --metrics 9100 fastpoetry --port 79 poetry/ecstasy.txt
+  poetryd --user nobody --metrics 9100 fastpoetry --port 79 ecstasy
       A low port without being root for longer than that takes
 
 Signals:
