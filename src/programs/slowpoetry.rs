@@ -87,10 +87,10 @@ Exit status:
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
-    crate::cli::run("slowpoetry", run)
+    crate::cli::run("slowpoetry", |args| run(&args))
 }
 
-fn run(args: Args) -> Result<u8, Error> {
+fn run(args: &Args) -> Result<u8, Error> {
     stopping::hold_back();
     let journal = args.process.begin_log()?;
     let named = NamedPoem::find(&args.file);
