@@ -22,14 +22,15 @@
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! The ground, one noun each: [`address`], [`candidates`], [`poem`], [`metrics`], [`transforms`], [`units`], [`errors`],
-//! `sync`, `pool`, `whole_file`.
+//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`], [`transforms`],
+//! [`units`], [`errors`], `sync`, `pool`, `whole_file`.
 
 pub mod address;
 pub mod cache;
 pub mod candidates;
 pub mod cli;
 pub mod client;
+pub mod comparison;
 pub mod daemon;
 pub mod errors;
 pub mod metrics;

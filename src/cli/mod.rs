@@ -3,8 +3,11 @@
 //! A program is a [`run`] of a function that takes parsed arguments. stdout is for poems, address lines and reports;
 //! stderr is for messages about them.
 
+pub mod command;
+pub mod expectation;
 mod files;
 pub mod journal;
+mod keeper;
 pub mod listen;
 pub mod logs;
 pub mod open_files;
@@ -71,8 +74,12 @@ impl Error {
     }
 }
 
-/// The `main` of every program: parses the command line, runs `body`, and turns its end into an exit status.
+/// The `main` of every program: parses the command line, runs `body`, and turns its end into an exit status. (Unless a
+/// server has executed its program again as the keeper of a [command](mod@command).)
 pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, Error>) -> ExitCode {
+    if let Some(status) = keeper::keep(program) {
+        return ExitCode::from(status);
+    }
     panic::set_hook(Box::new(move |panic| say(program, &internal_error(panic))));
     let status = parse(program).and_then(body).unwrap_or_else(|error| {
         if !error.message.is_empty() {

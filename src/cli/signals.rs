@@ -14,8 +14,7 @@ pub struct Signals(SigSet);
 
 impl Signals {
     /// Blocks SIGINT, SIGTERM and these others, see pthread_sigmask(3). Call it before other threads are started: they
-    /// inherit the mask from the thread that starts them. (Child processes do not: [`std::process::Command`] empties
-    /// it.)
+    /// inherit the mask from the thread that starts them, and so do child processes.
     pub fn block(others: &[Signal]) -> Self {
         let mut set: SigSet = others.iter().copied().collect();
         set.add(Signal::SIGINT);

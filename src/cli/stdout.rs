@@ -13,7 +13,11 @@ use super::terminal::{Screen, write_patiently};
 /// `cannot write stdout`. EPIPE is none: a reader that closes its pipe has read enough. Nor is EBADF: a program that
 /// was started with a stdout that is not open for writing does its work without it, as with [`std::io::stdout`].
 pub fn write_all(text: &[u8]) -> Result<(), Error> {
-    match try_write_all(text) {
+    told(try_write_all(text))
+}
+
+fn told(written: io::Result<()>) -> Result<(), Error> {
+    match written {
         Err(error) if error.raw_os_error() != Some(Errno::EBADF as i32) => {
             Err(Error::cannot("write", "stdout", &error))
         }
@@ -21,12 +25,24 @@ pub fn write_all(text: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// Asks stdout, with a write(2) of nothing, whether it is on a device that is full.
+///
+/// # Errors
+/// As for [`write_all`].
+pub fn check() -> Result<(), Error> {
+    told(unless_closed(write_patiently(io::stdout(), &[]).map(drop)))
+}
+
 /// Like [`write_all`], for a caller that has its own words for an error.
 ///
 /// # Errors
 /// Those of write(2) but for EPIPE.
 pub(crate) fn try_write_all(text: &[u8]) -> io::Result<()> {
-    match Unbuffered(io::stdout()).write_all(text) {
+    unless_closed(Unbuffered(io::stdout()).write_all(text))
+}
+
+fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }

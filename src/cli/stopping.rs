@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use nix::sys::signal::Signal;
 use tracing::{info, warn};
 
 use super::signals::{LAST_WORDS, Signals, exit_at_the_latest, hear_pending, is_ignored};
-use super::{Error, SUCCESS, journal};
+use super::{Error, journal};
 use crate::errors::reason;
 use crate::net::Stoppable;
 use crate::sync::lock;
@@ -100,12 +101,76 @@ fn is_terminal_gone() -> bool {
 pub struct Stopping {
     words: Arc<Words>,
     end: Arc<End>,
+    companion: Arc<Companion>,
+    trigger: Trigger,
 }
 
 impl Stopping {
     /// Does this at the end of the process, whichever thread ends it: the last thing first.
     pub fn at_the_end(&self, last: impl FnOnce() + Send + 'static) {
-        lock(&self.end.0).push(Box::new(last));
+        lock(&self.end.left).push(Box::new(last));
+    }
+
+    /// Has somebody else hear, from now on, of each signal that asks for a stop, and of those that have done so already.
+    pub fn accompany(&self, mut told: impl FnMut(Signal) + Send + 'static) {
+        let mut companion = lock(&self.companion.0);
+        companion.asked.iter().for_each(|&signal| told(signal));
+        companion.told = Some(Box::new(told));
+    }
+
+    /// Stops the server as signals do.
+    pub fn trigger(&self) -> Trigger {
+        self.trigger.clone()
+    }
+
+    /// The server has ended: from now on the process is not ended because it does not.
+    pub fn server_is_over(&self) {
+        self.end.is_server_over.store(true, Relaxed);
+    }
+}
+
+/// Stops a server that hears signals in their place.
+#[derive(Clone)]
+pub struct Trigger {
+    stop: mpsc::Sender<()>,
+    end: Arc<End>,
+}
+
+impl Trigger {
+    /// Stops it as a first signal does, if nothing has done so yet. If it does not end then, the process does, with this
+    /// status.
+    pub fn stop(&self, status: u8) {
+        self.end.status.store(status, Relaxed);
+        if !self.end.is_stopping.swap(true, Relaxed) {
+            self.hurry();
+        }
+    }
+
+    /// Resets the connections that are left, as a second signal does.
+    pub fn hurry(&self) {
+        // A server that hears nothing any more is over.
+        let _ = self.stop.send(());
+    }
+}
+
+/// Somebody beside the server who hears of its stop.
+#[derive(Default)]
+struct Companion(Mutex<Heard>);
+
+#[derive(Default)]
+struct Heard {
+    /// The signals that have asked for a stop.
+    asked: Vec<Signal>,
+    told: Option<Box<dyn FnMut(Signal) + Send>>,
+}
+
+impl Companion {
+    fn tell(&self, signal: Signal) {
+        let mut heard = lock(&self.0);
+        heard.asked.push(signal);
+        if let Some(told) = &mut heard.told {
+            told(signal);
+        }
     }
 }
 
@@ -116,14 +181,21 @@ impl Drop for Stopping {
     }
 }
 
-/// What is left to do at the end of the process.
+/// The end of the process.
 #[derive(Default)]
-struct End(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+struct End {
+    /// What is left to do.
+    left: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    is_stopping: AtomicBool,
+    is_server_over: AtomicBool,
+    /// The exit status, if it is not the main thread that ends it.
+    status: AtomicU8,
+}
 
 impl End {
     /// Does it, once; when this returns, it is done.
     fn come(&self) {
-        let mut left = lock(&self.0);
+        let mut left = lock(&self.left);
         while let Some(last) = left.pop() {
             last();
         }
@@ -185,17 +257,24 @@ pub fn stop_on(
             }
             server.abort();
             thread::sleep(LAST_WORDS);
+            if last.is_server_over.load(Relaxed) {
+                return;
+            }
+            let status = last.status.load(Relaxed);
             // Files and pipes that do not answer must not hold up this end, either.
-            exit_at_the_latest(FAREWELL, SUCCESS);
+            exit_at_the_latest(FAREWELL, status);
             last.come();
             journal::flush(FAREWELL);
-            process::exit(SUCCESS.into());
+            process::exit(status.into());
         }
     };
     let cannot = |error| Error::no_thread(&error);
     thread::Builder::new().name("stop".to_owned()).spawn(body).map_err(cannot)?;
     let told: Told = Arc::new(told);
     let mut asides = Asides::default();
+    let trigger = Trigger { stop: stop.clone(), end: Arc::clone(&end) };
+    let companion = Arc::<Companion>::default();
+    let (accompanied, stopped) = (Arc::clone(&companion), Arc::clone(&end));
     let begun = Arc::clone(&words);
     let on_signal = move |signal| {
         // First of all: what is asked for before the stop is done before the end.
@@ -215,12 +294,14 @@ pub fn stop_on(
         if hear_pending(Signal::SIGUSR1) {
             told(Request::Report);
         }
+        accompanied.tell(signal);
+        stopped.is_stopping.store(true, Relaxed);
         let _ = stop.send(());
         told(Request::Stop);
         drop(word);
     };
     signals.watch(on_signal).map_err(cannot)?;
-    Ok(Stopping { words, end })
+    Ok(Stopping { words, end, companion, trigger })
 }
 
 type Told = Arc<dyn Fn(Request) + Send + Sync>;
@@ -298,7 +379,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         for number in 1..=3 {
             let tell = tell.clone();
-            lock(&end.0).push(Box::new(move || tell.send(number).expect("heard")));
+            lock(&end.left).push(Box::new(move || tell.send(number).expect("heard")));
         }
         end.come();
         end.come();

@@ -20,6 +20,9 @@ use crate::poem::NamedPoem;
 /// The clap group of one-shot flags (`--list`, `--rehearse`), which are not allowed in a file.
 pub const ONE_SHOT: &str = "one-shot";
 
+/// The clap group of flags that are for a command line only, and not allowed in a file either.
+pub const COMMAND_LINE: &str = "command-line";
+
 /// Minimal Jaro-Winkler similarity (0 to 1) for "a similar one is".
 const SIMILAR: f64 = 0.8;
 
@@ -165,11 +168,12 @@ impl<'a> TomlTable<'a> {
     pub fn args<A: clap::Args>(&self, without: &[&str]) -> Result<A, Error> {
         let mut command = A::augment_args(Command::new("table").no_binary_name(true).disable_help_flag(true));
         command.build();
-        let is_one_shot = |arg: &Arg| {
-            let groups = command.get_groups().filter(|group| group.get_id() == ONE_SHOT);
+        let is_no_key = |arg: &Arg| {
+            let groups =
+                command.get_groups().filter(|group| [ONE_SHOT, COMMAND_LINE].contains(&group.get_id().as_str()));
             groups.flat_map(ArgGroup::get_args).any(|id| id == arg.get_id())
         };
-        let keys = || command.get_arguments().filter(|arg| !is_one_shot(arg));
+        let keys = || command.get_arguments().filter(|arg| !is_no_key(arg));
         let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);
         for (key, value) in self.entries.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref())) {
             let key = key.get_ref().as_ref();
@@ -207,7 +211,10 @@ impl<'a> TomlTable<'a> {
                 let times = number.as_str().parse::<u8>().map_err(|_| "it must be a small number".to_owned())?;
                 return Ok(vec![flag; times.into()]);
             }
-            (_, DeValue::String(text)) if arg.get_value_parser().type_id() == TypeId::of::<PathBuf>() => {
+            (_, value) if arg.get_value_parser().type_id() == TypeId::of::<PathBuf>() => {
+                let DeValue::String(text) = value else {
+                    return Err(format!("it must be a string, but its type is {}", value.type_str()));
+                };
                 let path = self.file.path.parent().unwrap_or(Path::new("")).join(text.as_ref());
                 // What a program takes without a flag is a poem, which may be one that is built in.
                 let is_poem =

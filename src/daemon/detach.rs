@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -70,6 +70,9 @@ pub enum Error {
     /// The service was not ready in time, and was killed.
     #[error("it was not ready after {}", humantime::format_duration(*.0))]
     TooLong(Duration),
+    /// What the service said could not be copied to stdout, so it was ended.
+    #[error("what it says cannot be written to stdout: {}", reason(.0))]
+    Unheard(io::Error),
     /// In the service: the starter is gone.
     #[error("nobody waits for this service to be ready")]
     Abandoned,
@@ -156,8 +159,11 @@ impl Starting {
             let mut text = available(&mut stdout);
             let ready = text.iter().position(|&byte| byte == READY);
             text.truncate(ready.unwrap_or(text.len()));
-            pass_on(io::stderr(), &available(&mut stderr));
-            pass_on(io::stdout(), &text);
+            let _ = pass_on(io::stderr(), &available(&mut stderr));
+            if let Err(error) = pass_on(io::stdout(), &text) {
+                end_politely(child, &process, patience.saturating_sub(start.elapsed()));
+                return Err(Error::Unheard(error));
+            }
             if ready.is_some() {
                 self.0 = None;
                 return Ok(pid);
@@ -204,8 +210,21 @@ fn available(pipe: &mut Option<PipeReader>) -> Vec<u8> {
 }
 
 /// Copies text; a closed stdout or stderr of the starter does not fail the service.
-fn pass_on(mut to: impl Write, text: &[u8]) {
-    let _ = to.write_all(text).and_then(|()| to.flush());
+fn pass_on(mut to: impl Write, text: &[u8]) -> io::Result<()> {
+    match to.write_all(text).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Asks a service to end (SIGTERM), and waits for that, so that it takes its files with it.
+fn end_politely(service: &Child, process: &OwnedFd, patience: Duration) {
+    let pid = i32::try_from(service.id()).map(nix::unistd::Pid::from_raw);
+    if pid.is_ok_and(|pid| kill(pid, Signal::SIGTERM).is_ok()) {
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        // If it does not end, it is killed.
+        let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout);
+    }
 }
 
 fn end(status: ExitStatus) -> Error {

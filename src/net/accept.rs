@@ -148,9 +148,10 @@ fn accept_batch<H: FastPath>(
     let counts = &connections.engine().counts;
     for _ in 0..BATCH {
         // The permit first, then the connection: without one it waits in the listen queue.
-        let Some(found) = permit.take().or_else(|| counts.try_permit()) else { return Batch::NoPermit };
+        let Some(mut found) = permit.take().or_else(|| counts.try_permit()) else { return Batch::NoPermit };
         match acceptfrom_with(listener.get_inner().as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
+                found.begin_stay(&socket);
                 let peer = Peer::new(peer.and_then(|peer| SocketAddr::try_from(peer).ok()));
                 let accepted =
                     Accepted { socket: socket.into(), peer, door, permit: found, has_read: Cell::new(false) };

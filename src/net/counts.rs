@@ -1,19 +1,35 @@
 //! What a server has done so far, and how many connections it may have at once.
 
-use std::sync::Arc;
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::descriptors::{Descriptors, Opens};
+use super::stays::{Stay, Stays};
 
 /// The right of one connection to be open, from accept(2) to close(2).
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Counts>);
+pub(super) struct Permit {
+    counts: Arc<Counts>,
+    /// Boxed: only few servers want to know it.
+    stay: Option<Box<Stay>>,
+}
+
+impl Permit {
+    /// The connection that has the permit is accepted now.
+    pub(super) fn begin_stay(&mut self, socket: impl AsFd) {
+        self.stay = self.counts.begin_stay(socket).map(Box::new);
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Self(counts) = self;
+        drop(self.stay.take());
+        let counts = &self.counts;
         counts.permits.add_permits(1);
         counts.descriptors.give(counts.opens);
     }
@@ -33,6 +49,8 @@ pub struct Counts {
     descriptors: Descriptors,
     /// What a connection needs of them.
     opens: Opens,
+    /// If somebody wants to know.
+    stays: OnceLock<Arc<Stays>>,
 }
 
 impl Default for Counts {
@@ -56,6 +74,7 @@ impl Counts {
             permits: Semaphore::new(max),
             descriptors,
             opens,
+            stays: OnceLock::new(),
         }
     }
 
@@ -84,6 +103,26 @@ impl Counts {
         self.bytes.load(Relaxed)
     }
 
+    /// Notes from now on how long peers stay. To be called once, before the first one comes.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptor.
+    pub fn note_stays(&self) -> io::Result<Arc<Stays>> {
+        let stays = Stays::start()?;
+        Ok(Arc::clone(self.stays.get_or_init(|| stays)))
+    }
+
+    /// The longest time from the accept of a connection to when its peer closed or reset it, or else to its end. `None`:
+    /// nobody has gone yet, or it is not [noted](Self::note_stays).
+    pub fn longest_stay(&self) -> Option<Duration> {
+        self.stays.get()?.longest()
+    }
+
+    /// A connection is accepted now; its stay is noted, if that is asked for.
+    pub(crate) fn begin_stay(&self, socket: impl AsFd) -> Option<Stay> {
+        self.stays.get().map(|stays| stays.begin(socket))
+    }
+
     /// A permit, if there is one.
     pub(super) fn try_permit(self: &Arc<Self>) -> Option<Permit> {
         let permit = self.permits.try_acquire().ok()?;
@@ -91,7 +130,7 @@ impl Counts {
             descriptors.forget();
         }
         permit.forget();
-        Some(Permit(Arc::clone(self)))
+        Some(Permit { counts: Arc::clone(self), stay: None })
     }
 
     /// A permit, when there is one.
@@ -101,7 +140,7 @@ impl Counts {
             descriptors.forget();
         }
         permit.forget();
-        Permit(Arc::clone(self))
+        Permit { counts: Arc::clone(self), stay: None }
     }
 
     pub(crate) fn accept(&self) {

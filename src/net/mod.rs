@@ -25,6 +25,7 @@
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
+//! | `stays.rs` | how long peers stay, if somebody wants to know |
 
 mod accept;
 pub mod close;
@@ -38,6 +39,7 @@ mod engine;
 mod handler;
 mod linger;
 pub mod pulse;
+mod stays;
 mod stop;
 mod timer;
 
@@ -47,6 +49,7 @@ pub use connection::{Connection, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now};
 pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
+pub use stays::Stays;
 pub use stop::{Stop, Stoppable};
 
 #[cfg(test)]

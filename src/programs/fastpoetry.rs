@@ -68,6 +68,8 @@ Examples:
       The async twin of a slow server
   fastpoetry --port 2222 --delay 1s --num-bytes 1 science
       A tarpit
+  fastpoetry --cut-at 100 --cut hang science --expect 'left < 4s' -- curl -sm 2 telnet://{}
+      Does this client give up in time? The server ends with it
 
 Signals:
   SIGHUP reads the poem again; clients under way keep the one they began with. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
@@ -79,7 +81,10 @@ or are reset. A second signal resets them at once.
 Exit status:
   0    stopped
   1    the poem, a script or a recording cannot be read, the port is taken, or the recording cannot be written
-  2    the command line makes no sense";
+  2    the command line makes no sense
+
+  With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
+not hold, or 130 after Ctrl-C";
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {

@@ -105,6 +105,8 @@ Examples:
       A fresh poem every minute, or an old one if there is none
   poetry-proxy --ttl 10s --stale-while-revalidate 1m 10000
       Nobody waits but the first
+  poetry-proxy 10000 --expect 'clients = 3' -- get-poetry --discard {} {} {}
+      A proxy for as long as one command
 
 Log:
   A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
@@ -120,7 +122,10 @@ or are reset. A second signal resets them at once.
 Exit status:
   0    stopped
   1    the port is taken
-  2    the command line makes no sense";
+  2    the command line makes no sense
+
+  With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
+not hold, or 130 after Ctrl-C";
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {

@@ -95,8 +95,8 @@ A run counts for times and costs if all its poems arrived; missing says how many
 The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one, \
 the slowest poem for the others. A server counts with the time that it took in the model that got it soonest.
 
-An assertion compares two sums of products with <, <=, > or >=. Their values are numbers (of seconds, or with us, ms, \
-s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
+An assertion compares two sums of products with <, <=, =, >= or >. Their values are numbers (of seconds, or with us, \
+ms, s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
 .waits), and bound, that of the model named first.
 
 Examples:

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::address::Address;
+use crate::cli::command::{Beside, CommandArgs, Place};
 use crate::cli::journal::Journal;
 use crate::cli::listen::ListenArgs;
 use crate::cli::logs::{LogArgs, LogFormat, Style};
-use crate::cli::ready::ReadyArgs;
+use crate::cli::ready::{Announce, ReadyArgs};
 use crate::cli::stopping::{self, Request, stop_on};
 use crate::cli::terminal;
 use crate::cli::values::{self, Limit};
@@ -52,13 +53,21 @@ pub struct ProcessArgs {
     /// What it says.
     #[command(flatten)]
     pub logs: LogArgs,
+
+    /// What runs beside it.
+    #[command(flatten)]
+    pub command: CommandArgs,
 }
 
 impl ProcessArgs {
     /// These flags, with those of `base` where they say nothing.
     #[must_use]
     pub fn over(self, base: Self) -> Self {
-        Self { ready: self.ready.over(base.ready), logs: self.logs.over(base.logs) }
+        Self {
+            ready: self.ready.over(base.ready),
+            logs: self.logs.over(base.logs),
+            command: self.command.over(base.command),
+        }
     }
 
     /// Begins the log of a server to stderr. The journal has no thread yet.
@@ -335,6 +344,28 @@ impl Service for Nobody {
     }
 }
 
+/// The names of all places where these services will listen: a service is called by its program, with a number if there
+/// are several of that; a door that is not its first has a name of its own.
+pub fn places(launches: &[&dyn Launch]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (index, launch) in launches.iter().enumerate() {
+        let program = launch.program();
+        let of_it = |launches: &[&dyn Launch]| launches.iter().filter(|other| other.program() == program).count();
+        let number = of_it(&launches[..=index]);
+        let service = if of_it(launches) == 1 { program.to_owned() } else { format!("{program}-{number}") };
+        for (index, door) in launch.doors().iter().enumerate() {
+            let name = if index == 0 { service.clone() } else { format!("{service}-{}", door.name) };
+            places.push(Place { name, is_main: index == 0 });
+        }
+    }
+    places
+}
+
+/// Where people are told the addresses of a server.
+pub fn announce(beside: &Beside) -> Announce {
+    if beside.is_command() { Announce::InLog } else { Announce::OnStdout }
+}
+
 /// Adds the metrics of a server: those that the engine has of each, and its own.
 pub fn add_metrics(page: &mut Page, labels: &[(&str, &str)], counts: &Counts, service: &dyn Service) {
     const CLIENTS: Metric = Metric::gauge("poetry_clients", "Clients connected now.");
@@ -360,6 +391,7 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     if let Some(status) = launch.one_shot()? {
         return Ok(status);
     }
+    let mut beside = process.command.resolve(launch.program(), &places(&[launch]))?;
     // Before anything is opened that could be taken for the descriptor.
     let ready = process.ready.take()?;
     open_files::raise_limit();
@@ -389,8 +421,19 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     let _ = opened.set(Arc::clone(&service));
     let run = Arc::clone(&service).prepare(doors, &limits)?;
     let _ = started.set(Arc::clone(run.counts()));
+    let counts = Arc::clone(run.counts());
+    beside.watch(&counts)?;
     // Everything that can fail, and then the word that it has not.
-    ready.tell(&lines, &stopping)?;
-    run.serve(&stop)?.tell("Stopped");
-    Ok(service.end())
+    ready.tell(&lines, announce(&beside), &stopping)?;
+    let companion = beside.start(&addresses(&lines), limits.grace, &stopping)?;
+    let served = run.serve(&stop).map(|ended| {
+        ended.tell("Stopped");
+        service.end()
+    });
+    companion.end(served, &stopping, &[&counts])
+}
+
+/// The addresses in address lines.
+pub fn addresses(lines: &[(String, SocketAddr)]) -> Vec<SocketAddr> {
+    lines.iter().map(|(_, address)| *address).collect()
 }

@@ -1,21 +1,24 @@
 //! slowpoetry as a program.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::slice;
+use std::sync::Arc;
 
 use clap::{Arg, Parser};
 use tracing::info;
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{ClientArgs, ProcessArgs, tell_nothing_to_reload, tell_totals};
+use super::service::{ClientArgs, ProcessArgs, addresses, announce, tell_nothing_to_reload, tell_totals};
+use crate::cli::command::{Beside, Place};
 use crate::cli::journal::Journal;
 use crate::cli::listen::{ListenArgs, address};
-use crate::cli::stopping::{self, Request, Stopping, stop_on};
+use crate::cli::ready::Ready;
+use crate::cli::stopping::{self, Request, stop_on};
 use crate::cli::{Error, FAILURE, SUCCESS, open_files};
 use crate::net::counts::Counts;
-use crate::net::{Door, Stop, never_accept};
+use crate::net::{Door, Stop, Stoppable, never_accept};
 use crate::pace::Pace;
 use crate::poem::NamedPoem;
 use crate::server::slow::{SlowServer, Stopper};
@@ -72,6 +75,8 @@ Examples:
       Two resets, and then a hundred bytes and silence for everybody
   slowpoetry --clients 1 sera
       One client on any free port, then exit
+  slowpoetry --first-byte-delay 10s ecstasy --expect 'left < 4s' -- curl -sm 2 telnet://{}
+      Does this client give up in time? The server ends with it
 
 Signals:
   SIGHUP reloads nothing: the poem is opened afresh for every client. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
@@ -83,7 +88,10 @@ time or else reset. A second signal resets it at once.
 Exit status:
   0    stopped, or all clients served
   1    the poem, a script or a recording cannot be read, the port is taken, or the recording cannot be written
-  2    the command line makes no sense";
+  2    the command line makes no sense
+
+  With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
+not hold, or 130 after Ctrl-C";
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
@@ -99,13 +107,15 @@ fn run(args: &Args) -> Result<u8, Error> {
     if let Some(status) = faults.one_shot()? {
         return Ok(status);
     }
+    let place = Place { name: "slowpoetry".to_owned(), is_main: true };
+    let mut beside = args.process.command.resolve("slowpoetry", &[place])?;
     // Before anything is opened that could be taken for the descriptor.
     let ready = args.process.ready.take()?;
     open_files::raise_limit();
     let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG })?;
     let lines = [(format!("Serving {named}"), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
-        return accept_nobody(&args.patience, listener, &journal, |stopping| ready.tell(&lines, stopping));
+        return accept_nobody(&args.patience, listener, &journal, &lines, ready, beside);
     }
     let fault_plan = faults.open()?;
     // Not sooner: a name that is slow to resolve can be interrupted.
@@ -120,29 +130,38 @@ fn run(args: &Args) -> Result<u8, Error> {
     let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| tell(request, told.counts()))?;
     journal.start()?;
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
+    beside.watch(stopper.counts())?;
     // Everything that can fail, and then the word that it has not.
-    ready.tell(&lines, &stopping)?;
+    ready.tell(&lines, announce(&beside), &stopping)?;
+    let companion = beside.start(&addresses(&lines), args.patience.grace, &stopping)?;
     server.run(&stopper);
-    Ok(if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE })
+    // It may have served as many as it should, and have a companion that has not ended.
+    stopper.close();
+    let status = if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE };
+    companion.end(Ok(status), &stopping, &[stopper.counts()])
 }
 
-/// Listens, until it is stopped, and is `ready` when nothing can fail any more.
+/// Listens, until it is stopped.
 fn accept_nobody(
     patience: &ClientArgs,
     listener: TcpListener,
     journal: &Journal,
-    ready: impl FnOnce(&Stopping) -> Result<(), Error>,
+    lines: &[(String, SocketAddr)],
+    ready: Ready,
+    beside: Beside,
 ) -> Result<u8, Error> {
     let stop = Stop::default();
-    let counts = Counts::default();
-    let told = move |request| tell(request, &counts);
+    let counts = Arc::<Counts>::default();
+    let told_counts = Arc::clone(&counts);
+    let told = move |request| tell(request, &told_counts);
     let stopping = stop_on(stopping::block(), patience.grace, stop.clone(), told)?;
     journal.start()?;
     let door = Door { name: "poem", listeners: vec![listener] };
     let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("start", "a runtime", &error))?;
-    ready(&stopping)?;
+    ready.tell(lines, announce(&beside), &stopping)?;
+    let companion = beside.start(&addresses(lines), patience.grace, &stopping)?;
     nobody.run(&stop);
-    Ok(SUCCESS)
+    companion.end(Ok(SUCCESS), &stopping, &[&counts])
 }
 
 /// Answers a signal that is no stop. The file is opened afresh for each client anyway.

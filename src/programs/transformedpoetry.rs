@@ -73,6 +73,8 @@ Examples:
       Any number of requests, and long poems
   get-poetry --transform shout --via 11000 10000
       A poem through it
+  transformedpoetry --expect 'clients = 1' -- get-poetry --transform shout --via {} 10000
+      A server for as long as one command
 
 Signals:
   SIGHUP reloads nothing, for there is nothing to reload. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
@@ -84,7 +86,10 @@ or are reset. A second signal resets them at once.
 Exit status:
   0    stopped, or listed
   1    the port is taken
-  2    the command line makes no sense";
+  2    the command line makes no sense
+
+  With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
+not hold, or 130 after Ctrl-C";
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {

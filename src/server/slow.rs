@@ -201,6 +201,7 @@ impl SlowServer {
         let start = Instant::now();
         close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);
+        let _stay = shared.counts.begin_stay(&stream);
         if !shared.admit(&stream) {
             return false;
         }

@@ -10,6 +10,7 @@ use regex_lite::{Captures, Regex};
 const GROUND: &[&str] = &[
     "address",
     "candidates",
+    "comparison",
     "errors",
     "metrics",
     "poem",

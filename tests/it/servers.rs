@@ -23,26 +23,26 @@ use crate::harness::{
 };
 
 /// A directory that all may read, with a poem.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("set");
         fs::copy(poem_file("sera.txt"), directory.path().join("poem")).expect("copied");
         Self(directory)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn word(&self, name: &str) -> String {
+    pub(crate) fn word(&self, name: &str) -> String {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
     /// Every server, with the words that it needs at least.
-    fn servers(&self) -> [Vec<String>; 5] {
+    pub(crate) fn servers(&self) -> [Vec<String>; 5] {
         let poem = self.word("poem");
         [
             vec!["slowpoetry", "--delay", "0", &poem],
@@ -56,7 +56,7 @@ impl Place {
 }
 
 /// The command of a server with more words.
-fn command(server: &[String], more: &[&str]) -> Command {
+pub(crate) fn command(server: &[String], more: &[&str]) -> Command {
     let mut command = program(&server[0]);
     command.args(more_first(server, more));
     command
@@ -68,7 +68,7 @@ fn more_first<'a>(server: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Whether somebody listens.
-fn listens(address: SocketAddr) -> bool {
+pub(crate) fn listens(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok()
 }
 
@@ -333,7 +333,7 @@ fn totals_are_what_was_done() {
 }
 
 /// A terminal: the side of the one who types, which no other process inherits, and the side of the program.
-fn terminal() -> (File, File) {
+pub(crate) fn terminal() -> (File, File) {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
     grantpt(&master).expect("granted");
     unlockpt(&master).expect("unlocked");

@@ -10,6 +10,7 @@ use tracing::{Span, error};
 use super::pages;
 use super::requests::{Log, Manager, on_request};
 use super::running::Running;
+use crate::cli::command::Beside;
 use crate::cli::journal;
 use crate::cli::logs::service_span;
 use crate::cli::ready::Ready;
@@ -19,10 +20,11 @@ use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::daemon::detach::{self, Detached};
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::systemd::{Notifier, Watchdog, watchdog_interval};
+use crate::net::counts::Counts;
 use crate::net::descriptors::Descriptors;
 use crate::net::pulse::{Pulse, Question};
 use crate::net::{Door, ServerLimits, Stop, Stoppable};
-use crate::programs::service::{Launch, Open, Run, Service, address, prepare};
+use crate::programs::service::{Launch, Open, Run, Service, address, addresses, announce, prepare};
 use crate::server::page::PageServer;
 
 /// A service that listens, and has not begun.
@@ -56,6 +58,7 @@ pub(super) struct Words {
     pub(super) ready: Ready,
     pub(super) pid_file: Option<PidFile>,
     pub(super) detached: Option<Detached>,
+    pub(super) beside: Beside,
 }
 
 impl Opened {
@@ -116,7 +119,7 @@ impl Daemon {
     /// One of the services cannot be started: then none is, and nobody was told that they are.
     pub(super) fn serve(self, signals: Blocked, words: Words) -> Result<u8, Error> {
         let Self { services, metrics, log, notifier } = self;
-        let Words { ready, pid_file, detached } = words;
+        let Words { ready, pid_file, detached, mut beside } = words;
         let graces = services.iter().map(|service| service.limits.grace);
         let grace = graces.chain(metrics.as_ref().map(|_| METRICS_GRACE)).max().unwrap_or_default();
         let manager = Arc::new(Manager::new(notifier.clone()));
@@ -133,6 +136,7 @@ impl Daemon {
             let run = span.in_scope(|| Arc::clone(&opened.service).prepare(opened.doors, &limits));
             let run = run.map_err(|error| error.prefixed(&format!("{program} on {address}: ")))?;
             lines.extend(opened.lines);
+            beside.watch(run.counts())?;
             let (service, own) = (opened.service, stop.with_own_pulse());
             let (counts, pulse) = (Arc::clone(run.counts()), own.pulse().clone());
             seen.push(Running {
@@ -175,13 +179,14 @@ impl Daemon {
         let in_background = |error: detach::Error| Error::failure(error.to_string());
         detached.as_ref().map_or(Ok(()), Detached::settle).map_err(in_background)?;
 
-        ready.tell(&lines, &stopping)?;
+        ready.tell(&lines, announce(&beside), &stopping)?;
         if let Some(detached) = detached {
             // There is no other stderr for what was said until now.
             journal::flush(LAST_WORDS);
             detached.ready().map_err(in_background)?;
         }
         manager.ready();
+        let companion = beside.start(&addresses(&lines), grace, &stopping)?;
 
         let page_thread = page_thread.map(Parked::go);
         let threads: Vec<JoinHandle<u8>> = threads.into_iter().map(Parked::go).collect();
@@ -190,7 +195,9 @@ impl Daemon {
         // It may not have been a signal that has ended them.
         manager.stopping();
         page_stop.close();
-        Ok(worst.max(page_thread.map_or(SUCCESS, status)))
+        let worst = worst.max(page_thread.map_or(SUCCESS, status));
+        let counts: Vec<&Counts> = seen.iter().map(|service| service.counts.as_ref()).collect();
+        companion.end(Ok(worst), &stopping, &counts)
     }
 }
 

@@ -17,6 +17,7 @@ use clap::Parser;
 use nix::unistd::geteuid;
 use tracing::error;
 
+use crate::cli::command::{Beside, Place};
 use crate::cli::listen::ListenArgs;
 use crate::cli::logs::{LogFormat, Style};
 use crate::cli::stopping;
@@ -27,7 +28,7 @@ use crate::daemon::pid_file::PidFile;
 use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
 use crate::net::Door;
-use crate::programs::service::{DoorArgs, Launch, Open, ProcessArgs, Queue};
+use crate::programs::service::{DoorArgs, Launch, Open, ProcessArgs, Queue, places};
 use daemon::{Daemon, Opened, Words};
 use program::Program;
 use requests::Log;
@@ -38,13 +39,15 @@ use requests::Log;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP, disable_help_subcommand = true)]
 #[command(subcommand_value_name = "PROGRAM", subcommand_help_heading = "Programs")]
-#[command(override_usage = "poetryd [OPTIONS] PROGRAM ARGS...\n       poetryd [OPTIONS] --config FILE")]
+#[command(
+    override_usage = "poetryd [OPTIONS] PROGRAM ARGS... [-- CMD ARGS...]\n       poetryd [OPTIONS] --config FILE [-- CMD ARGS...]"
+)]
 pub struct Args {
     /// Start the services described in a TOML file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Only check the words, the file, and the poems and scripts that are named there, and exit
+    /// Only check the words, the file, and the poems, scripts and port file that are named there, and exit
     #[arg(long)]
     check: bool,
 
@@ -114,6 +117,8 @@ Examples:
       What is wrong with the file
   poetryd --user nobody --metrics 9100 fastpoetry --port 79 ecstasy
       A low port without being root for longer than that takes
+  poetryd --config docs/poetry.toml -- get-poetry --transform shout --via {transformedpoetry} {fastpoetry-1}
+      Several services, for as long as one command
 
 Signals:
   SIGHUP           opens the log file again, reads the poems again, makes proxies forget theirs
@@ -126,7 +131,10 @@ started it.
 Exit status:
   0    stopped; with --daemon, every socket listens
   1    a service cannot be started: a poem cannot be read, a port is taken, the pid file is locked
-  2    the command line or the file makes no sense";
+  2    the command line or the file makes no sense
+
+  With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
+not hold, or 130 after Ctrl-C";
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
@@ -147,7 +155,15 @@ fn run(args: Args, detached: Option<Detached>) -> Result<u8, Error> {
         }
     }
     let startup = Startup::read(args)?;
+    if startup.beside.is_command() {
+        for (flag, is_given) in [("--check", only_check), ("--daemon", is_daemon)] {
+            if is_given {
+                return Err(Error::usage(format!("{flag} runs no command: there is nothing to write after --")));
+            }
+        }
+    }
     if only_check {
+        startup.options.process.ready.check_file()?;
         return Ok(SUCCESS);
     }
     if is_daemon && detached.is_none() {
@@ -168,6 +184,7 @@ struct Startup {
     /// All inherited sockets are for the only service.
     is_single: bool,
     identity: Option<Identity>,
+    beside: Beside,
 }
 
 /// A service that can be opened.
@@ -180,15 +197,20 @@ struct Resolved {
 
 impl Startup {
     fn read(args: Args) -> Result<Self, Error> {
+        let only_check = args.check;
+        // A descriptor that a file names is that of another process, which will be started with it.
+        let check = |process: &ProcessArgs| if only_check { process.ready.check_descriptor() } else { Ok(()) };
         let (options, services, is_single) = match (args.program, args.config) {
             (Some(Program::Service(launch, process)), None) => {
                 launch.check().map_err(|(_, error)| error)?;
                 let open = launch.resolve().map_err(|(_, error)| error)?;
                 let process = process.over(args.options.process);
+                check(&process)?;
                 (Options { process, ..args.options }, vec![Resolved { prefix: String::new(), launch, open }], true)
             }
             (Some(Program::Other(name)), None) => return Err(program::unknown(&name)),
             (None, Some(path)) => {
+                check(&args.options.process)?;
                 let (options, services) = config::read(&path)?;
                 (args.options.over(options), services, false)
             }
@@ -210,7 +232,10 @@ impl Startup {
             }
         }
         let identity = options.identity()?;
-        Ok(Self { options, services, is_single, identity })
+        let mut places = places(&services.iter().map(|service| service.launch.as_ref()).collect::<Vec<_>>());
+        places.extend(options.metrics.as_ref().map(|_| Place { name: "metrics".to_owned(), is_main: false }));
+        let beside = options.process.command.resolve("poetryd", &places)?;
+        Ok(Self { options, services, is_single, identity, beside })
     }
 
     /// Opens everything, in the order that [`crate::daemon`] explains, and serves.
@@ -230,8 +255,9 @@ impl Startup {
         let pid_file = pid_file.transpose()?;
         // Not before: as long as another process has the pid file, its log is not ours.
         let log = self.open_log()?;
-        let words = Words { ready, pid_file, detached };
-        let served = self.open(inherited, log.clone()).and_then(|daemon| daemon.serve(signals, words));
+        let opened = self.open(inherited, log.clone());
+        let served =
+            opened.and_then(|(daemon, beside)| daemon.serve(signals, Words { ready, pid_file, detached, beside }));
         served.inspect_err(|_| {
             if let Log::File(log) = log {
                 log.take_back();
@@ -240,7 +266,7 @@ impl Startup {
     }
 
     /// Opens every service, and becomes who it is to be: from then on there may be threads.
-    fn open(self, mut inherited: Inherited, log: Log) -> Result<Daemon, Error> {
+    fn open(self, mut inherited: Inherited, log: Log) -> Result<(Daemon, Beside), Error> {
         // Each step for all of them: what one of them writes must not be begun if another one cannot be started.
         let mut bound = Vec::new();
         for Resolved { prefix, launch, .. } in &self.services {
@@ -260,7 +286,7 @@ impl Startup {
         if let Some(identity) = &self.identity {
             identity.assume().map_err(|error| privileges(&error))?;
         }
-        Ok(Daemon { services: opened, metrics, log, notifier: Notifier::from_env() })
+        Ok((Daemon { services: opened, metrics, log, notifier: Notifier::from_env() }, self.beside))
     }
 
     fn open_log(&self) -> Result<Log, Error> {

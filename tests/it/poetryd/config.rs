@@ -12,7 +12,7 @@ use crate::harness::{Finished, Service, fetch, finish, refusing_port, run};
 
 #[test]
 fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
-    const NO_KEYS: [&str; 7] = ["help", "version", "config", "check", "daemon", "list", "rehearse"];
+    const NO_KEYS: [&str; 8] = ["help", "version", "config", "check", "daemon", "expect", "list", "rehearse"];
     // Of the process, not of a service in it.
     const PROCESS: [&str; 5] = ["verbose", "quiet", "log-format", "ready-fd", "port-file"];
     let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>)").expect("a pattern");
