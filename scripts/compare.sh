@@ -54,7 +54,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-ports=()
+poems=()
 total=0   # microseconds that one client after the other needs
 slowest=0 # microseconds that the slowest server needs
 
@@ -67,7 +67,7 @@ serve() { # serve POEM NUM_BYTES
         exit 1
     fi
     port=${line##*:}
-    ports+=("${port%.}")
+    poems+=("$1=${port%.}")
     time=$(sed -n 's/.*"total_us":\([0-9]*\).*/\1/p' "$log" | head -n 1)
     total=$((total + time))
     slowest=$((time > slowest ? time : slowest))
@@ -85,4 +85,4 @@ printf 'Three poems, a piece every %s: %s s in turn, %s s for the slowest alone.
 printf 'Four clients, one after the other: about %.0f s.\n\n' "$(seconds $((runs * (total + 3 * slowest))))"
 options=(--runs "$runs" --warm-up 0 --progress --waterfall)
 [ -z "$timeline" ] || options+=(--timeline "$timeline")
-"$bin/poetry-race" "${options[@]}" "${ports[@]}"
+"$bin/poetry-race" "${options[@]}" "${poems[@]}"

@@ -31,6 +31,13 @@ pub struct AddressError {
     why: &'static str,
 }
 
+impl AddressError {
+    /// The reason alone.
+    pub(crate) fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
 /// A peer's address as people know it: an IPv4 client of a listener at `::` comes as `[::ffff:127.0.0.1]` (RFC 4291,
 /// section 2.5.5.2), and is 127.0.0.1.
 pub fn canonical(address: SocketAddr) -> SocketAddr {

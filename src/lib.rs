@@ -22,8 +22,8 @@
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`], [`transforms`],
-//! [`units`], [`errors`], `sync`, `pool`, `whole_file`.
+//! The ground, one noun each: [`address`], [`target`], [`candidates`], [`comparison`], [`poem`], [`metrics`],
+//! [`transforms`], [`units`], [`errors`], `sync`, `pool`, `whole_file`.
 
 pub mod address;
 pub mod cache;
@@ -44,6 +44,7 @@ pub mod race;
 pub mod report;
 pub mod server;
 mod sync;
+pub mod target;
 #[cfg(test)]
 mod test_process;
 pub mod transforms;

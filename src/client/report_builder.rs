@@ -26,6 +26,7 @@ impl ReportBuilder {
         let unheard_of = |(index, address): (usize, &Address)| TaskReport {
             task: index + 1,
             address: address.to_string(),
+            name: None,
             status: Status::Interrupted,
             error: None,
             bytes: 0,
@@ -44,6 +45,15 @@ impl ReportBuilder {
             with_events,
             tasks: Mutex::new(addresses.iter().enumerate().map(unheard_of).collect()),
         }
+    }
+
+    /// Has the report call the poems by their names, in the same order.
+    #[must_use]
+    pub fn named(self, names: impl IntoIterator<Item = Option<String>>) -> Self {
+        for (task, name) in lock(&self.tasks).iter_mut().zip(names) {
+            task.name = name;
+        }
+        self
     }
 
     /// The report as things stand now. A poem that is not settled counts as interrupted.
@@ -167,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_run_is_written_down_as_it_was_told() {
-        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true);
+        let names = [Some("donne".to_owned()), None];
+        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true).named(names);
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
@@ -185,6 +196,7 @@ mod tests {
         assert_eq!((poem.start_us, poem.connected_us), (Some(1_000), Some(2_000)));
         assert_eq!((poem.first_byte_us, poem.end_us), (Some(5_000), Some(9_000)));
         assert_eq!(poem.events.entries(), [(5_000, 10), (9_000, 7)]);
+        assert_eq!((poem.name.as_deref(), &report.tasks[1].name), (Some("donne"), &None));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! A program is a file or a folder of its name; the file in `src/bin` only calls its `main`.
 
+mod client_args;
 pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;

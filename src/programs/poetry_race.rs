@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::address::Address;
+use super::client_args::{DrawingArgs, TargetArgs};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
@@ -24,7 +24,7 @@ use crate::race::estimate::Estimate;
 use crate::race::{self, Run, Standing, Summary};
 use crate::report::Report;
 use crate::report::table::Table;
-use crate::report::waterfall::{Chart, svg, text};
+use crate::report::waterfall::text;
 use crate::sync::lock;
 use crate::units::{count, human};
 use crate::whole_file;
@@ -36,8 +36,8 @@ use crate::whole_file;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
-    #[arg(required = true, value_name = "ADDR", help = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
-    addresses: Vec<Address>,
+    #[command(flatten)]
+    targets: TargetArgs,
 
     /// Rounds, in each of which every client runs once
     #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3")]
@@ -84,6 +84,9 @@ pub struct Args {
     #[arg(long, help_heading = "Result")]
     progress: bool,
 
+    #[command(flatten, next_help_heading = "Result")]
+    drawing: DrawingArgs,
+
     /// Exit with 1 unless this holds, as in 'async <= 1.1 * bound'; may be given more than once
     #[arg(long = "assert", help_heading = "Result", value_name = "EXPR", value_parser = assertion)]
     assertions: Vec<Assertion>,
@@ -104,6 +107,8 @@ Examples:
       Three rounds, and two tables
   poetry-race --runs 5 --timeline race.svg --waterfall 10000 10001 10002
       With two pictures
+  poetry-race --models blocking,async --compact --animate --timeline race.svg 10000 10001
+      With a picture that moves, of two models
   poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' 10000 10001 10002
       For a test
 
@@ -129,6 +134,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     let models = args.models()?;
+    args.drawing.check(args.timeline.is_some(), args.waterfall)?;
     let signals = Signals::block_with_hangup();
     let stage = Stage::new();
     Stage::leave_on(signals, &stage)?;
@@ -155,7 +161,7 @@ impl Args {
     /// The result in the form that is asked for.
     fn result(&self, summaries: &[Summary]) -> String {
         match (self.json, self.csv, self.markdown) {
-            (true, _, _) => json(&self.addresses, summaries),
+            (true, _, _) => json(&self.targets, summaries),
             (_, true, _) => csv(summaries).to_csv(),
             (_, _, true) => tables(summaries).map(|table| table.to_markdown()).join("\n"),
             _ => tables(summaries).map(|table| table.to_text()).join("\n"),
@@ -168,9 +174,9 @@ fn draw(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> Result<(),
     if args.timeline.is_none() && !args.waterfall {
         return Ok(());
     }
-    let chart = Chart::of(&median_runs(summaries, runs));
+    let chart = args.drawing.chart(&median_runs(summaries, runs));
     if let Some(path) = &args.timeline {
-        let written = whole_file::write(path, svg::draw(&chart).as_bytes());
+        let written = whole_file::write(path, args.drawing.svg(&chart).as_bytes());
         written.map_err(|error| Error::cannot("write the picture to", path.display(), &error))?;
     }
     if args.waterfall {
@@ -256,12 +262,12 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
         words.push(format!("--max-concurrency={most}"));
     }
     words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
-    words.extend(args.addresses.iter().map(ToString::to_string));
+    words.extend(args.targets.list().iter().map(ToString::to_string));
 
     let mut round = models.to_vec();
     round.sort_by_key(|model| *model == Model::Blocking);
     let all = [vec![Model::Async; args.warm_up], round.repeat(args.runs.get())].concat();
-    let mut estimate = Estimate::new(args.addresses.len(), args.max_concurrency.map(NonZeroUsize::get));
+    let mut estimate = Estimate::new(args.targets.list().len(), args.max_concurrency.map(NonZeroUsize::get));
     stage.progress.set_length(all.len() as u64);
     let mut runs = Vec::with_capacity(all.len());
     for (index, &model) in all.iter().enumerate() {
@@ -403,15 +409,18 @@ fn csv(summaries: &[Summary]) -> Table {
     table
 }
 
-fn json(addresses: &[Address], summaries: &[Summary]) -> String {
+fn json(targets: &TargetArgs, summaries: &[Summary]) -> String {
     #[derive(Serialize)]
     struct Result<'a> {
         schema: u32,
         addresses: Vec<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        names: Option<Vec<Option<String>>>,
         models: &'a [Summary],
     }
-    let addresses = addresses.iter().map(ToString::to_string).collect();
-    let result = Result { schema: 2, addresses, models: summaries };
+    let addresses = targets.addresses().iter().map(ToString::to_string).collect();
+    let names = Some(targets.names()).filter(|names| names.iter().any(Option::is_some));
+    let result = Result { schema: 2, addresses, names, models: summaries };
     serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
 }
 

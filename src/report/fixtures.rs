@@ -14,6 +14,7 @@ pub(crate) fn task(number: usize, start: Micros, end: Micros) -> TaskReport {
     TaskReport {
         task: number,
         address: format!("127.0.0.1:{}", 9_999 + number),
+        name: None,
         status: Status::Ok,
         error: None,
         bytes: 30,

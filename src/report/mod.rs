@@ -60,6 +60,9 @@ pub struct TaskReport {
     pub task: usize,
     /// The server, `HOST:PORT`.
     pub address: String,
+    /// The name of the poem, if it was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// How the fetch ended.
     pub status: Status,
     /// Why the fetch failed, in words.
@@ -144,8 +147,12 @@ impl Report {
 
     /// The tally: `Got 3 poems in 23s 65ms`, or `Got 2 of 3 poems in ...`.
     pub fn tally(&self) -> String {
+        self.tally_in(&human(Duration::from_micros(self.elapsed_us)))
+    }
+
+    /// The tally, with the time written as `elapsed`.
+    fn tally_in(&self, elapsed: &str) -> String {
         let all = count(self.tasks.len() as u64, "poem");
-        let elapsed = human(Duration::from_micros(self.elapsed_us));
         if self.ok == self.tasks.len() {
             format!("Got {all} in {elapsed}")
         } else {
@@ -239,6 +246,7 @@ mod tests {
         TaskReport {
             task,
             address: format!("127.0.0.1:{}", 9_999 + task),
+            name: None,
             status,
             error: None,
             bytes: 30,
@@ -294,6 +302,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_again() {
         let mut poem = task(1, Status::Timeout);
+        poem.name = Some("donne".to_owned());
         poem.events.push(250, 30);
         let report = report(vec![task(1, Status::Ok), poem]);
         let read: Report = serde_json::from_str(&report.to_json()).expect("a report");

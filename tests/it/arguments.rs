@@ -17,7 +17,13 @@ fn refuse(name: &str, args: &[&str], code: i32, parts: &[&str]) {
 #[test]
 fn addresses_of_no_known_form() {
     let forms = "an address is PORT, HOST:PORT or [IPv6]:PORT";
-    for client in CLIENTS {
+    for client in CLIENTS.into_iter().chain(["poetry-race"]) {
+        refuse(client, &["poems.example=10000"], 2, &["'poems.example=10000'", "the name could be a host", forms]);
+        for target in ["donne=", "=10000", "10001=10000", "donne=keats=10000", "don\u{7}ne=1"] {
+            refuse(client, &["10000", target], 2, &[forms, ", or one of these after NAME="]);
+        }
+        refuse(client, &["--compact", "10000"], 2, &["--compact is about --timeline and --waterfall"]);
+        refuse(client, &["--animate", "--waterfall", "10000"], 2, &["--animate is about --timeline"]);
         for address in ["foo", "99999", "0", "host:", ":::", "::1:80", "[::1]", "host:http", ":80", "a b:1"] {
             refuse(client, &["10000", address], 2, &[&format!("'{address}'"), forms]);
         }

@@ -1,11 +1,15 @@
 //! The report, checked against its schema and against what happened.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Cursor, ErrorKind, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
 use serde_json::{Value, json};
 
-use crate::harness::{CLIENTS, Running, Server, program, refusing_port, reset, run, send_whole};
+use crate::harness::{CLIENTS, Running, Server, finish, program, refusing_port, reset, run, send_whole};
 use crate::schema::violations;
 
 const SCHEMA: &str = "report.schema.json";
@@ -139,5 +143,106 @@ fn the_validator_sees_what_is_wrong() {
         let mut bad = good.clone();
         spoil(&mut bad);
         assert_eq!(violations(SCHEMA, &bad).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn names_are_labels_and_messages_keep_the_address() {
+    let server = Server::poem("a poem\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    let port = server.port();
+    for client in CLIENTS {
+        let report = report(client, [format!("John Donne={port}").as_str(), &port, &format!("詩={port}")]);
+        let names: Vec<Option<&str>> =
+            report["tasks"].as_array().expect("tasks").iter().map(|task| task["name"].as_str()).collect();
+        assert_eq!(names, [Some("John Donne"), None, Some("詩")], "{client}");
+        assert!(report["tasks"][1].get("name").is_none(), "schema 1 of old: {report}");
+
+        let picture = directory.path().join(format!("{client}.svg"));
+        let mut command = program(client);
+        command.args(["--waterfall", "--output"]).arg(directory.path()).arg("--timeline").arg(&picture);
+        let finished = finish(command.arg(format!("donne={port}")));
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        assert!(finished.stderr.contains(&format!("Task 1: get poetry from: 127.0.0.1:{port}")), "{finished:?}");
+        assert!(finished.stderr.lines().any(|line| line.starts_with("1  donne  ")), "{finished:?}");
+        assert!(fs::read_to_string(&picture).expect("a picture").contains("\n1  donne\n"));
+        assert!(directory.path().join(format!("1-127.0.0.1-{port}.txt")).exists(), "named after where it is from");
+    }
+    let finished = run("poetry-race", ["--runs", "1", "--json", "--models", "async", &format!("donne={port}"), &port]);
+    let result: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    assert_eq!(violations("race.schema.json", &result), [""; 0]);
+    assert_eq!(result["names"], json!(["donne", null]));
+    let mut race = program("poetry-race");
+    race.args(["--runs", "1", "--warm-up", "0", "--waterfall", "--models", "blocking", &format!("詩={port}")]);
+    let drawn = finish(race.arg(format!("donne={port}"))).stderr;
+    assert!(drawn.contains("\n1  詩     ") && drawn.contains("\n2  donne  "), "{drawn}");
+}
+
+/// The colours of an SVG as rsvg-convert paints it, `None` where that is not installed.
+fn colours(svg: &[u8]) -> Option<BTreeSet<[u8; 3]>> {
+    let mut command = Command::new("rsvg-convert");
+    let mut renderer = match command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            writeln!(io::stderr(), "skipped: rsvg-convert is not installed").expect("told");
+            return None;
+        }
+        started => started.expect("rsvg-convert"),
+    };
+    renderer.stdin.take().expect("a pipe").write_all(svg).expect("it reads all");
+    let rendered = renderer.wait_with_output().expect("a picture");
+    assert!(rendered.status.success());
+    let mut decoder = png::Decoder::new(Cursor::new(rendered.stdout));
+    decoder.set_transformations(png::Transformations::normalize_to_color8() | png::Transformations::ALPHA);
+    let mut reader = decoder.read_info().expect("a PNG");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("a small picture")];
+    reader.next_frame(&mut pixels).expect("pixels");
+    assert!(pixels.chunks_exact(4).all(|pixel| pixel[3] == 255), "the page is opaque");
+    Some(pixels.chunks_exact(4).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect())
+}
+
+/// The page, a block of what is received, and text: inks that every picture of a good run has.
+const INKS: [[u8; 3]; 3] = [[0xff, 0xff, 0xff], [0x21, 0x8b, 0xff], [0x1f, 0x23, 0x28]];
+
+#[test]
+fn a_program_that_knows_no_style_sheets_shows_every_colour() {
+    let server = Server::poem("a poem\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("race.svg");
+    let picture = |options: &[&str]| {
+        let mut race = program("poetry-race");
+        race.args(["--runs", "1", "--warm-up", "0", "--models", "blocking,async", "--timeline"]).arg(&path);
+        assert_eq!(finish(race.args(options).args(vec![server.port(); 40])).code(), 0);
+        fs::read(&path).expect("a picture")
+    };
+    let documented = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/race.svg");
+    for svg in
+        [picture(&[]), picture(&["--compact"]), picture(&["--animate"]), fs::read(documented).expect("a picture")]
+    {
+        let text = String::from_utf8_lossy(&svg);
+        assert!(!text.contains("var(") && !text.contains("<script"));
+        let Some(colours) = colours(&svg) else { return };
+        assert!(colours.len() > 10, "{colours:?}");
+        for ink in INKS {
+            assert!(colours.contains(&ink), "{ink:?} is not among {}", colours.len());
+        }
+    }
+}
+
+#[test]
+fn a_picture_that_moves_is_the_same_one_where_nothing_moves() {
+    let server = Server::poem("a poem\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("moving.svg");
+    for client in CLIENTS {
+        let mut command = program(client);
+        let finished =
+            finish(command.args(["-q", "--discard", "--animate", "--timeline"]).arg(&path).arg(server.port()));
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        let moving = fs::read_to_string(&path).expect("a picture");
+        // Without its style sheet it is what a program shows that knows no animation.
+        let (before, rest) = moving.split_once("<style>").expect("a style");
+        let still = [before, rest.split_once("</style>").expect("its end").1].concat();
+        let [Some(moving), Some(still)] = [&moving, &still].map(|svg| colours(svg.as_bytes())) else { return };
+        assert_eq!(moving, still);
     }
 }

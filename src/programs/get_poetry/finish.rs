@@ -54,6 +54,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tracing::{error, info};
 
+use super::super::client_args::DrawingArgs;
 use super::bars::Bars;
 use super::messages::Messages;
 use crate::cli::signals::{self, Signals};
@@ -61,7 +62,7 @@ use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal};
 use crate::client::{Event, Job, Observer, ReportBuilder, Task};
 use crate::errors::reason;
 use crate::report::Report;
-use crate::report::waterfall::{Chart, svg, text};
+use crate::report::waterfall::text;
 use crate::whole_file;
 
 /// The time for each of the steps above, once a signal has come.
@@ -218,6 +219,8 @@ pub(super) struct Reports {
     pub(super) timeline: Option<PathBuf>,
     /// As a picture on stderr.
     pub(super) waterfall: bool,
+    /// The manner of both.
+    pub(super) drawing: DrawingArgs,
 }
 
 impl Reports {
@@ -243,10 +246,10 @@ impl Reports {
         if self.timeline.is_none() && !self.waterfall {
             return true;
         }
-        let chart = Chart::of(slice::from_ref(report));
+        let chart = self.drawing.chart(slice::from_ref(report));
         let mut written = true;
         if let Some(path) = &self.timeline {
-            written &= told("picture", path.display(), whole_file::write(path, svg::draw(&chart).as_bytes()));
+            written &= told("picture", path.display(), whole_file::write(path, self.drawing.svg(&chart).as_bytes()));
         }
         if self.waterfall && cause != Cause::NobodyReads {
             // An error of stderr has nobody who could be told of it.

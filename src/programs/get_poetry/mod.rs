@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use tracing::warn;
 
+use super::client_args::{DrawingArgs, TargetArgs};
 use crate::address::Address;
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::Signals;
@@ -47,8 +48,8 @@ const OTHER_FILES: u64 = 32;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
-    #[arg(required = true, value_name = "ADDR", help = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
-    addresses: Vec<Address>,
+    #[command(flatten)]
+    targets: TargetArgs,
 
     /// Write poems in the order of the command line, the first unfinished one live
     #[arg(long, help_heading = "Poems", conflicts_with_all = ["output", "discard", "json"])]
@@ -89,6 +90,9 @@ pub struct Args {
     /// Draw the same on stderr, in characters
     #[arg(long, help_heading = "Report")]
     waterfall: bool,
+
+    #[command(flatten, next_help_heading = "Report")]
+    drawing: DrawingArgs,
 
     /// Fetch at most N poems at once [default: all]
     #[arg(short = 'j', long, help_heading = "Limits", value_name = "N")]
@@ -150,7 +154,7 @@ Examples:
       All poems, or an end as soon as one of them is lost
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
-  get-poetry --discard --waterfall --timeline poems.svg 10000 10001 10002
+  get-poetry --discard --waterfall --timeline poems.svg donne=10000 keats=10001
       What each poem was doing when, as two pictures
 
 Exit status:
@@ -161,10 +165,11 @@ Exit status:
 
 /// The `main` of the program for `model`.
 pub fn main(model: Model) -> ExitCode {
-    crate::cli::run(model.program(), |args| run(model, args))
+    crate::cli::run(model.program(), |args| run(model, &args))
 }
 
-fn run(model: Model, args: Args) -> Result<u8, Error> {
+fn run(model: Model, args: &Args) -> Result<u8, Error> {
+    args.drawing.check(args.timeline.is_some(), args.waterfall)?;
     let signals = Signals::block_with_hangup();
     end_with_the_race()?;
     let screen = args.screen();
@@ -172,21 +177,23 @@ fn run(model: Model, args: Args) -> Result<u8, Error> {
     let clock = Instant::now();
     let limits = args.limits(model, open_files::raise_limit());
 
-    let bars = Bars::new(&screen, &args.addresses, clock).map(Arc::new);
+    let addresses = args.targets.addresses();
+    let bars = Bars::new(&screen, &addresses, clock).map(Arc::new);
     let messages = Arc::new(Messages::new(bars.is_none()));
     let reports = args.reports();
-    let builder = Arc::new(ReportBuilder::new(model, &args.addresses, clock, reports.have_reads()));
+    let builder = ReportBuilder::new(model, &addresses, clock, reports.have_reads()).named(args.targets.names());
+    let builder = Arc::new(builder);
     let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), messages.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
     let finish = Arc::new(Finish::new(builder, messages, bars, reports));
-    let sink = args.sink(screen, &finish);
+    let sink = args.sink(screen, &finish, &addresses);
     if args.fail_early {
         // After the others: they have heard of the failure when it ends the run.
         observers.push(Arc::new(FailEarly(Arc::clone(&finish))));
     }
     let via = args.via();
-    let job = Job::new(args.addresses, limits, sink, observers, clock, fastrand::u64(..));
+    let job = Job::new(addresses, limits, sink, observers, clock, fastrand::u64(..));
     let job = Arc::new(job.through(via));
     finish.watch(&job, signals)?;
     let result = model.run(&job);
@@ -217,13 +224,13 @@ impl Args {
     fn limits(&self, model: Model, open_files: u64) -> FetchLimits {
         // A name may take another socket while one of its addresses does not answer.
         let is_name = |address: &Address| address.literal().is_none();
-        let has_two_sockets =
-            matches!(model, Model::Select | Model::Async) && self.addresses.iter().chain(&self.via).any(is_name);
+        let mut addresses = self.targets.list().iter().map(|target| &target.address).chain(&self.via);
+        let has_two_sockets = matches!(model, Model::Select | Model::Async) && addresses.any(is_name);
         let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
         let wanted = self.max_concurrency.unwrap_or(NonZeroUsize::MAX);
-        if possible.get() < wanted.get().min(self.addresses.len()) {
+        if possible.get() < wanted.get().min(self.targets.list().len()) {
             let poems = count(possible.get() as u64, "poem");
             warn!("At most {poems} at once: the limit of open files is {open_files}");
         }
@@ -244,13 +251,14 @@ impl Args {
             file: self.report.clone(),
             timeline: self.timeline.clone(),
             waterfall: self.waterfall,
+            drawing: self.drawing,
         }
     }
 
     /// The place of the poems. A stdout that turns out to be closed ends the run.
-    fn sink(&self, screen: Screen, finish: &Arc<Finish>) -> Sink {
+    fn sink(&self, screen: Screen, finish: &Arc<Finish>, addresses: &[Address]) -> Sink {
         if let Some(directory) = &self.output {
-            return Sink::files(directory, &self.addresses);
+            return Sink::files(directory, addresses);
         }
         if self.discard || self.json {
             return Sink::discard();
@@ -258,7 +266,7 @@ impl Args {
         let order = if self.ordered { Order::Request { retries: self.retries > 0 } } else { Order::Completion };
         let finish = Arc::clone(finish);
         let stdout = Stdout::new(screen, move || finish.exit(Cause::NobodyReads));
-        Sink::stream(Box::new(stdout), order, self.addresses.len())
+        Sink::stream(Box::new(stdout), order, addresses.len())
     }
 
     /// The transform of each poem, and its server.

@@ -56,7 +56,10 @@ pub(super) const CROSS: Ink = Ink::drawn("cross", TRANSFORMING_COLOUR, &[]);
 pub(super) const DONE: Ink = Ink::filled("done", READ_COLOUR);
 pub(super) const END: Ink = Ink::drawn("end", BAD_COLOUR, &[("stroke-width", "2")]);
 
-const INKS: [Ink; 16] = [
+/// The line that runs along the time axis of a picture that moves.
+pub(super) const PLAYHEAD: Ink = Ink::drawn("playhead", TEXT_COLOUR, &[("stroke-width", "1.5")]);
+
+const INKS: [Ink; 17] = [
     PAGE,
     TITLE,
     LABEL,
@@ -73,6 +76,7 @@ const INKS: [Ink; 16] = [
     CROSS,
     DONE,
     END,
+    PLAYHEAD,
 ];
 
 impl Ink {
@@ -113,11 +117,14 @@ impl Ink {
             Paint::Colour(Colour { dark, .. }) => format!("{name}: {dark}; "),
             Paint::None | Paint::Pattern(_) => String::new(),
         };
-        format!("  .{} {{ {}{}}}\n", self.class, property("fill", self.fill), property("stroke", self.stroke))
+        format!("  [class={}] {{ {}{}}}\n", self.class, property("fill", self.fill), property("stroke", self.stroke))
     }
 }
 
 /// Colours for a reader who prefers a dark page.
+///
+/// LibreOffice does not know the condition, and obeys the rules whatever it says; but it does not know selectors of
+/// attributes either.
 pub(super) fn style() -> String {
     let rules: String = INKS.map(Ink::dark).concat();
     format!("\n@media (prefers-color-scheme: dark) {{\n{rules}}}\n")
@@ -145,7 +152,8 @@ mod tests {
     fn text_and_states_stand_out_from_either_page() {
         assert!((contrast("#ffffff", "#000000") - 21.0).abs() < 1e-9);
         let texts = [TITLE, LABEL, FAINT, BAD].map(|ink| (ink, 4.5));
-        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DONE, END].map(|ink| (ink, 3.0));
+        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DONE, END, PLAYHEAD]
+            .map(|ink| (ink, 3.0));
         for (ink, least) in texts.into_iter().chain(states) {
             let ((Paint::Colour(colour), _) | (_, Paint::Colour(colour))) = (ink.fill, ink.stroke) else {
                 panic!("{} has no colour", ink.class);

@@ -13,10 +13,8 @@ mod ink;
 pub mod svg;
 pub mod text;
 
-use std::time::Duration;
-
 use super::{Report, Status, TaskReport};
-use crate::units::{Micros, human};
+use crate::units::Micros;
 
 /// A chart: everything that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub struct Chart {
     pub panels: Vec<Panel>,
     /// The length of the time axis that all panels share; at least 1.
     pub span_us: Micros,
+    /// Whether lanes are thin and without labels, for many of them.
+    pub compact: bool,
 }
 
 /// A panel: one run of a client.
@@ -34,6 +34,8 @@ pub struct Panel {
     pub title: String,
     /// The tally of the run.
     pub tally: String,
+    /// The end of the run, from its start.
+    pub end_us: Micros,
     /// The poems, in order.
     pub lanes: Vec<Lane>,
 }
@@ -41,9 +43,10 @@ pub struct Panel {
 /// A lane: one poem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lane {
-    /// The number and the server of the poem.
+    /// The number of the poem, and its name or else its server.
     pub label: String,
-    /// Phases in order of time, without gaps, from 0 to the end of the poem; those of no length are left out.
+    /// Phases in order of time, without gaps, from 0 to the end of the poem; those of no length are left out, and in a
+    /// compact chart those that are not started.
     pub phases: Vec<Phase>,
     /// The moments at which bytes arrived.
     pub reads: Vec<Micros>,
@@ -51,6 +54,8 @@ pub struct Lane {
     pub end: Option<(Outcome, Micros)>,
     /// A note about the end: the time it took, or the failure.
     pub note: String,
+    /// All of this as a sentence, for those who do not see the picture.
+    pub sentence: String,
 }
 
 /// A phase: a stretch of time in which a poem was in one state.
@@ -115,7 +120,19 @@ impl Chart {
     /// A chart of these runs, in this order.
     pub fn of(reports: &[Report]) -> Self {
         let span = reports.iter().map(|report| report.elapsed_us).max().unwrap_or(0).max(1);
-        Self { panels: reports.iter().map(Panel::of).collect(), span_us: span }
+        let unit = Unit::of(span);
+        let panels = reports.iter().map(|report| Panel::of(report, unit)).collect();
+        Self { panels, span_us: span, compact: false }
+    }
+
+    /// The chart with thin lanes. What is not started is blank in them: hundreds of dotted lines would be a pattern of
+    /// their own.
+    #[must_use]
+    pub fn compacted(mut self) -> Self {
+        for lane in self.panels.iter_mut().flat_map(|panel| &mut panel.lanes) {
+            lane.phases.retain(|phase| phase.state != State::NotStarted);
+        }
+        Self { compact: true, ..self }
     }
 
     /// The states that occur in this chart.
@@ -132,12 +149,13 @@ impl Chart {
 }
 
 impl Panel {
-    fn of(report: &Report) -> Self {
+    fn of(report: &Report, unit: Unit) -> Self {
         let digits = report.tasks.len().to_string().len();
         Self {
             title: report.model.to_string(),
-            tally: report.tally(),
-            lanes: report.tasks.iter().map(|task| Lane::of(task, digits)).collect(),
+            tally: report.tally_in(&unit.write(report.elapsed_us)),
+            end_us: report.elapsed_us,
+            lanes: report.tasks.iter().map(|task| Lane::of(task, digits, unit)).collect(),
         }
     }
 
@@ -157,10 +175,12 @@ impl Panel {
 }
 
 impl Lane {
-    fn of(task: &TaskReport, digits: usize) -> Self {
-        let label = format!("{:digits$}  {}", task.task, task.address);
+    fn of(task: &TaskReport, digits: usize, unit: Unit) -> Self {
+        let label = format!("{:digits$}  {}", task.task, task.name.as_ref().unwrap_or(&task.address));
         let (Some(start), Some(end)) = (task.start_us, task.end_us) else {
-            return Self { label, phases: Vec::new(), reads: Vec::new(), end: None, note: "not started".to_owned() };
+            let sentence = format!("{} was not started.", subject(task));
+            let note = State::NotStarted.word().to_owned();
+            return Self { label, phases: Vec::new(), reads: Vec::new(), end: None, note, sentence };
         };
         // Each state lasts until the beginning of the next state that was reached.
         let transform = task.transform.as_ref().map(|transform| transform.start_us);
@@ -181,10 +201,11 @@ impl Lane {
         phases.retain(|phase| phase.end > phase.start);
         Self {
             label,
+            sentence: sentence(task, &phases, end, unit),
             phases,
             reads: task.events.entries().iter().map(|(at, _)| *at).collect(),
             end: Some((Outcome::of(task.status), end)),
-            note: note(task, end - start.min(end)),
+            note: note(task, &unit.write(end - start.min(end))),
         }
     }
 
@@ -196,20 +217,64 @@ impl Lane {
     }
 }
 
-fn note(task: &TaskReport, took: Micros) -> String {
-    let time = human(Duration::from_micros(took));
-    let attempts = if task.attempts > 1 { format!(", {} attempts", task.attempts) } else { String::new() };
-    let kept = match &task.transform {
-        Some(transform) if transform.status != Status::Ok => ", not transformed",
-        _ => "",
-    };
+fn note(task: &TaskReport, took: &str) -> String {
     match task.status {
-        Status::Ok => format!("{time}{attempts}{kept}"),
-        status => format!("{}{attempts}", status.word()),
+        Status::Ok => format!("{took}{}", remarks(task)),
+        status => format!("{}{}", status.word(), remarks(task)),
     }
 }
 
+/// What else there is to say of the end of a poem.
+fn remarks(task: &TaskReport) -> String {
+    let attempts = if task.attempts > 1 { format!(", {} attempts", task.attempts) } else { String::new() };
+    let kept = match &task.transform {
+        Some(transform) if task.status == Status::Ok && transform.status != Status::Ok => ", not transformed",
+        _ => "",
+    };
+    attempts + kept
+}
+
+/// What a poem is called in sentences.
+fn subject(task: &TaskReport) -> String {
+    match &task.name {
+        Some(name) => format!("Poem {}, {name} from {},", task.task, task.address),
+        None => format!("Poem {}, from {},", task.task, task.address),
+    }
+}
+
+/// `Poem 1, donne from 127.0.0.1:10000, was waiting for 0.1 s, receiving for 9.8 s, and done at 9.9 s.` Phases too short
+/// for the unit are left out.
+fn sentence(task: &TaskReport, phases: &[Phase], end: Micros, unit: Unit) -> String {
+    let mut sentence = subject(task) + " was ";
+    for phase in phases {
+        let time = unit.write(phase.end - phase.start);
+        if time != unit.write(0) {
+            sentence += &format!("{} for {time}, ", phase.state.word());
+        }
+    }
+    let and = if sentence.ends_with(", ") { "and " } else { "" };
+    let outcome = match Outcome::of(task.status) {
+        Outcome::Failed => format!("lost ({})", task.status.word()),
+        outcome => outcome.word().to_owned(),
+    };
+    sentence + and + &format!("{outcome} at {}{}.", unit.write(end), remarks(task))
+}
+
 impl Outcome {
+    /// All outcomes, as legends list them.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Cut, Self::TimedOut, Self::Interrupted, Self::Failed];
+
+    /// The name of the outcome in legends.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Cut => "reset",
+            Self::TimedOut => "timed out",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+        }
+    }
+
     fn of(status: Status) -> Self {
         match status {
             Status::Ok => Self::Done,
@@ -234,14 +299,50 @@ fn tick(span: Micros, most: u64) -> Micros {
     }
 }
 
-/// The label of a moment on the axis, in the unit in which ticks are whole numbers.
-fn tick_label(at: Micros, tick: Micros) -> String {
-    let (unit, micros) = match tick {
-        1_000_000.. => ("s", 1_000_000),
-        1_000.. => ("ms", 1_000),
-        _ => ("us", 1),
-    };
-    format!("{} {unit}", at / micros)
+/// The one unit of all times of a chart.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    word: &'static str,
+    micros: Micros,
+    /// The decimals of a time that was measured.
+    decimals: usize,
+}
+
+impl Unit {
+    /// The largest unit that is not longer than the time axis, with three digits of that.
+    fn of(span: Micros) -> Self {
+        let (word, micros) = match span {
+            1_000_000.. => ("s", 1_000_000),
+            1_000.. => ("ms", 1_000),
+            _ => ("us", 1),
+        };
+        let decimals = match span / micros {
+            _ if micros == 1 => 0,
+            0..10 => 2,
+            _ => 1,
+        };
+        Self { word, micros, decimals }
+    }
+
+    fn write(self, time: Micros) -> String {
+        self.with_decimals(time, self.decimals)
+    }
+
+    /// The label of a moment on the axis, with the decimals that its ticks have.
+    fn tick_label(self, at: Micros, tick: Micros) -> String {
+        let mut decimals = 0;
+        let mut step = tick;
+        while at > 0 && !step.is_multiple_of(self.micros) {
+            decimals += 1;
+            step = step.saturating_mul(10);
+        }
+        self.with_decimals(at, decimals)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people, who read three digits")]
+    fn with_decimals(self, time: Micros, decimals: usize) -> String {
+        format!("{:.decimals$} {}", time as f64 / self.micros as f64, self.word)
+    }
 }
 
 #[cfg(test)]
@@ -278,7 +379,7 @@ mod tests {
         });
         let lane = lane(poem);
         assert_eq!(phases(&lane)[3..], [(Receiving, 700, 800), (Transforming, 800, 900)]);
-        assert_eq!(lane.note, "600us, not transformed");
+        assert_eq!(lane.note, "600 us, not transformed");
     }
 
     #[test]
@@ -322,8 +423,49 @@ mod tests {
             assert_eq!(tick(span, 10), step, "{span}");
             assert!(span / tick(span, 10) < 10);
         }
-        assert_eq!(tick_label(5_000_000, 5_000_000), "5 s");
-        assert_eq!(tick_label(60_000, 20_000), "60 ms");
-        assert_eq!(tick_label(6, 2), "6 us");
+    }
+
+    #[test]
+    fn a_chart_has_one_unit() {
+        for (span, tick, written) in [
+            (22_504_000, 5_000_000, "0 s|5 s|9.9 s|0.0 s"),
+            (9_904_000, 500_000, "0 s|0.5 s|9.90 s|0.00 s"),
+            (1_200_000, 200_000, "0 s|0.2 s|9.90 s|0.00 s"),
+            (3_600_000_000, 500_000_000, "0 s|500 s|9.9 s|0.0 s"),
+            (120_000, 20_000, "0 ms|20 ms|9904.0 ms|0.3 ms"),
+            (9_000, 500, "0 ms|0.5 ms|9904.00 ms|0.30 ms"),
+            (900, 200, "0 us|200 us|9904000 us|300 us"),
+        ] {
+            let unit = Unit::of(span);
+            let times = [unit.tick_label(0, tick), unit.tick_label(tick, tick), unit.write(9_904_000), unit.write(300)];
+            assert_eq!(times.join("|"), written, "{span}");
+        }
+    }
+
+    #[test]
+    fn a_lane_is_a_sentence_too() {
+        let second = 1_000_000;
+        let sentence = |poem: TaskReport| {
+            let last = task(9, 0, 20 * second);
+            Chart::of(&[report("async", vec![poem, last])]).panels[0].lanes[0].sentence.clone()
+        };
+        let poem = task(1, 3 * second, 9 * second);
+        let named = TaskReport { name: Some("donne".to_owned()), ..poem.clone() };
+        assert_eq!(
+            sentence(named),
+            "Poem 1, donne from 127.0.0.1:10000, was not started for 3.0 s, connecting for 2.0 s, waiting for 2.0 s, \
+             receiving for 2.0 s, and done at 9.0 s."
+        );
+        let retried =
+            TaskReport { status: Status::Timeout, first_byte_us: None, attempts: 3, ..task(1, 0, 3 * second) };
+        assert_eq!(
+            sentence(retried),
+            "Poem 1, from 127.0.0.1:10000, was connecting for 1.0 s, waiting for 2.0 s, and timed out at 3.0 s, \
+             3 attempts."
+        );
+        let refused = TaskReport { status: Status::Refused, ..task(1, 0, 90) };
+        assert_eq!(sentence(refused), "Poem 1, from 127.0.0.1:10000, was lost (refused) at 0.0 s.");
+        let never = TaskReport { status: Status::Interrupted, start_us: None, end_us: None, ..poem };
+        assert_eq!(sentence(never), "Poem 1, from 127.0.0.1:10000, was not started.");
     }
 }

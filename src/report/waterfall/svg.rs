@@ -2,61 +2,153 @@
 //!
 //! States differ in pattern and height as well as in colour; light and dark follow the reader's preference.
 
+use console::{measure_text_width, truncate_str};
 use svg::Document;
-use svg::node::element::{Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
+use svg::node::element::{Circle, Definitions, Description, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
 
 use super::ink::{
-    BAD, CONNECTING, CROSS, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, READ, RECEIVING, RULE, TITLE,
-    TRANSFORMING, WAITING, style,
+    BAD, CONNECTING, CROSS, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, PLAYHEAD, READ, RECEIVING, RULE,
+    TITLE, TRANSFORMING, WAITING, style,
 };
-use super::{Chart, Lane, Outcome, Panel, Phase, State, tick, tick_label};
+use super::{Chart, Lane, Outcome, Panel, Phase, State, Unit, tick};
 use crate::units::Micros;
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 16.0;
-/// Room for the notes behind the lanes.
-const NOTES: f64 = 150.0;
-/// The most lanes of a panel. More are folded into a note.
-const MOST_LANES: usize = 300;
-/// The greatest height of a panel. With more lanes than fit, all get thinner.
-const MOST_HEIGHT: f64 = 600.0;
-const LANE: f64 = 20.0;
 /// Lanes thinner than this have no text.
 const READABLE: f64 = 11.0;
 const THINNEST_LINE: f64 = 4.0;
 const HEADER: f64 = 26.0;
+/// Room for the name of a model.
+const TITLE_ROOM: f64 = 80.0;
 /// The width of a character of the labels.
 const ADVANCE: f64 = 7.3;
 const LONGEST_LABEL: usize = 30;
 const MOST_TICKS: u64 = 12;
 
+/// The sizes that make a chart compact or not.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// The height of a lane, with the gap to the next one.
+    lane: f64,
+    /// The greatest height of a panel. With more lanes than fit, all get thinner.
+    most_height: f64,
+    /// The most lanes of a panel. More are folded into a note.
+    most_lanes: usize,
+    /// Room behind the time axis, for the notes of lanes or half a label of the axis.
+    behind: f64,
+}
+
+const USUAL: Sizes = Sizes { lane: 20.0, most_height: 600.0, most_lanes: 300, behind: 166.0 };
+const COMPACT: Sizes = Sizes { lane: 8.0, most_height: 220.0, most_lanes: 1_000, behind: 36.0 };
+
 /// Draws a chart.
 pub fn draw(chart: &Chart) -> String {
-    let longest = chart.lanes().map(|lane| lane.label.chars().count()).max().unwrap_or(0).min(LONGEST_LABEL);
-    #[expect(clippy::cast_precision_loss, reason = "few characters")]
-    let left = MARGIN + longest as f64 * ADVANCE + 10.0;
-    let axis = Axis { left, width: WIDTH - left - NOTES - MARGIN, span: chart.span_us };
+    picture(chart, None)
+}
+
+/// Draws a chart that plays the run once, where motion is welcome: what is still to come is behind a curtain. Elsewhere
+/// it is the same picture as that of [`draw`].
+pub fn draw_moving(chart: &Chart) -> String {
+    picture(chart, Some(Motion::of(chart.span_us)))
+}
+
+fn picture(chart: &Chart, motion: Option<Motion>) -> String {
+    let sizes = if chart.compact { COMPACT } else { USUAL };
+    let left = if chart.compact { MARGIN } else { MARGIN + label_width(chart) + 10.0 };
+    let axis = Axis { left, width: WIDTH - left - sizes.behind, span: chart.span_us };
 
     let mut y = MARGIN;
     let font = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace";
     let mut body = Group::new().set("font-family", font).set("font-size", 12);
     for panel in &chart.panels {
-        body = body.add(draw_panel(panel, &axis, &mut y));
+        body = body.add(draw_panel(panel, &axis, sizes, motion, &mut y));
     }
     body = body.add(draw_legend(chart, y + 4.0));
     y += 30.0;
+    let rules = style() + &motion.map(|motion| motion.style(&axis)).unwrap_or_default();
     Document::new()
         .set("viewBox", format!("0 0 {WIDTH} {}", number(y)))
         .set("width", WIDTH)
         .set("height", number(y))
-        .set("role", "img")
-        .add(Title::new("A waterfall of poems: one lane each, time to the right"))
-        .add(Style::new(style()))
+        // WAI-ARIA Graphics Module: a document whose parts can be read, while `img` would hide them.
+        .set("role", "graphics-document")
+        .set("aria-labelledby", "title")
+        .set("aria-describedby", "desc")
+        .add(Title::new("A waterfall of poems: one lane each, time to the right").set("id", "title"))
+        .add(Description::new().set("id", "desc").add(svg::node::Text::new(described(chart, sizes))))
+        .add(Style::new(rules))
         .add(definitions())
         .add(PAGE.paint(Rectangle::new().set("width", "100%").set("height", "100%")))
         .add(body)
         .to_string()
         + "\n"
+}
+
+/// The picture in words: a sentence for each panel, lane and note.
+fn described(chart: &Chart, sizes: Sizes) -> String {
+    let mut sentences = Vec::new();
+    for panel in &chart.panels {
+        let (lanes, folded) = panel.folded(sizes.most_lanes);
+        sentences.push(format!("{}: {}.", panel.title, panel.tally));
+        sentences.extend(lanes.iter().map(|lane| lane.sentence.clone()));
+        sentences.extend(folded.map(|note| note + "."));
+    }
+    sentences.join("\n")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "few characters")]
+fn label_width(chart: &Chart) -> f64 {
+    let longest = chart.lanes().map(|lane| measure_text_width(&lane.label)).max().unwrap_or(0);
+    longest.min(LONGEST_LABEL) as f64 * ADVANCE
+}
+
+/// The motion of a picture, by CSS animation alone, so that it moves as an image of a page, too.
+///
+/// What moves is hidden by an attribute and shown by the animation: it is nowhere to be seen before, after and without.
+#[derive(Debug, Clone, Copy)]
+struct Motion {
+    /// The time that the whole time axis takes, in seconds.
+    seconds: f64,
+    span: Micros,
+}
+
+impl Motion {
+    /// As fast as it was, but for what could not be seen, and for what would move for more than the 5 s after which a
+    /// reader must be able to stop it (WCAG 2.2, 2.2.2).
+    #[expect(clippy::cast_precision_loss, reason = "a run of years is not played as fast as it was")]
+    fn of(span: Micros) -> Self {
+        Self { seconds: (span as f64 / 1e6).clamp(2.0, 5.0), span }
+    }
+
+    fn style(self, axis: &Axis) -> String {
+        let (seconds, width) = (number(self.seconds), number(axis.width));
+        format!(
+            "@media screen and (prefers-reduced-motion: no-preference) {{\n  \
+             .curtain {{ animation: play {seconds}s linear; }}\n  \
+             .outcome {{ animation-name: untold; }}\n}}\n\
+             @keyframes play {{\n  \
+             from {{ visibility: visible; transform: translateX(0); }}\n  \
+             to {{ visibility: visible; transform: translateX({width}px); }}\n}}\n\
+             @keyframes untold {{ from, to {{ visibility: hidden; }} }}\n"
+        )
+    }
+
+    /// A curtain before what is still to come, with the playhead as its edge.
+    fn curtain(axis: &Axis, top: f64, bottom: f64) -> Group {
+        let (left, top, height) = (number(axis.left), number(top), number(bottom - top));
+        let cloth = PAGE.paint(Rectangle::new()).set("x", left.clone()).set("y", top.clone());
+        let cloth = cloth.set("width", number(WIDTH - axis.left)).set("height", height.clone());
+        let edge = PLAYHEAD.paint(Path::new()).set("d", format!("M{left} {top}v{height}"));
+        Group::new().set("class", "curtain").set("visibility", "hidden").add(cloth).add(edge)
+    }
+
+    /// Has a text appear at a moment of the run.
+    #[expect(clippy::cast_precision_loss, reason = "a picture has fewer points than a second has microseconds")]
+    fn appear(self, text: Text, at: Micros) -> Group {
+        let delay = number(self.seconds * (at.min(self.span) as f64 / self.span as f64));
+        Group::new().set("class", "outcome").set("style", format!("animation-duration: {delay}s")).add(text)
+    }
 }
 
 /// The time axis: the place of each moment.
@@ -93,27 +185,35 @@ fn write(x: f64, y: f64, ink: Ink, content: &str) -> Text {
 }
 
 /// Draws one run from `y` on, and moves `y` below it.
-fn draw_panel(panel: &Panel, axis: &Axis, y: &mut f64) -> Group {
-    let (lanes, folded) = panel.folded(MOST_LANES);
+fn draw_panel(panel: &Panel, axis: &Axis, sizes: Sizes, motion: Option<Motion>, y: &mut f64) -> Group {
+    let (lanes, folded) = panel.folded(sizes.most_lanes);
     #[expect(clippy::cast_precision_loss, reason = "few lanes")]
     let count = lanes.len() as f64;
-    let pitch = (MOST_HEIGHT / count.max(1.0)).min(LANE);
+    let pitch = (sizes.most_height / count.max(1.0)).min(sizes.lane);
     let (top, bottom) = (*y + HEADER, *y + HEADER + pitch * count);
 
     let title = write(MARGIN, *y + 13.0, TITLE, &panel.title).set("font-weight", "bold").set("font-size", 13);
-    let mut group = Group::new().add(title).add(write(axis.left, *y + 13.0, FAINT, &panel.tally));
-    let step = tick(axis.span, MOST_TICKS);
+    let tally = write(axis.left.max(MARGIN + TITLE_ROOM), *y + 13.0, FAINT, &panel.tally);
+    let mut group = Group::new().add(title);
+    group = match motion {
+        Some(motion) => group.add(motion.appear(tally, panel.end_us)),
+        None => group.add(tally),
+    };
+    let (step, unit) = (tick(axis.span, MOST_TICKS), Unit::of(axis.span));
     for at in (0..=axis.span / step).map(|n| n * step) {
         let x = number(axis.x(at));
         let rule = RULE.paint(Line::new()).set("x1", x.clone()).set("x2", x.clone());
         group = group
             .add(rule.set("y1", number(top)).set("y2", number(bottom + 4.0)))
-            .add(write(axis.x(at), bottom + 16.0, FAINT, &tick_label(at, step)).set("text-anchor", "middle"));
+            .add(write(axis.x(at), bottom + 16.0, FAINT, &unit.tick_label(at, step)).set("text-anchor", "middle"));
     }
     let mut lane_top = top;
     for lane in lanes {
         group = group.add(draw_lane(lane, axis, lane_top, pitch));
         lane_top += pitch;
+    }
+    if motion.is_some() {
+        group = group.add(Motion::curtain(axis, top, bottom));
     }
     *y = bottom + 16.0;
     if let Some(note) = folded {
@@ -131,7 +231,9 @@ fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
     for phase in &lane.phases {
         group = draw_phase(group, phase, axis, top, height);
     }
-    group = draw_reads(group, lane, axis, top, height);
+    if height >= THINNEST_LINE {
+        group = draw_reads(group, lane, axis, top, height);
+    }
     if let Some((outcome, at)) = lane.end {
         group = draw_end(group, outcome, axis.x(at), top + height / 2.0, (height / 2.0).min(5.0));
     }
@@ -139,7 +241,7 @@ fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
         let ink = if matches!(lane.end, Some((Outcome::Done, _))) { FAINT } else { BAD };
         let baseline = top + height / 2.0 + 4.0;
         let end = lane.end.map_or(0, |(_, at)| at);
-        group = group.add(write(MARGIN, baseline, LABEL, &shortened(&lane.label))).add(write(
+        group = group.add(write(MARGIN, baseline, LABEL, &truncate_str(&lane.label, LONGEST_LABEL, "…"))).add(write(
             axis.x(end) + 10.0,
             baseline,
             ink,
@@ -149,16 +251,10 @@ fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
     group
 }
 
-fn shortened(label: &str) -> String {
-    if label.chars().count() <= LONGEST_LABEL {
-        return label.to_owned();
-    }
-    label.chars().take(LONGEST_LABEL - 1).chain(['…']).collect()
-}
-
 fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -> Group {
     let (start, end) = (axis.x(phase.start), axis.x(phase.end));
     let block = |ink: Ink, share: f64| {
+        let share = if height < THINNEST_LINE { 1.0 } else { share };
         ink.paint(Rectangle::new())
             .set("x", number(start))
             .set("y", number(top + height * (1.0 - share) / 2.0))
@@ -216,7 +312,7 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
     let mut entry = |group: Group, sample: &dyn Fn(Group, f64) -> Group, word: &str| {
         let group = sample(group, x).add(write(x + 30.0, top + 11.0, FAINT, word));
         #[expect(clippy::cast_precision_loss, reason = "few characters")]
-        let length = word.chars().count() as f64;
+        let length = word.len() as f64;
         x += 30.0 + length * ADVANCE + 18.0;
         group
     };
@@ -227,15 +323,9 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
         };
         group = entry(group, &sample, state.word());
     }
-    for (outcome, word) in [
-        (Outcome::Done, "done"),
-        (Outcome::Cut, "reset"),
-        (Outcome::TimedOut, "timed out"),
-        (Outcome::Interrupted, "interrupted"),
-        (Outcome::Failed, "failed"),
-    ] {
+    for outcome in Outcome::ALL {
         if chart.lanes().any(|lane| lane.end.is_some_and(|(end, _)| end == outcome)) {
-            group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), word);
+            group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), outcome.word());
         }
     }
     group
@@ -316,7 +406,73 @@ mod tests {
                 |name| shape.attribute(name).is_some_and(|value| value.starts_with('#') || value.starts_with("url"));
             assert!(paints("fill") || paints("stroke"), "{shape:?} would be black");
             let class = shape.attribute("class").expect("a class");
-            assert!(picture.contains(&format!("  .{class} {{ ")), ".{class} has its dark colour");
+            assert!(picture.contains(&format!("  [class={class}] {{ ")), "{class} has its dark colour");
+        }
+    }
+
+    #[test]
+    fn every_lane_is_told_in_words_that_no_role_hides() {
+        let named = TaskReport { name: Some("donne".to_owned()), ..task(1, 0, 3_000_000) };
+        let picture = picture(vec![named, task(2, 0, 6_000_000)]);
+        let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+        let root = parsed.root_element();
+        assert_eq!(root.attribute("role"), Some("graphics-document"));
+        for (reference, element) in [("aria-labelledby", "title"), ("aria-describedby", "desc")] {
+            let id = root.attribute(reference).expect(reference);
+            let told = root.children().find(|node| node.attribute("id") == Some(id)).expect(id);
+            assert!(told.has_tag_name(("http://www.w3.org/2000/svg", element)), "{told:?}");
+        }
+        let desc = root.children().find(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "desc")));
+        let sentences: Vec<&str> = desc.and_then(|desc| desc.text()).expect("words").trim().lines().collect();
+        assert_eq!(sentences.len(), 3, "{sentences:?}");
+        assert_eq!(sentences[0], "async: Got 2 poems in 6.00 s.");
+        assert!(sentences[1].starts_with("Poem 1, donne from 127.0.0.1:10000, was connecting for 1.00 s, "));
+        assert!(picture.contains("\n1  donne\n") && picture.contains("\n6.00 s\n"));
+    }
+
+    #[test]
+    fn hundreds_of_thin_lanes_are_a_picture_of_normal_size() {
+        for lanes in [1, 40, 400] {
+            let turn = |number: u64| task(usize::try_from(number).expect("few"), (number - 1) * 900, number * 900);
+            let reports = [report("blocking", (1..=lanes).map(turn).collect()), report("async", vec![task(1, 0, 900)])];
+            let picture = draw(&Chart::of(&reports).compacted());
+            let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+            let height: f64 = parsed.root_element().attribute("height").and_then(|it| it.parse().ok()).expect("height");
+            assert!(height < 600.0, "{lanes}: {height}");
+            assert_eq!((count(&picture, r#"class="label""#), count(&picture, "not-started\"")), (0, 0));
+            // Each begins where the last one ended: a diagonal from the first corner to the last.
+            let is_blue = |node: &roxmltree::Node<'_, '_>| node.attribute("class") == Some("receiving");
+            let corner = |node: roxmltree::Node<'_, '_>, name| node.attribute(name).and_then(|it| it.parse().ok());
+            let corners: Vec<(f64, f64)> = parsed
+                .descendants()
+                .filter(is_blue)
+                .filter_map(|node| Some((corner(node, "x")?, corner(node, "y")?)))
+                .take(usize::try_from(lanes).expect("few"))
+                .collect();
+            assert!(corners.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{corners:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_moves_only_where_that_is_welcome_and_is_whole_elsewhere() {
+        let reports = [report("blocking", vec![task(1, 0, 30_000_000)]), report("async", vec![task(1, 0, 3_000_000)])];
+        let chart = Chart::of(&reports);
+        let (still, moving) = (draw(&chart), draw_moving(&chart));
+        assert_eq!(moving, draw_moving(&chart));
+        assert!(!still.contains("animation") && !still.contains("curtain"));
+        let welcome = moving.split_once("(prefers-reduced-motion: no-preference) {").expect("a condition").1;
+        let welcome = welcome.split_once("\n}").expect("its end").0;
+        assert_eq!((count(welcome, "animation"), count(&moving, "animation")), (2, 2 + 2), "two tallies have a time");
+        assert!(moving.contains("play 5s linear") && moving.contains("animation-duration: 0.5s"));
+        assert!(!["<script", "infinite", "href", "@import", "var("].iter().any(|part| moving.contains(part)));
+        let parsed = roxmltree::Document::parse(&moving).expect("well-formed XML");
+        let class = |node: roxmltree::Node<'_, '_>| node.attribute("class").unwrap_or_default().to_owned();
+        let curtains: Vec<_> = parsed.descendants().filter(|&node| class(node) == "curtain").collect();
+        assert_eq!(curtains.len(), 2);
+        assert!(curtains.iter().all(|curtain| curtain.attribute("visibility") == Some("hidden")));
+        assert!(!parsed.descendants().any(|n| class(n) == "outcome" && n.attribute("visibility").is_some()));
+        for (span, seconds) in [(1, 2.0), (3_000_000, 3.0), (86_400_000_000, 5.0)] {
+            assert!((Motion::of(span).seconds - seconds).abs() < 1e-9);
         }
     }
 

@@ -1,0 +1,83 @@
+//! Arguments that the clients and their race share: what to fetch, and how to draw it.
+
+use clap::Args;
+
+use crate::address::Address;
+use crate::cli::Error;
+use crate::report::Report;
+use crate::report::waterfall::{Chart, svg};
+use crate::target::Target;
+
+const FORMS: &str = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT, or one of these after NAME=";
+const FORMS_AND_NAMES: &str = "\
+Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT, or one of these after NAME=
+
+The name, as in donne=10000, stands for the poem in pictures and reports. It has up to 64 characters and no =, and does \
+not look like a host or a port.";
+
+/// The targets, one a poem.
+#[derive(Debug, Args)]
+pub(super) struct TargetArgs {
+    #[arg(required = true, value_name = "ADDR", id = "targets", help = FORMS, long_help = FORMS_AND_NAMES)]
+    list: Vec<Target>,
+}
+
+impl TargetArgs {
+    /// The targets, in order.
+    pub(super) fn list(&self) -> &[Target] {
+        &self.list
+    }
+
+    /// The servers, in order.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        self.list.iter().map(|target| target.address.clone()).collect()
+    }
+
+    /// The names, in the order of the servers.
+    pub(super) fn names(&self) -> Vec<Option<String>> {
+        self.list.iter().map(|target| target.name.clone()).collect()
+    }
+}
+
+/// The manner of `--timeline` and `--waterfall`.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct DrawingArgs {
+    /// Draw thin lanes without labels, so that hundreds of poems make a picture of normal size
+    ///
+    /// In characters, a line is several poems, and shows the one that is furthest.
+    #[arg(long)]
+    compact: bool,
+
+    /// Have the picture in FILE play the run once, in 5 seconds at most
+    ///
+    /// It stands still on paper, for readers who prefer reduced motion, and in programs that know no animation.
+    #[arg(long)]
+    animate: bool,
+}
+
+impl DrawingArgs {
+    /// Whether there is a picture to be drawn in this manner.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn check(self, timeline: bool, waterfall: bool) -> Result<(), Error> {
+        if self.compact && !timeline && !waterfall {
+            return Err(Error::usage("--compact is about --timeline and --waterfall, and neither is given"));
+        }
+        if self.animate && !timeline {
+            return Err(Error::usage("--animate is about --timeline, which is not given"));
+        }
+        Ok(())
+    }
+
+    /// The chart of these runs.
+    pub(super) fn chart(self, reports: &[Report]) -> Chart {
+        let chart = Chart::of(reports);
+        if self.compact { chart.compacted() } else { chart }
+    }
+
+    /// The chart as SVG.
+    pub(super) fn svg(self, chart: &Chart) -> String {
+        if self.animate { svg::draw_moving(chart) } else { svg::draw(chart) }
+    }
+}
