@@ -20,21 +20,11 @@ esac
 
 cargo build --locked --quiet --profile quick
 programs=${CARGO_TARGET_DIR:-target}/quick
-directory=$(mktemp -d)
-server=""
-trap '[ -z "$server" ] || kill "$server"; rm -r "$directory"' EXIT
 
-"$programs/fastpoetry" -q --delay 10ms --num-bytes 27 --port-file "$directory/port" poetry/science.txt >"$directory/out" &
-server=$!
-for _ in {1..100}; do
-    [ -s "$directory/port" ] && break
-    kill -0 "$server" 2>/dev/null || { server="" && echo "draw-race.sh: fastpoetry did not start" >&2 && exit 1; }
-    sleep 0.05
-done
-
-poems=()
+servers=()
 for _ in {1..40}; do
-    poems+=("$(cat "$directory/port")")
+    servers+=("{}")
 done
-"$programs/poetry-race" --runs 1 --warm-up 0 --models blocking,async --compact --animate \
-    --timeline "${1:-docs/race.svg}" "${poems[@]}"
+"$programs/fastpoetry" --quiet --delay 10ms --num-bytes 27 science -- \
+    "$programs/poetry-race" --runs 1 --warm-up 0 --models blocking,async --compact --animate \
+    --timeline "${1:-docs/race.svg}" "${servers[@]}"

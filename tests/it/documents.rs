@@ -1,9 +1,15 @@
-//! What people read in the repository: every file that it points to is there.
+//! What people read in the repository: every file that it points to is there, and every command can be pasted.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::iter;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use regex_lite::Regex;
+use tempfile::TempDir;
+
+use crate::harness::{finish, path_of};
 
 /// The pages at the top and in `docs`.
 fn pages() -> Vec<PathBuf> {
@@ -37,6 +43,62 @@ fn every_link_leads_somewhere() {
                 let is_there = headings.any(|line| anchor(line.trim_start_matches('#')) == heading);
                 assert!(is_there, "{}: there is no heading for {found}", page.display());
             }
+        }
+    }
+}
+
+/// The blocks of shell commands in a page.
+fn commands(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).expect("UTF-8");
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().expect("a block"));
+    blocks.map(str::to_owned).collect()
+}
+
+/// A directory in which all of the repository is, the programs are where `cargo build --profile quick` puts them, and
+/// cargo is one that has done its work already.
+fn checkout() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    for entry in fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("a directory").map(|entry| entry.expect("an entry")) {
+        if entry.file_name() != "target" {
+            symlink(entry.path(), directory.path().join(entry.file_name())).expect("a link");
+        }
+    }
+    fs::create_dir(directory.path().join("target")).expect("a directory");
+    let programs = path_of("get-poetry").parent().expect("a directory").to_owned();
+    symlink(programs, directory.path().join("target/quick")).expect("a link");
+    let cargo = directory.path().join("target/cargo");
+    fs::write(&cargo, "#!/bin/sh\n").expect("written");
+    fs::set_permissions(&cargo, Permissions::from_mode(0o755)).expect("set");
+    directory
+}
+
+/// All in one shell, except for what installs: `.ci/run` pastes that, too, with a real cargo.
+#[test]
+fn every_command_of_the_front_door_can_be_pasted() {
+    let checkout = checkout();
+    let blocks = commands(&Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).concat();
+    let lines = blocks.lines().filter(|line| !line.starts_with("./scripts/install.sh"));
+    let script = iter::once("PATH=$PWD/target:$PATH").chain(lines).collect::<Vec<_>>().join("\n");
+    let mut shell = Command::new("bash");
+    shell.args(["-euxc", &script]).current_dir(checkout.path()).stdin(Stdio::null());
+    let pasted = finish(shell.env_remove("CARGO_TARGET_DIR").env_remove("BASH_ENV"));
+    assert_eq!(pasted.code(), 0, "{}", pasted.stderr);
+    for program in ["./scripts/compare.sh", "cargo test", "slowpoetry ", "fastpoetry "] {
+        assert!(
+            format!("\n{}", pasted.stderr).contains(&format!("\n+ {program}")),
+            "{program} is not tried: {}",
+            pasted.stderr
+        );
+    }
+}
+
+/// A remark beside a command is one to the shell, too.
+#[test]
+fn every_block_of_commands_is_one_to_a_shell() {
+    for page in pages() {
+        for block in commands(&page) {
+            let checked = finish(Command::new("bash").args(["-nc", &block]).stdin(Stdio::null()));
+            assert_eq!((checked.code(), checked.stderr.as_str()), (0, ""), "{}: {block}", page.display());
         }
     }
 }
