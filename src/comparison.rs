@@ -43,7 +43,7 @@ pub struct Comparison<Q> {
 
 /// The error of a text that is no comparison: what is wrong, and the rest of the text from there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} at '{rest}'; {example}")]
+#[error("{what} {}; {example}", place(.rest))]
 pub struct SyntaxError {
     what: String,
     rest: String,
@@ -139,6 +139,11 @@ pub fn short(value: f64) -> String {
 #[expect(clippy::cast_precision_loss, reason = "fifteen digits are enough")]
 pub fn float(value: u64) -> f64 {
     value as f64
+}
+
+/// Where in the text something is wrong: before what is left of it.
+fn place(rest: &str) -> String {
+    if rest.is_empty() { "at the end".to_owned() } else { format!("at '{rest}'") }
 }
 
 fn error<Q: Quantity>(what: &str, rest: &str) -> SyntaxError {
@@ -341,7 +346,7 @@ mod tests {
             ("1 < 2", "no fruit is named", "1 < 2"),
             (&deep, "too many brackets", &deep[100..]),
         ] {
-            let error = format!("{what} at '{rest}'; a rule is like 'apples > 3'");
+            let error = format!("{what} {}; a rule is like 'apples > 3'", place(rest));
             assert_eq!(parse(text).map_err(|error| error.to_string()), Err(error), "{text}");
         }
     }

@@ -108,6 +108,24 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.persist(&place).or_else(|_| write_there(path, bytes))
 }
 
+/// Checks, as far as that can be known before, that [`write()`] could write this file, and leaves no trace.
+///
+/// # Errors
+/// It could not.
+pub(crate) fn check(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        // As write() does: the file itself, if nothing may be made beside it.
+        Ok(found) if found.is_file() => {
+            WholeFile::create(path).map(drop).or_else(|_| OpenOptions::new().append(true).open(path).map(drop))
+        }
+        // To open a FIFO or a device may have consequences.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => WholeFile::create(path).map(drop),
+        Err(error) => Err(error),
+    }
+}
+
 fn write_there(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (mut file, is_new) = match File::create_new(path) {
         Ok(file) => (file, true),

@@ -147,7 +147,7 @@ mod tests {
                 "left.cpu < 4s",
                 "a number, or one of left, bytes, clients, served and lost was expected at 'left.cpu < 4s'",
             ),
-            ("left", "<, <=, =, >= or > was expected at ''"),
+            ("left", "<, <=, =, >= or > was expected at the end"),
             ("1 < 2", "no quantity is named at '1 < 2'"),
         ] {
             let error = format!("{what}; an expectation is like 'left < 4s' or 'clients = 3'");

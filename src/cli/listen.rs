@@ -1,14 +1,16 @@
 //! Listening sockets: the flags, bind(2) and listen(2), and the address line.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZero;
 use std::thread;
 
+use clap::builder::NonEmptyStringValueParser;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{Error, printable, stdout};
+use super::{Error, printable, stdout, values};
 use crate::address::{Address, canonical};
+use crate::errors::reason;
 
 /// The flags about listening.
 #[derive(Debug, Clone, clap::Args)]
@@ -16,6 +18,7 @@ use crate::address::{Address, canonical};
 pub struct ListenArgs {
     /// Port to listen on; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = values::whole::<u16>(0, u16::MAX.into()), allow_negative_numbers = true)]
     pub port: u16,
 
     /// Interface to listen on: a name or an IP address
@@ -23,10 +26,11 @@ pub struct ListenArgs {
     /// A name with several addresses is bound at its IPv4 one, because that is where a bare PORT
     /// connects.
     #[arg(long, value_name = "HOST", default_value = "localhost")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub iface: String,
 
     /// Length of the queue of connections not yet accepted
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "N", value_parser = values::whole::<u32>(1, i32::MAX as u64), allow_negative_numbers = true)]
     #[arg(help = "Length of the queue of connections not yet accepted [default: 4096]")]
     pub backlog: Option<u32>,
 }
@@ -128,11 +132,33 @@ impl ListenArgs {
     /// The name cannot be resolved.
     pub fn address(&self) -> Result<SocketAddr, Error> {
         let host = self.iface.trim_start_matches('[').trim_end_matches(']');
-        let found = (host, self.port).to_socket_addrs().map_err(|error| Error::cannot("resolve", host, &error))?;
+        let found = (host, self.port).to_socket_addrs().map_err(|error| unresolved(host, &error))?;
         let found: Vec<SocketAddr> = found.collect();
         let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
         address.copied().ok_or_else(|| Error::failure(format!("cannot resolve {host}: it has no address")))
     }
+}
+
+/// Why nobody can listen at what is neither an IP address nor a name of one. Other programs take the names of interfaces.
+fn unresolved(host: &str, error: &io::Error) -> Error {
+    let addresses: Vec<String> = addresses_of(host).iter().map(ToString::to_string).collect();
+    match addresses.join(", ") {
+        none if none.is_empty() => {
+            Error::failure(format!("cannot resolve {host}, which is no IP address: {}", reason(error)))
+        }
+        addresses => Error::failure(format!("cannot listen on {host} by its name; its addresses are {addresses}")),
+    }
+}
+
+/// The IP addresses of the interface of this name: getifaddrs(3).
+fn addresses_of(interface: &str) -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|found| found.interface_name == interface);
+    let ip = |found: nix::ifaddrs::InterfaceAddress| {
+        let address = found.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    all.filter_map(ip).collect()
 }
 
 /// Sets options that accepted sockets inherit. TCP_NODELAY: pieces of a trickle leave when they are written.

@@ -20,13 +20,14 @@ pub mod terminal;
 pub mod toml_args;
 pub mod values;
 
+use std::env;
 use std::fmt::Display;
 use std::io;
 use std::panic;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, Parser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, CommandFactory, Parser};
 
 use crate::errors::reason;
 pub(crate) use files::{is_same_file, read_text};
@@ -77,11 +78,20 @@ impl Error {
 /// The `main` of every program: parses the command line, runs `body`, and turns its end into an exit status. (Unless a
 /// server has executed its program again as the keeper of a [command](mod@command).)
 pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, Error>) -> ExitCode {
+    run_and_explain(program, |_| None, body)
+}
+
+/// [`run`], where `unknown` may know more about a word that the command line has no place for.
+pub fn run_and_explain<A: Parser>(
+    program: &'static str,
+    unknown: impl FnOnce(&str) -> Option<Error>,
+    body: impl FnOnce(A) -> Result<u8, Error>,
+) -> ExitCode {
     if let Some(status) = keeper::keep(program) {
         return ExitCode::from(status);
     }
     panic::set_hook(Box::new(move |panic| say(program, &internal_error(panic))));
-    let status = parse(program).and_then(body).unwrap_or_else(|error| {
+    let status = parse(program, unknown).and_then(body).unwrap_or_else(|error| {
         if !error.message.is_empty() {
             say(program, &error.message);
         }
@@ -91,16 +101,98 @@ pub fn run<A: Parser>(program: &'static str, body: impl FnOnce(A) -> Result<u8, 
     ExitCode::from(status)
 }
 
-fn parse<A: Parser>(program: &'static str) -> Result<A, Error> {
-    let matches = command::<A>(program).try_get_matches();
+fn parse<A: Parser>(program: &'static str, unknown: impl FnOnce(&str) -> Option<Error>) -> Result<A, Error> {
+    let command = command::<A>(program);
+    let matches = command.clone().try_get_matches();
     matches.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             // A closed pipe (`| head`) is no error.
             let _ = error.print();
             return Error { status: SUCCESS, message: String::new() };
         }
-        Error::usage(one_line(&error.render().to_string()) + "; see --help")
+        let word = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+            (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => unknown(word),
+            _ => None,
+        };
+        word.unwrap_or_else(|| Error::usage(explain(&error, &command) + "; see --help"))
     })
+}
+
+/// A clap error in one line, with what a person who reads it can do.
+fn explain(error: &clap::Error, command: &Command) -> String {
+    let texts = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        _ => Vec::new(),
+    };
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument => {
+            let missing = texts(ContextKind::InvalidArg);
+            format!("{} {} missing", missing.join(" and "), if missing.len() == 1 { "is" } else { "are" })
+        }
+        ErrorKind::UnknownArgument => {
+            let unknown = texts(ContextKind::InvalidArg).concat();
+            let flags = command.get_arguments().filter_map(Arg::get_long);
+            let hint = match unknown.strip_prefix('-') {
+                // Other programs have short forms that we have not.
+                Some(letter) if letter.len() == 1 => flags
+                    .filter(|flag| flag.starts_with(letter))
+                    .min_by_key(|flag| flag.len())
+                    .map(|flag| format!("--{flag}")),
+                Some(long) if long.starts_with('-') => nearest(&unknown, flags.map(|flag| format!("--{flag}"))),
+                _ => None,
+            };
+            let hint = hint.map_or_else(String::new, |flag| format!(" (a similar one is '{flag}')"));
+            format!("unexpected argument '{unknown}'{hint}")
+        }
+        ErrorKind::ArgumentConflict => {
+            let mut others = texts(ContextKind::PriorArg);
+            let given: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            let is_given = |other: &String| {
+                let flag = other.split(' ').next().unwrap_or_default();
+                given.iter().any(|word| word.split('=').next() == Some(flag))
+            };
+            // A group is told as a whole, and of its flags one is enough.
+            if others.iter().any(is_given) {
+                others.retain(is_given);
+            }
+            let this = texts(ContextKind::InvalidArg).concat();
+            match others.contains(&this) {
+                true => format!("{this} is given more than once"),
+                false => format!("{this} cannot be used with {}", others.join(" and ")),
+            }
+        }
+        ErrorKind::InvalidValue if texts(ContextKind::InvalidValue).concat().is_empty() => {
+            format!("{} has no value", texts(ContextKind::InvalidArg).concat())
+        }
+        ErrorKind::InvalidValue => {
+            let [value, arg] = [ContextKind::InvalidValue, ContextKind::InvalidArg].map(|kind| texts(kind).concat());
+            let known = texts(ContextKind::ValidValue);
+            let hint = nearest(&value, known.iter().cloned());
+            let hint = hint.map_or_else(String::new, |known| format!(" (a similar one is '{known}')"));
+            format!("invalid value '{value}' for '{arg}'{hint}: it must be {}", any_of(&known))
+        }
+        _ => one_line(&error.render().to_string()),
+    }
+}
+
+/// These words as a choice: `one, two or three`.
+pub(crate) fn any_of(words: &[String]) -> String {
+    match words {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        words => words.concat(),
+    }
+}
+
+/// The most similar of these words, if it is so similar that it may be meant.
+fn nearest(word: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    /// Minimal Jaro-Winkler similarity (0 to 1).
+    const SIMILAR: f64 = 0.8;
+    let rated = known.map(|known| (strsim::jaro_winkler(word, &known), known));
+    rated
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .filter(|(rate, _)| *rate > SIMILAR)
+        .map(|(_, known)| known)
 }
 
 pub(crate) fn command<A: CommandFactory>(program: &'static str) -> Command {
@@ -112,7 +204,8 @@ fn one_line(error: &str) -> String {
     let mut paragraphs = error.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
     let what = paragraphs.next().unwrap_or_default();
     let mut line = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
-    for tip in paragraphs.filter(|text| text.starts_with("tip: ")) {
+    // That a flag could be meant as a value helps nobody.
+    for tip in paragraphs.filter(|text| text.starts_with("tip: ") && !text.contains(" as a value, use ")) {
         line.push_str(&format!(" ({tip})"));
     }
     line

@@ -17,7 +17,7 @@ use tracing::info;
 use super::listen::announce;
 use super::stopping::Stopping;
 use super::terminal::write_patiently;
-use super::{Error, stdout};
+use super::{Error, stdout, values};
 use crate::errors::reason;
 
 /// The flags about being ready.
@@ -28,7 +28,7 @@ pub struct ReadyArgs {
     ///
     /// A line, with all addresses if there are several. N is one that the program was started with, as in
     /// `--ready-fd 3 3>ready`, but none of the first three.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..), allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", value_parser = values::whole::<i32>(3, i32::MAX as u64), allow_negative_numbers = true)]
     pub ready_fd: Option<i32>,
 
     /// Once it listens, write its port into FILE, which is removed at the end

@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, ArgGroup, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Error, one_line, read_text};
+use super::{Error, nearest, one_line, read_text};
 use crate::poem::NamedPoem;
 
 /// The clap group of one-shot flags (`--list`, `--rehearse`), which are not allowed in a file.
@@ -22,9 +22,6 @@ pub const ONE_SHOT: &str = "one-shot";
 
 /// The clap group of flags that are for a command line only, and not allowed in a file either.
 pub const COMMAND_LINE: &str = "command-line";
-
-/// Minimal Jaro-Winkler similarity (0 to 1) for "a similar one is".
-const SIMILAR: f64 = 0.8;
 
 /// A TOML file, for errors that name its lines.
 #[derive(Debug)]
@@ -127,9 +124,8 @@ impl<'a> TomlTable<'a> {
 
     /// An error about a key that is none of the known ones.
     fn unknown(&self, key: &str, known: &[&str]) -> Error {
-        let similar = |known: &&str| strsim::jaro_winkler(key, known);
-        let nearest = known.iter().copied().max_by(|one, other| similar(one).total_cmp(&similar(other)));
-        let hint = nearest.filter(|name| similar(name) > SIMILAR).map(|name| format!(" (a similar one is '{name}')"));
+        let hint = nearest(key, known.iter().map(ToString::to_string));
+        let hint = hint.map(|name| format!(" (a similar one is '{name}')"));
         let (hint, known) = (hint.unwrap_or_default(), known.join(", "));
         self.wrong(key, &format!("unknown key '{key}'{hint}; known are {known}"))
     }

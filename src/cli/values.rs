@@ -1,6 +1,7 @@
 //! Durations, sizes and limits as people write them.
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::pace::CutAt;
@@ -23,7 +24,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
         return Duration::try_from_secs_f64(seconds).map_err(|_| "too long".to_owned());
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is like 100ms, '1m 30s' or 0.5"))
+    humantime::parse_duration(text).map_err(|error| {
+        let why = match error {
+            humantime::DurationError::UnknownUnit { unit, .. } if !unit.is_empty() => {
+                format!("there is no unit '{unit}'; ")
+            }
+            humantime::DurationError::NumberOverflow => "too long; ".to_owned(),
+            _ => String::new(),
+        };
+        format!("{why}a duration is like 100ms, '1m 30s' or 0.5")
+    })
 }
 
 /// Parses a [`duration`] that is a limit; 0 is no limit.
@@ -32,6 +42,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// As for [`duration`].
 pub fn limit(text: &str) -> Result<Limit, String> {
     Ok(Limit(Some(duration(text)?).filter(|limit| !limit.is_zero())))
+}
+
+/// A parser of whole numbers from `least` to `most`, in decimal digits.
+pub fn whole<T: FromStr>(least: u64, most: u64) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let text = text.trim();
+        let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|number| is_digits && (least..=most).contains(number));
+        number.and_then(|number| number.to_string().parse().ok()).ok_or_else(|| match most {
+            _ if (least, most) == (0, u64::MAX) => "it must be a whole number".to_owned(),
+            u64::MAX => format!("it must be a whole number of at least {least}"),
+            _ => format!("it must be a whole number from {least} to {most}"),
+        })
+    }
+}
+
+/// A parser of whole numbers that count something, of which there has to be one at least.
+pub fn count<T: FromStr>() -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    whole(1, u64::MAX)
 }
 
 /// Parses the name of a transform: the part before the first `.` of a request.
@@ -115,6 +144,19 @@ pub fn cut_at(text: &str) -> Result<CutAt, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_are_digits_within_their_range() {
+        let port = whole::<u16>(0, u16::MAX.into());
+        assert_eq!((port("0"), port("65535"), port(" 80 ")), (Ok(0), Ok(u16::MAX), Ok(80)));
+        for text in ["", "80a", "-1", "+80", "65536", "1.0", "0x50", "99999999999999999999999", "\u{663}"] {
+            assert_eq!(port(text), Err("it must be a whole number from 0 to 65535".to_owned()), "{text}");
+        }
+        assert_eq!(count::<NonZeroU64>()("3"), Ok(NonZeroU64::new(3).expect("not zero")));
+        assert_eq!(count::<NonZeroU64>()("0"), Err("it must be a whole number of at least 1".to_owned()));
+        assert_eq!(whole::<u64>(0, u64::MAX)("x"), Err("it must be a whole number".to_owned()));
+        assert_eq!(whole::<u64>(0, u64::MAX)(&u64::MAX.to_string()), Ok(u64::MAX));
+    }
 
     #[test]
     fn durations_have_units_or_are_seconds() {

@@ -69,6 +69,17 @@ impl Sink {
         })
     }
 
+    /// Checks, before anything is fetched, that files could be made in this directory, or the directory itself in the one
+    /// above it. Leaves no trace.
+    ///
+    /// # Errors
+    /// They could not.
+    pub fn check_directory(directory: &Path) -> io::Result<()> {
+        let is_there = |path: &&Path| path.as_os_str().is_empty() || path.exists();
+        let there = directory.ancestors().find(is_there).unwrap_or(directory);
+        WholeFile::create(&there.join("poem")).map(drop)
+    }
+
     /// A sink that writes `tasks` poems to one stream. Poems that must wait are kept in
     /// memory, or in a temporary file if they are long.
     pub fn stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {

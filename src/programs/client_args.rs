@@ -1,5 +1,7 @@
 //! Arguments that the clients and their race share: what to fetch, and how to draw it.
 
+use std::path::Path;
+
 use clap::Args;
 
 use crate::address::Address;
@@ -7,6 +9,7 @@ use crate::cli::Error;
 use crate::report::Report;
 use crate::report::waterfall::{Chart, svg};
 use crate::target::Target;
+use crate::whole_file;
 
 const FORMS: &str = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT, or one of these after NAME=";
 const FORMS_AND_NAMES: &str = "\
@@ -37,6 +40,29 @@ impl TargetArgs {
     pub(super) fn names(&self) -> Vec<Option<String>> {
         self.list.iter().map(|target| target.name.clone()).collect()
     }
+}
+
+/// Checks a file that is to be written at the end, before anything is fetched for it.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn check_file(path: Option<&Path>) -> Result<(), Error> {
+    let Some(path) = path else { return Ok(()) };
+    whole_file::check(path).map_err(|error| Error::cannot("write", path.display(), &error))
+}
+
+/// Checks the file of a picture, as [`check_file`] does.
+///
+/// # Errors
+/// It cannot be written, or has the name of a picture of another kind. (What is no regular file has any name.)
+pub(super) fn check_picture(path: Option<&Path>) -> Result<(), Error> {
+    if let Some(path) = path
+        && !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg"))
+        && path.metadata().map_or(true, |found| found.is_file())
+    {
+        return Err(Error::usage(format!("a picture is SVG, and {} does not end in .svg", path.display())));
+    }
+    check_file(path)
 }
 
 /// The manner of `--timeline` and `--waterfall`.

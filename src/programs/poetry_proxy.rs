@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
 use crate::address::Address;
@@ -19,6 +19,7 @@ use crate::net::counts::Counts;
 use crate::net::dial::leads_to;
 use crate::net::{Door, ServerLimits};
 use crate::server::proxy::{Config, ProxyServer};
+use crate::units::count;
 
 /// Serve another server's poem from memory: an async caching proxy
 ///
@@ -63,7 +64,7 @@ pub struct ProxyArgs {
     #[arg(long, help_heading = "Cache", requires = "ttl")]
     stale_if_error: bool,
 
-    /// After a fetch that failed, serve an aged poem for so long before upstream is asked again
+    /// With --ttl: after a fetch that failed, serve an aged poem for so long before upstream is asked again
     #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "10s", requires = "ttl")]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     retry_after: Duration,
@@ -74,7 +75,7 @@ pub struct ProxyArgs {
     max_size: NonZeroUsize,
 
     /// Hold no more than this of all poems together, kept or passing through; beyond it poems are not kept, and then
-    /// fetches wait [default: 4 times --max-size]
+    /// fetches wait; a poem is kept if it is no longer than a third of it [default: 4 times --max-size]
     #[arg(long, help_heading = "Cache", value_name = "SIZE")]
     #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
     max_memory: Option<NonZeroUsize>,
@@ -173,7 +174,16 @@ impl Launch for ProxyArgs {
             upstream_timeout: self.upstream_timeout.0,
             keep_filling: self.keep_filling,
         };
-        Ok(Box::new(|| {
+        let kept = (config.max_memory / 3) as u64;
+        let keeps_less = self.max_memory.is_some() && kept < config.max_size as u64;
+        Ok(Box::new(move || {
+            if keeps_less {
+                warn!(
+                    kept,
+                    "--max-memory keeps no poem of more than {}: longer ones pass through",
+                    count(kept, "byte")
+                );
+            }
             let server = ProxyServer::new(config).map_err(|error| Error::cannot("start", "the fetches", &error))?;
             Ok(Arc::new(server))
         }))

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::client_args::{DrawingArgs, TargetArgs};
+use super::client_args::{DrawingArgs, TargetArgs, check_picture};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
@@ -41,10 +41,12 @@ pub struct Args {
 
     /// Rounds, in each of which every client runs once
     #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3")]
+    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     runs: NonZeroUsize,
 
     /// Runs of get-poetry before, which do not count
     #[arg(long, help_heading = "Runs", value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = values::whole::<usize>(0, u64::MAX), allow_negative_numbers = true)]
     warm_up: usize,
 
     /// Only these models: blocking, threads, select, async
@@ -53,6 +55,7 @@ pub struct Args {
 
     /// Let each client fetch at most N poems at once [default: all]
     #[arg(short = 'j', long, help_heading = "Runs", value_name = "N")]
+    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     max_concurrency: Option<NonZeroUsize>,
 
     /// Give up a poem that is not complete after so long; 0: never
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     let models = args.models()?;
+    check_picture(args.timeline.as_deref())?;
     args.drawing.check(args.timeline.is_some(), args.waterfall)?;
     let signals = Signals::block_with_hangup();
     let stage = Stage::new();

@@ -99,6 +99,7 @@ pub struct ServiceArgs {
 pub struct CrowdArgs {
     /// Serve at most N clients at once; more wait in the listen queue
     #[arg(long, value_name = "N", default_value = "10000")]
+    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     pub max_clients: NonZeroUsize,
 
     /// The flags of every server.

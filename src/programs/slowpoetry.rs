@@ -16,7 +16,7 @@ use crate::cli::journal::Journal;
 use crate::cli::listen::{ListenArgs, address};
 use crate::cli::ready::Ready;
 use crate::cli::stopping::{self, Request, stop_on};
-use crate::cli::{Error, FAILURE, SUCCESS, open_files};
+use crate::cli::{Error, FAILURE, SUCCESS, open_files, values};
 use crate::net::counts::Counts;
 use crate::net::{Door, Stop, Stoppable, never_accept};
 use crate::pace::Pace;
@@ -46,7 +46,8 @@ pub struct Args {
     listen: ListenArgs,
 
     /// Exit after so many clients
-    #[arg(long, help_heading = "Clients", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help_heading = "Clients", value_name = "N")]
+    #[arg(value_parser = values::count::<u64>(), allow_negative_numbers = true)]
     clients: Option<u64>,
 
     #[command(flatten)]

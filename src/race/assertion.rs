@@ -188,14 +188,14 @@ mod tests {
     #[test]
     fn what_is_no_assertion_is_refused_where_it_goes_wrong() {
         for (text, what, rest) in [
-            ("", "a number, a model or 'bound' was expected", ""),
-            ("asink <= 1", "a number, a model or 'bound' was expected", "asink <= 1"),
-            ("async ! 1", "<, <=, =, >= or > was expected", "! 1"),
-            ("async.smell < 1", "an unknown cost", "async.smell < 1"),
-            ("1 < 2", "no model is named", "1 < 2"),
-            ("1 < bound", "no model is named", "1 < bound"),
+            ("", "a number, a model or 'bound' was expected", "the end"),
+            ("asink <= 1", "a number, a model or 'bound' was expected", "'asink <= 1'"),
+            ("async ! 1", "<, <=, =, >= or > was expected", "'! 1'"),
+            ("async.smell < 1", "an unknown cost", "'async.smell < 1'"),
+            ("1 < 2", "no model is named", "'1 < 2'"),
+            ("1 < bound", "no model is named", "'1 < bound'"),
         ] {
-            let error = format!("{what} at '{rest}'; an assertion is like 'async <= 1.1 * bound'");
+            let error = format!("{what} at {rest}; an assertion is like 'async <= 1.1 * bound'");
             assert_eq!(Assertion::parse(text).map_err(|error| error.to_string()), Err(error), "{text}");
         }
     }

@@ -206,7 +206,7 @@ fn what_makes_no_sense_is_a_usage_error() {
     let config = place.word("c.toml");
     fs::write(&config, "metrics = 0\n[[fastpoetry]]\nfile = 'poem'\n[[fastpoetry]]\nfile = 'poem'\n").expect("written");
     let poem = place.word("poem");
-    let about = "the argument '--rehearse <N>' cannot be used with '[CMD]...'; see --help";
+    let about = "--rehearse <N> cannot be used with [CMD]...; see --help";
     let names = "write one of {fastpoetry-1}, {fastpoetry-2}, {metrics}";
     let expected = "a number, or one of left, bytes, clients, served and lost was expected";
     let like = "an expectation is like 'left < 4s' or 'clients = 3'; see --help";
@@ -221,10 +221,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         ),
         (&["slowpoetry", "--rehearse", "1", &poem, "--", "true"], about),
         (&["fastpoetry", "--rehearse", "1", &poem, "--", "true"], about),
-        (
-            &["transformedpoetry", "--list", "--", "true"],
-            "the argument '--list' cannot be used with '[CMD]...'; see --help",
-        ),
+        (&["transformedpoetry", "--list", "--", "true"], "--list cannot be used with [CMD]...; see --help"),
         (
             &["poetryd", "--check", "transformedpoetry", "--", "true"],
             "--check runs no command: there is nothing to write after --",
@@ -317,7 +314,8 @@ fn a_typed_interrupt_reaches_both_and_the_command_once() {
         let (mut master, slave) = terminal();
         let script = "trap 'echo interrupted; exit 0' INT; trap 'echo ended; exit 0' TERM
             echo started; while :; do sleep 0.01; done";
-        let inner = beside(&server, &[], &["sh", "-c", script]);
+        // Not sh, which may be dash: that loses a signal now and then while it starts a process.
+        let inner = beside(&server, &[], &["bash", "-c", script]);
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args()).stdin(slave);
         let (child, line, stdout) = start(&mut command);

@@ -249,7 +249,7 @@ fn a_report_or_a_picture_that_does_not_fit_leaves_no_file_and_says_what_it_is() 
     for (client, (option, what)) in
         CLIENTS.into_iter().zip([("--report", "report"), ("--timeline", "picture")].repeat(2))
     {
-        let path = directory.path().join("out");
+        let path = directory.path().join("out.svg");
         let complaint = |place: &str, why: &str| format!("Cannot write the {what} to {place}: {why}");
         let spoilt = |path: &Path, why: &str| {
             let mut command = with_limit("--fsize=100", client);
@@ -261,7 +261,7 @@ fn a_report_or_a_picture_that_does_not_fit_leaves_no_file_and_says_what_it_is() 
         assert_eq!(contents(directory.path()), [], "{client}");
         fs::write(&path, "the report before").expect("written");
         spoilt(&path, "file too large");
-        assert_eq!(contents(directory.path()), [("out".to_owned(), b"the report before".to_vec())], "{client}");
+        assert_eq!(contents(directory.path()), [("out.svg".to_owned(), b"the report before".to_vec())], "{client}");
         spoilt(Path::new("/dev/full"), "no space left on device");
         fs::remove_file(&path).expect("removed");
     }

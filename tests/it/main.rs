@@ -13,6 +13,7 @@ mod help;
 mod interrupt;
 mod library;
 mod limits;
+mod mistakes;
 mod outputs;
 mod poetryd;
 mod proxy;

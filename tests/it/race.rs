@@ -326,7 +326,7 @@ fn pictures_are_drawn_of_good_and_bad_poems() {
     let (_held, refusing) = refusing_port();
     let directory = tempfile::tempdir().expect("a directory");
     with_every_client(|client| {
-        let path = directory.path().join(client);
+        let path = directory.path().join(format!("{client}.svg"));
         let mut command = program(client);
         command.env("LC_ALL", "C").args(["-q", "--discard", "--waterfall", "--idle-timeout", LIMIT, "--timeline"]);
         let finished = finish(command.arg(&path).args([good.port(), cut.port(), silent.port(), refusing.clone()]));
@@ -343,7 +343,7 @@ fn pictures_are_drawn_of_good_and_bad_poems() {
         );
         assert!(drawn.lines().filter(|line| line.contains("127.0.0.1")).all(|line| line.len() <= 100), "{drawn}");
     });
-    let finished = run("get-poetry", ["-q", "--discard", "--timeline", "/dev/null/x", &good.port()]);
+    let finished = run("get-poetry", ["-q", "--discard", "--timeline", "/dev/null/x.svg", &good.port()]);
     assert_eq!(finished.code(), 1);
-    assert!(finished.complaint().starts_with("Cannot write the picture to /dev/null/x"), "{finished:?}");
+    assert!(finished.complaint().starts_with("get-poetry: cannot write /dev/null/x.svg: "), "{finished:?}");
 }

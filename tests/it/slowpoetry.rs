@@ -164,7 +164,10 @@ fn a_taken_port_is_one_line_and_exit_status_1() {
 #[test]
 fn an_interface_that_does_not_resolve_is_one_line_and_exit_status_1() {
     let finished = run("slowpoetry", ["--iface", "no-such-host.invalid", science().to_str().expect("UTF-8")]);
-    assert!(finished.complaint().starts_with("slowpoetry: cannot resolve no-such-host.invalid: "), "{finished:?}");
+    assert!(
+        finished.complaint().starts_with("slowpoetry: cannot resolve no-such-host.invalid, which is no IP address: "),
+        "{finished:?}"
+    );
     assert_eq!(finished.code(), 1);
 }
 

@@ -14,7 +14,7 @@ use tracing::info;
 
 use self::script::Script;
 use crate::cli::toml_args::ONE_SHOT;
-use crate::cli::{Error, SUCCESS, is_same_file, read_text};
+use crate::cli::{Error, SUCCESS, is_same_file, read_text, values};
 use crate::pace::recording::{self, rehearse};
 use crate::pace::{Pace, Plan};
 use crate::poem::NamedPoem;
@@ -31,10 +31,12 @@ pub struct FaultArgs {
 
     /// Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]
     #[arg(long, help_heading = "Faults", value_name = "N")]
+    #[arg(value_parser = values::whole::<u64>(0, u64::MAX), allow_negative_numbers = true)]
     seed: Option<u64>,
 
     /// Reset the first N connections at once
     #[arg(long, help_heading = "Faults", value_name = "N")]
+    #[arg(value_parser = values::count::<NonZeroU64>(), allow_negative_numbers = true)]
     fail_first: Option<NonZeroU64>,
 
     /// Listen with the shortest queue, and accept nobody: further connects time out
@@ -56,6 +58,7 @@ pub struct FaultArgs {
 
     /// Print what the first N connections would get, as a recording, and exit
     #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ONE_SHOT)]
+    #[arg(value_parser = values::whole::<u64>(0, u64::MAX), allow_negative_numbers = true)]
     rehearse: Option<u64>,
 }
 

@@ -4,8 +4,8 @@ use std::num::NonZeroU64;
 use std::path::Path;
 
 use super::pace_args::{PaceArgs, Usual};
-use crate::cli::Error;
 use crate::cli::toml_args::{File, TomlTable};
+use crate::cli::{Error, values};
 use crate::pace::Pace;
 
 /// A pace for the first connections and for all others, from a file or from flags.
@@ -21,7 +21,7 @@ pub(super) struct Script {
 /// The keys of a script as a whole.
 #[derive(clap::Args)]
 struct ScriptArgs {
-    #[arg(long)]
+    #[arg(long, value_parser = values::whole::<u64>(0, u64::MAX), allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ struct ConnectionArgs {
     #[arg(long, conflicts_with = "PaceArgs")]
     fail: bool,
     /// For so many connections.
-    #[arg(long)]
+    #[arg(long, value_parser = values::count::<NonZeroU64>(), allow_negative_numbers = true)]
     times: Option<NonZeroU64>,
 }
 

@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use tracing::warn;
 
-use super::client_args::{DrawingArgs, TargetArgs};
+use super::client_args::{DrawingArgs, TargetArgs, check_file, check_picture};
 use crate::address::Address;
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::Signals;
@@ -96,6 +96,7 @@ pub struct Args {
 
     /// Fetch at most N poems at once [default: all]
     #[arg(short = 'j', long, help_heading = "Limits", value_name = "N")]
+    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     max_concurrency: Option<NonZeroUsize>,
 
     /// Give up an address that does not accept the connection for so long; 0: never
@@ -126,6 +127,7 @@ pub struct Args {
     ///
     /// If a name has several addresses, with the one after the one that failed.
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
     retries: u32,
 
     /// End the run when the first poem has failed; those under way are interrupted
@@ -170,6 +172,11 @@ pub fn main(model: Model) -> ExitCode {
 
 fn run(model: Model, args: &Args) -> Result<u8, Error> {
     args.drawing.check(args.timeline.is_some(), args.waterfall)?;
+    check_picture(args.timeline.as_deref())?;
+    check_file(args.report.as_deref())?;
+    if let Some(directory) = &args.output {
+        Sink::check_directory(directory).map_err(|error| Error::cannot("write into", directory.display(), &error))?;
+    }
     let signals = Signals::block_with_hangup();
     end_with_the_race()?;
     let screen = args.screen();

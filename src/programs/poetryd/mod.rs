@@ -79,7 +79,7 @@ struct Options {
     log_size: Option<u64>,
 
     /// Keep so many older log files [default: 5]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::whole::<usize>(0, u64::MAX), allow_negative_numbers = true)]
     log_keep: Option<usize>,
 
     /// Be this user, by name or number, when every socket listens; for root only
@@ -140,7 +140,9 @@ not hold, or 130 after Ctrl-C";
 pub fn main() -> ExitCode {
     // First: it decides whose child this process is.
     let detached = Detached::find();
-    crate::cli::run("poetryd", |args| run(args, detached.map_err(|error| Error::failure(error.to_string()))?))
+    crate::cli::run_and_explain("poetryd", program::misspelt, |args| {
+        run(args, detached.map_err(|error| Error::failure(error.to_string()))?)
+    })
 }
 
 /// For a service in the background to be ready.

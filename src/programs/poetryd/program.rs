@@ -1,12 +1,13 @@
 //! The programs that poetryd can run, as its subcommands: those of [`SERVICES`], with the words that they take
 //! themselves.
 
+use std::env;
 use std::fmt;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
-use crate::cli::Error;
+use crate::cli::{self, Error};
 use crate::programs::service::{Launch, ProcessArgs};
 use crate::programs::{SERVICES, ServiceProgram};
 
@@ -70,11 +71,13 @@ pub(super) fn unknown(name: &str) -> Error {
     Error::usage(format!("there is no PROGRAM '{name}': it is {programs}{hint}; see --help"))
 }
 
+/// What is wrong with a word that is in the place of a program.
+pub(super) fn misspelt(word: &str) -> Option<Error> {
+    let is_service = |word: String| SERVICES.iter().any(|program| program.name == word);
+    (!word.starts_with('-') && !env::args().any(is_service)).then(|| unknown(word))
+}
+
 /// All of [`SERVICES`] in words of one's choice: `one, two or three`.
 pub(super) fn any_of(word: impl Fn(&ServiceProgram) -> String) -> String {
-    let words: Vec<String> = SERVICES.iter().map(word).collect();
-    match &words[..] {
-        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
-        words => words.concat(),
-    }
+    cli::any_of(&SERVICES.iter().map(word).collect::<Vec<_>>())
 }

@@ -114,7 +114,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         ("\nlog-kepe = 5\n".to_owned(), 2, "2: unknown key 'log-kepe' (a similar one is 'log-keep'); known are "),
         (format!("{fast}delya = 5\n"), 2, "3: unknown key 'delya' (a similar one is 'delay'); known are backlog, "),
         ("[[slowpoetry]]\n".to_owned(), 2, "1: slowpoetry serves one client at a time, and runs alone"),
-        ("log-keep = \"five\"\n".to_owned(), 2, "1: invalid value 'five' for 'log-keep': invalid digit"),
+        ("log-keep = \"five\"\n".to_owned(), 2, "1: invalid value 'five' for 'log-keep': it must be a whole number"),
         (format!("{fast}port = true\n"), 2, "3: port: it must be a string or a number, but its type is boolean"),
         (format!("{fast}never-accept = 1\n"), 2, "3: never-accept: it must be true or false, but its type is integer"),
         ("[fastpoetry]\n".to_owned(), 2, "1: 'fastpoetry' is not a list of tables: write [[fastpoetry]]"),
