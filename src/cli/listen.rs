@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZero;
 use std::thread;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -11,6 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::{Error, printable, stdout, values};
 use crate::address::{Address, canonical};
 use crate::errors::reason;
+use crate::net::ListenLater;
 
 /// The flags about listening.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,7 +39,16 @@ pub struct ListenArgs {
 
 /// Default backlog of servers that accept without delay. A shorter one overflows when a thousand clients connect at
 /// once: the kernel drops their last ACK or SYN without an error, and they hang.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
+
+/// What is special about the listeners of a server that is to give trouble.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// The smallest buffer for what peers send.
+    pub never_read: bool,
+    /// Bind only: the server is to listen so long after it began, and refuses connections until then.
+    pub listen_after: Option<Duration>,
+}
 
 /// TCP_NOTSENT_LOWAT: bytes in the send buffer that are not yet on their way.
 const UNSENT: u32 = 32 * 1024;
@@ -47,15 +58,15 @@ impl ListenArgs {
     ///
     /// # Errors
     /// The name cannot be resolved, or the address cannot be bound.
-    pub fn bind(&self, default_backlog: u32) -> Result<TcpListener, Error> {
+    pub fn bind(&self, default_backlog: u32, trouble: Trouble) -> Result<TcpListener, Error> {
         let address = self.address()?;
-        let listen = || {
-            let socket = bound(address)?;
-            inherit_options(&SockRef::from(&socket))?;
-            socket.listen(self.backlog(default_backlog))?;
-            Ok(socket.into())
-        };
+        let listen = || Ok(self.listening(bound(address)?, default_backlog, trouble)?.into());
         listen().map_err(|error| Error::cannot("listen on", address, &error))
+    }
+
+    /// When and how listeners that were only bound are to listen.
+    pub fn later(&self, default_backlog: u32, trouble: Trouble) -> Option<ListenLater> {
+        trouble.listen_after.map(|after| ListenLater { after, backlog: self.backlog(default_backlog) })
     }
 
     /// Parses `PORT`, `HOST:PORT` or `[IPv6]:PORT`; port 0 is any free one.
@@ -77,9 +88,12 @@ impl ListenArgs {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn adopt(listener: &TcpListener, workers: usize) -> Result<Vec<TcpListener>, Error> {
+    pub fn adopt(listener: &TcpListener, workers: usize, trouble: Trouble) -> Result<Vec<TcpListener>, Error> {
+        if trouble.listen_after.is_some() {
+            return Err(Error::failure("an inherited socket listens already: it refuses nobody".to_owned()));
+        }
         let clones = || {
-            inherit_options(&SockRef::from(listener))?;
+            set_options(&SockRef::from(listener), trouble)?;
             (0..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()
         };
         clones().map_err(|error| Error::cannot("use", "an inherited socket", &error))
@@ -89,12 +103,12 @@ impl ListenArgs {
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).
-    pub fn bind_shared(&self) -> Result<Vec<TcpListener>, Error> {
+    pub fn bind_shared(&self, trouble: Trouble) -> Result<Vec<TcpListener>, Error> {
         let address = self.address()?;
         let listen = || {
             let first = bound(address)?;
             let address = first.local_addr()?;
-            let mut sockets = vec![self.listening(first)?];
+            let mut sockets = vec![self.listening(first, BACKLOG, trouble)?];
             // Set after the first listen(2), which fails if another process listens: set before, SO_REUSEPORT would
             // share the port with it.
             sockets[0].set_reuse_port(true)?;
@@ -103,16 +117,18 @@ impl ListenArgs {
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(true)?;
                 socket.bind(&address)?;
-                sockets.push(self.listening(socket)?);
+                sockets.push(self.listening(socket, BACKLOG, trouble)?);
             }
             Ok(sockets.into_iter().map(TcpListener::from).collect())
         };
         listen().map_err(|error| Error::cannot("listen on", address, &error))
     }
 
-    fn listening(&self, socket: Socket) -> io::Result<Socket> {
-        inherit_options(&SockRef::from(&socket))?;
-        socket.listen(self.backlog(BACKLOG))?;
+    fn listening(&self, socket: Socket, default_backlog: u32, trouble: Trouble) -> io::Result<Socket> {
+        set_options(&SockRef::from(&socket), trouble)?;
+        if trouble.listen_after.is_none() {
+            socket.listen(self.backlog(default_backlog))?;
+        }
         Ok(socket)
     }
 
@@ -161,12 +177,17 @@ fn addresses_of(interface: &str) -> Vec<IpAddr> {
     all.filter_map(ip).collect()
 }
 
-/// Sets options that accepted sockets inherit. TCP_NODELAY: pieces of a trickle leave when they are written.
+/// Sets options, of which accepted sockets inherit most. TCP_NODELAY: pieces of a trickle leave when they are written.
 /// TCP_NOTSENT_LOWAT: what a client does not read stays in the one copy of the poem, not in megabytes of kernel memory
 /// for each client.
-fn inherit_options(socket: &SockRef<'_>) -> io::Result<()> {
+fn set_options(socket: &SockRef<'_>, trouble: Trouble) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT)
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    if trouble.never_read {
+        // The kernel makes it the smallest that it allows: socket(7), SO_RCVBUF.
+        socket.set_recv_buffer_size(1)?;
+    }
+    Ok(())
 }
 
 fn bound(address: SocketAddr) -> io::Result<Socket> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::errors::reason;
 use crate::proto::netstring;
-use crate::report::Status;
+use crate::report::{Limit, Status};
 use crate::units::count;
 
 /// Why the fetch of one poem failed. Its text is the end of the line
@@ -98,6 +98,16 @@ impl Failure {
         }
     }
 
+    /// The client's own limit that ran out, if that was why.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::ConnectTimeout(_) => Some(Limit::Connect),
+            Self::IdleTimeout(_) => Some(Limit::Idle),
+            Self::Timeout(_) => Some(Limit::Total),
+            _ => None,
+        }
+    }
+
     /// Whether another attempt could help: the other side failed, or the way there.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -149,6 +159,16 @@ mod tests {
             assert_eq!(Failure::Connect(io::Error::from_raw_os_error(code)).status(), status);
             assert_eq!(Failure::Broken(io::Error::from_raw_os_error(code)).status(), status);
         }
+    }
+
+    #[test]
+    fn a_limit_that_ran_out_is_named_and_the_kernels_is_none_of_ours() {
+        let limit = Duration::from_secs(1);
+        let ours = [Failure::ConnectTimeout(limit), Failure::IdleTimeout(limit), Failure::Timeout(limit)];
+        let kernels = Failure::Connect(io::ErrorKind::TimedOut.into());
+        assert!(ours.iter().chain([&kernels]).all(|failure| failure.status() == Status::Timeout));
+        assert_eq!(ours.map(|failure| failure.limit().map(Limit::word)), ["connect", "idle", "total"].map(Some));
+        assert_eq!(kernels.limit(), None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl ReportBuilder {
             name: None,
             status: Status::Interrupted,
             error: None,
+            limit: None,
             bytes: 0,
             attempts: 0,
             start_us: None,
@@ -128,6 +129,7 @@ impl Observer for ReportBuilder {
                 let transform = record.transform.get_or_insert_with(|| begun(via, at));
                 transform.status = failure.status();
                 transform.error = Some(failure.to_string());
+                transform.limit = failure.limit();
                 transform.end_us = Some(at);
             }
             Event::Retry { .. } => {}
@@ -138,6 +140,7 @@ impl Observer for ReportBuilder {
             Event::Failed(failure) => {
                 record.status = failure.status();
                 record.error = Some(failure.to_string());
+                record.limit = failure.limit();
                 record.end_us.get_or_insert(at);
             }
         }
@@ -151,6 +154,7 @@ fn begun(via: &Via, at: Micros) -> TransformReport {
         address: via.address.to_string(),
         status: Status::Interrupted,
         error: None,
+        limit: None,
         bytes: 0,
         start_us: at,
         connected_us: None,

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::connection::{DoorIndex, Peer};
 use super::connections::{Accepted, Connections};
 use super::counts::Permit;
 use super::handler::FastPath;
 use super::linger::Lingering;
+use super::stop::Stop;
 
 /// The pause after a failed accept(2): what is short (descriptors, memory) may come back.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,10 +27,31 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted before the tasks of those that are already there get their turn.
 const BATCH: usize = 64;
 
+/// When and how bound sockets are to listen. Until then connections are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenLater {
+    /// So long after the server began.
+    pub after: Duration,
+    /// For listen(2).
+    pub backlog: i32,
+}
+
+impl ListenLater {
+    /// Listens, now.
+    ///
+    /// # Errors
+    /// Those of listen(2): somebody else may listen at the address by now.
+    pub fn listen(&self, socket: impl AsFd) -> io::Result<()> {
+        Ok(rustix::net::listen(socket, self.backlog)?)
+    }
+}
+
 /// A listener of one worker.
 pub(super) struct Entrance {
     pub(super) listener: AsyncFd<TcpListener>,
     pub(super) door: DoorIndex,
+    /// If it does not listen yet.
+    pub(super) listen_later: Option<ListenLater>,
 }
 
 /// What the accept loop can be woken by.
@@ -61,6 +83,19 @@ enum Batch {
     Full,
     NoPermit,
     Failed(io::Error),
+}
+
+/// Listens where nobody does yet, when it is time for that; not if the server is asked to stop before.
+pub(super) async fn listen(entrances: &[Entrance], stop: &Stop) -> io::Result<()> {
+    for entrance in entrances {
+        if let Some(later) = entrance.listen_later {
+            tokio::select! {
+                () = sleep(later.after) => later.listen(entrance.listener.get_ref())?,
+                () = stop.closing() => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Accepts connections until the server is asked to stop. Returning drops the listeners, and with that closes the door:

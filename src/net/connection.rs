@@ -5,8 +5,8 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,6 +231,28 @@ impl Connection {
         read.map(Some)
     }
 
+    /// Sends the end of the stream, and waits until the peer leaves or the server is asked to stop. Nothing is read of what
+    /// the peer says.
+    pub async fn shut_down_and_ignore(&self) {
+        if SockRef::from(&self.stream).shutdown(Shutdown::Write).is_err() {
+            return; // The peer is gone.
+        }
+        let leaves = async {
+            while let Ok(ready) = self.stream.ready(Interest::READABLE | Interest::ERROR).await
+                && !ready.is_read_closed()
+                && !ready.is_error()
+            {
+                // Until something new happens.
+                let ignored = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                debug_assert!(ignored.is_err());
+            }
+        };
+        tokio::select! {
+            () = leaves => {}
+            () = self.closing() => {}
+        }
+    }
+
     /// Waits until the peer resets the connection, and returns the error that tells so. A peer that closes its side is
     /// still there: it may only have half-closed.
     pub async fn broken(&self) -> io::Error {
@@ -250,6 +272,12 @@ pub struct Unregistered<'a> {
     /// Whether something was read.
     pub(super) has_read: &'a Cell<bool>,
     pub(super) engine: &'a Engine,
+}
+
+impl AsFd for Unregistered<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Unregistered<'_> {

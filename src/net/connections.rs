@@ -140,7 +140,7 @@ impl<H: FastPath> Connections<H> {
                 }
             };
             match result {
-                Ok(how) => end(&connection, how).await,
+                Ok(how) => end(&*handler, &connection, how).await,
                 Err(error) => lose_under_way(&engine.counts, peer, &error),
             }
             drop(connection);
@@ -173,7 +173,7 @@ fn said<H: FastPath>(counts: &Counts, connection: &mut Connection, how: Ending) 
 }
 
 /// Ends a connection on which everything is said.
-async fn end(connection: &Connection, how: Ending) {
+async fn end<H: FastPath>(handler: &H, connection: &Connection, how: Ending) {
     let stream = connection.stream();
     match how {
         Ending::Fin if connection.is_idle() => linger::close_idle(stream).await,
@@ -190,6 +190,7 @@ async fn end(connection: &Connection, how: Ending) {
                 }
             })
             .await;
+            handler.before_close();
         }
     }
 }

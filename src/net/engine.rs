@@ -1,7 +1,7 @@
 //! The engine of all async servers: a worker for each processor, and the four steps of stopping.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 use tracing::Span;
 
-use super::accept::{Entrance, accept};
+use super::accept::{Entrance, ListenLater, accept, listen};
 use super::complaint::Complaint;
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
@@ -36,6 +36,8 @@ pub struct Door {
     pub name: &'static str,
     /// All at the same address.
     pub listeners: Vec<TcpListener>,
+    /// If they are bound, and do not listen yet.
+    pub listen_later: Option<ListenLater>,
 }
 
 /// The limits of a server as a whole.
@@ -58,7 +60,7 @@ pub struct Prepared {
     counts: Arc<Counts>,
     doors: Vec<&'static str>,
     /// Threads that wait for the word to begin.
-    workers: Vec<(SyncSender<Arc<Engine>>, JoinHandle<()>)>,
+    workers: Vec<Started>,
     opens: Opens,
     limits: ServerLimits,
 }
@@ -78,7 +80,7 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerL
             if number == workers.len() {
                 workers.push(Worker::new()?);
             }
-            workers[number].add(listener, index)?;
+            workers[number].add(listener, index, door.listen_later)?;
         }
     }
     let workers = workers.into_iter().map(|worker| worker.start(handler, limits.grace)).collect::<io::Result<_>>()?;
@@ -99,20 +101,21 @@ impl Prepared {
     /// left.
     ///
     /// # Errors
-    /// A worker panicked. Nothing that happens to a connection, nor a failing accept(2), ends a server.
+    /// A worker panicked, or could not listen when it was time for that. Nothing that happens to a connection, nor a failing accept(2), ends a server.
     pub fn run(self, stop: &Stop) -> io::Result<u64> {
         let Self { counts, doors, workers, opens, limits } = self;
         let ServerLimits { max_clients, descriptors, write_timeout, .. } = limits;
         descriptors.settle(opens, max_clients);
         let complaint = Complaint::default();
         let engine = Arc::new(Engine { counts, stop: stop.clone(), complaint, doors, write_timeout });
-        let begin = |(begin, worker): (SyncSender<_>, _)| {
+        let begin = |worker: Started| {
             // It waits for nothing else.
-            let _ = begin.send(Arc::clone(&engine));
-            worker
+            let _ = worker.begin.send(Arc::clone(&engine));
+            worker.thread
         };
-        let begun: Vec<JoinHandle<()>> = workers.into_iter().map(begin).collect();
-        let ended = begun.into_iter().map(|worker| worker.join().map_err(|_| io::Error::other("it panicked")));
+        let begun: Vec<JoinHandle<_>> = workers.into_iter().map(begin).collect();
+        let panicked = |_| Err(io::Error::other("it panicked"));
+        let ended = begun.into_iter().map(|worker| worker.join().unwrap_or_else(panicked));
         // Each is waited for, even if one of them fails.
         ended.collect::<Vec<_>>().into_iter().collect::<io::Result<()>>()?;
         Ok(engine.counts.lose_under_way())
@@ -122,15 +125,30 @@ impl Prepared {
 /// A server that listens and accepts nobody, which has not begun yet.
 pub struct NeverAccepting {
     doors: Vec<Door>,
+    /// Connections of our own, which nobody accepts: nobody else's has a place in the queue.
+    queued: Vec<TcpStream>,
     runtime: Runtime,
 }
 
-/// Prepares to accept nobody.
+/// Prepares to accept nobody. Whoever connects from now on gets no answer: the shortest queue has a place for one
+/// connection, which is taken, and the kernel drops what comes for a queue that is full.
 ///
 /// # Errors
-/// The system gives no runtime.
+/// The system gives no runtime; or the queue cannot be filled.
 pub fn never_accept(doors: Vec<Door>) -> io::Result<NeverAccepting> {
-    Ok(NeverAccepting { doors, runtime: Builder::new_current_thread().build()? })
+    /// A queue that somebody else has filled does not answer.
+    const NO_ANSWER: Duration = Duration::from_millis(500);
+    let mut queued = Vec::new();
+    for listener in doors.iter().flat_map(|door| &door.listeners) {
+        // An inherited socket may have a longer queue.
+        rustix::net::listen(listener, 0)?;
+        match TcpStream::connect_timeout(&listener.local_addr()?, NO_ANSWER) {
+            Ok(stream) => queued.push(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(NeverAccepting { doors, queued, runtime: Builder::new_current_thread().build()? })
 }
 
 impl NeverAccepting {
@@ -138,7 +156,7 @@ impl NeverAccepting {
     pub fn run(self, stop: &Stop) {
         self.runtime.spawn(stop.pulse().clone().answer());
         self.runtime.block_on(stop.closing());
-        drop(self.doors);
+        drop((self.doors, self.queued));
     }
 }
 
@@ -153,6 +171,12 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
+/// A worker's thread, which waits for the word to begin.
+struct Started {
+    begin: SyncSender<Arc<Engine>>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
 /// A runtime for one thread, and the listeners whose connections it serves.
 struct Worker {
     runtime: Runtime,
@@ -164,37 +188,38 @@ impl Worker {
         Ok(Self { runtime: Builder::new_current_thread().enable_all().build()?, entrances: Vec::new() })
     }
 
-    fn add(&mut self, listener: TcpListener, door: DoorIndex) -> io::Result<()> {
+    fn add(&mut self, listener: TcpListener, door: DoorIndex, later: Option<ListenLater>) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let _context = self.runtime.enter();
         // Deprecated for types that might close their descriptor early; a listener keeps its own.
         #[expect(deprecated, reason = "the replacement is unsafe, and needed only for other types")]
         let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
-        self.entrances.push(Entrance { listener, door });
+        self.entrances.push(Entrance { listener, door, listen_later: later });
         Ok(())
     }
 
     /// Starts its thread, which serves as soon as it is given an engine, and ends if that is dropped.
-    fn start<H: FastPath>(
-        self,
-        handler: &Arc<H>,
-        grace: Duration,
-    ) -> io::Result<(SyncSender<Arc<Engine>>, JoinHandle<()>)> {
+    fn start<H: FastPath>(self, handler: &Arc<H>, grace: Duration) -> io::Result<Started> {
         let (begin, begun) = mpsc::sync_channel::<Arc<Engine>>(1);
         let (handler, span) = (Arc::clone(handler), Span::current());
         let work = move || {
-            let Ok(engine) = begun.recv() else { return };
+            let Ok(engine) = begun.recv() else { return Ok(()) };
             let _in_span = span.enter();
             let _together = AbortOnPanic(&engine.stop);
-            self.run(&handler, &engine, grace);
+            self.run(&handler, &engine, grace)
         };
-        Ok((begin, thread::Builder::new().name("worker".to_owned()).spawn(work)?))
+        Ok(Started { begin, thread: thread::Builder::new().name("worker".to_owned()).spawn(work)? })
     }
 
-    fn run<H: FastPath>(self, handler: &Arc<H>, engine: &Arc<Engine>, grace: Duration) {
+    fn run<H: FastPath>(self, handler: &Arc<H>, engine: &Arc<Engine>, grace: Duration) -> io::Result<()> {
         let Self { runtime, entrances } = self;
         runtime.spawn(engine.stop.pulse().clone().answer());
-        runtime.block_on(async {
+        let begun = runtime.block_on(async {
+            if let Err(error) = listen(&entrances, &engine.stop).await {
+                // Not with a worker less.
+                engine.stop.abort();
+                return Err(error);
+            }
             let (timer, waiting) = unbounded_channel();
             let connections = Connections::new(handler, engine, timer);
             let tasks = connections.tasks();
@@ -208,9 +233,11 @@ impl Worker {
                 _ = timeout(grace, tasks.wait()) => {}
                 () = engine.stop.aborting() => {}
             }
+            Ok(())
         });
         // The tasks that are left are dropped, and with them their connections, which that resets. What still computes
         // on another thread does so for nobody.
         runtime.shutdown_background();
+        begun
     }
 }

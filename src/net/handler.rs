@@ -82,6 +82,9 @@ pub trait FastPath: Send + Sync + 'static {
         Ok(Progress::Blocked(state))
     }
 
+    /// Called before a connection that ended in silence is closed by the server.
+    fn before_close(&self) {}
+
     /// Does what is left, as a task of its own, as [`Handler::serve`] does.
     ///
     /// # Errors

@@ -25,7 +25,7 @@
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
-//! | `stays.rs` | how long peers stay, if somebody wants to know |
+//! | `departures.rs`, `stays.rs` | when and how peers leave, and how long they stay, if somebody wants to know |
 
 mod accept;
 pub mod close;
@@ -33,6 +33,7 @@ mod complaint;
 mod connection;
 mod connections;
 pub mod counts;
+mod departures;
 pub mod descriptors;
 pub mod dial;
 mod engine;
@@ -44,9 +45,11 @@ mod stop;
 mod timer;
 
 pub(crate) use accept::ACCEPT_PAUSE;
+pub use accept::ListenLater;
 pub(crate) use complaint::Complaint;
 pub use connection::{Connection, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now};
+pub(crate) use departures::Departures;
 pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
 pub use stays::Stays;

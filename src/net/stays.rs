@@ -1,28 +1,19 @@
-//! How long peers stay: from accept(2) to the FIN or RST of each.
-//!
-//! Seen by epoll(7) from beside, whatever the server is doing with a connection then: sending, waiting for the next piece
-//! of a trickle, or silent. A closed socket leaves the set by itself, so its end is told by whoever closes it.
+//! How long peers stay: from accept(2) to the FIN or RST of each, or else to the end of the connection.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-
+use super::departures::Departures;
 use crate::sync::lock;
 
-/// Events taken from the kernel at once.
-const BATCH: usize = 64;
-
 /// The stays of all peers of a server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stays {
-    epoll: Epoll,
+    departures: OnceLock<Arc<Departures>>,
     /// Who is there, by number, and since when.
     present: Mutex<HashMap<u64, Instant>>,
     /// Somebody has left.
@@ -54,16 +45,14 @@ impl Stays {
     /// # Errors
     /// The system gives no thread or no descriptor.
     pub(super) fn start() -> io::Result<Arc<Self>> {
-        let stays = Arc::new(Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            present: Mutex::default(),
-            left: Condvar::new(),
-            came: AtomicU64::new(0),
-            gone: AtomicU64::new(0),
-            longest: AtomicU64::new(0),
-        });
-        let watched = Arc::clone(&stays);
-        thread::Builder::new().name("stays".to_owned()).spawn(move || watched.watch())?;
+        let stays = Arc::<Self>::default();
+        let watched = Arc::downgrade(&stays);
+        let departures = Departures::watch("stays", move |number, _| {
+            if let Some(stays) = watched.upgrade() {
+                stays.leave(number);
+            }
+        })?;
+        let _ = stays.departures.set(departures);
         Ok(stays)
     }
 
@@ -71,9 +60,10 @@ impl Stays {
     pub(super) fn begin(self: &Arc<Self>, socket: impl AsFd) -> Stay {
         let number = self.came.fetch_add(1, Relaxed);
         lock(&self.present).insert(number, Instant::now());
-        let events = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
-        // If there is no room in the set, the end of the connection is taken for the end of the stay.
-        let _ = self.epoll.add(socket, EpollEvent::new(events, number));
+        if let Some(departures) = self.departures.get() {
+            // If there is no room in the set, the end of the connection is taken for the end of the stay.
+            let _ = departures.add(socket, number);
+        }
         Stay { number, stays: Arc::clone(self) }
     }
 
@@ -96,24 +86,13 @@ impl Stays {
         self.gone.fetch_add(1, Relaxed);
         self.left.notify_all();
     }
-
-    fn watch(&self) {
-        let mut events = [EpollEvent::empty(); BATCH];
-        loop {
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => events[..count].iter().for_each(|event| self.leave(event.data())),
-                Err(Errno::EINTR) => {}
-                // Stays are as long as connections then.
-                Err(_) => return,
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::thread;
 
     use super::*;
 

@@ -44,7 +44,7 @@ impl Server {
     fn start<H: FastPath>(handler: H, limits: &ServerLimits) -> Self {
         let listener = listener();
         let address = listener.local_addr().expect("an address");
-        Self::at(address, vec![Door { name: "only", listeners: vec![listener] }], handler, limits)
+        Self::at(address, vec![Door { name: "only", listeners: vec![listener], listen_later: None }], handler, limits)
     }
 
     fn at<H: FastPath>(address: SocketAddr, doors: Vec<Door>, handler: H, limits: &ServerLimits) -> Self {
@@ -324,7 +324,11 @@ fn a_handler_knows_the_door_and_a_crowd_at_one_does_not_close_the_other() {
     let crowd: Vec<TcpStream> = (0..100).map(|_| connect(one)).collect();
     let alone = connect(two);
     let mut names = ["front", "back"].into_iter();
-    let doors = listeners.map(|listener| Door { name: names.next().expect("two"), listeners: vec![listener] });
+    let doors = listeners.map(|listener| Door {
+        name: names.next().expect("two"),
+        listeners: vec![listener],
+        listen_later: None,
+    });
     let server = Server::at(one, doors.into(), held(), &ServerLimits { max_clients: 1_000, ..limits() });
     crowd.iter().for_each(|client| expect(client, b"front"));
     expect(&alone, b"back");
@@ -338,7 +342,11 @@ fn at_the_limit_doors_take_turns() {
     let crowd: Vec<TcpStream> = (0..50).map(|_| connect(one)).collect();
     let mut alone = connect(two);
     let mut names = ["front", "back"].into_iter();
-    let doors = listeners.map(|listener| Door { name: names.next().expect("two"), listeners: vec![listener] });
+    let doors = listeners.map(|listener| Door {
+        name: names.next().expect("two"),
+        listeners: vec![listener],
+        listen_later: None,
+    });
     let server = Server::at(one, doors.into(), held(), &ServerLimits { max_clients: 1, ..limits() });
     for (number, mut client) in crowd.into_iter().enumerate() {
         expect(&client, b"front");

@@ -107,6 +107,16 @@ pub enum Ending {
     Hang,
 }
 
+/// How a peer leaves a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Departure {
+    /// FIN: it has closed its side, or all of the connection.
+    Close,
+    /// RST: it has reset the connection, or is gone altogether.
+    Reset,
+}
+
 /// Where the schedule of one connection comes from.
 #[derive(Debug)]
 enum Profile {

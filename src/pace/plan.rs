@@ -14,6 +14,8 @@ pub struct Plan {
     /// order.
     first: Vec<(u64, Arc<Profile>)>,
     others: Others,
+    /// After so many connections, everything begins again.
+    cycle: Option<NonZeroU64>,
 }
 
 /// What follows the first connections.
@@ -39,7 +41,13 @@ impl Plan {
             (last, Arc::new(Profile::Paced(pace)))
         };
         let first = first.into_iter().map(numbered).collect();
-        Self { seed, first, others: Others::Same(Arc::new(Profile::Paced(others))) }
+        Self { seed, first, others: Others::Same(Arc::new(Profile::Paced(others))), cycle: None }
+    }
+
+    /// The same for the first so many connections, which repeats itself from then on, jitter and all.
+    #[must_use]
+    pub fn cycle(self, connections: Option<NonZeroU64>) -> Self {
+        Self { cycle: connections, ..self }
     }
 
     /// The connections of a recording, in a cycle: after the last one comes the first one again. Without any, all get
@@ -49,11 +57,12 @@ impl Plan {
             return Self::uniform(0, Pace::default());
         }
         let first = (1..).zip(connections).map(|(number, replay)| (number, Arc::new(Profile::Replayed(replay))));
-        Self { seed: 0, first: first.collect(), others: Others::Again }
+        Self { seed: 0, first: first.collect(), others: Others::Again, cycle: None }
     }
 
     /// The schedule of the connection of this number.
     pub fn schedule(&self, connection: u64) -> Schedule {
+        let connection = self.cycle.map_or(connection, |cycle| (connection - 1) % cycle + 1);
         Schedule::new(self.profile(connection), self.seed, connection)
     }
 
@@ -76,7 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pace::{Action, Cut, CutAt, Ending};
+    use crate::pace::{Action, Cut, CutAt, Ending, Tempo};
 
     fn times(times: u64) -> NonZeroU64 {
         NonZeroU64::new(times).expect("not zero")
@@ -101,6 +110,21 @@ mod tests {
         let all = times(u64::MAX);
         let plan = Plan::script(1, [(all, Pace::failure()), (all, Pace::default())], Pace::default());
         assert_eq!(how_it_ends(&plan, u64::MAX), Ending::Rst);
+    }
+
+    #[test]
+    fn a_cycle_repeats_its_faults_and_its_jitter() {
+        let pace = Pace {
+            num_bytes: times(1),
+            tempo: Tempo::Delay(Duration::from_secs(1)),
+            jitter: Duration::from_millis(900),
+            ..Pace::default()
+        };
+        let plan = Plan::script(7, [(times(1), Pace::failure())], pace).cycle(NonZeroU64::new(3));
+        let steps: Vec<Vec<_>> = (1..=7).map(|connection| plan.schedule(connection).steps(9).collect()).collect();
+        assert_eq!(steps[..3], steps[3..6]);
+        assert_eq!(steps[0], steps[6]);
+        assert_ne!(steps[1], steps[2], "by chance");
     }
 
     #[test]

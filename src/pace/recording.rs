@@ -5,20 +5,22 @@
 //! {"connection":1,"at_us":0,"event":"accept","peer":"127.0.0.1:40000","time":"2026-11-21T09:00:00.000000Z"}
 //! {"connection":1,"at_us":12,"event":"send","bytes":10}
 //! {"connection":1,"at_us":100031,"event":"send","bytes":10}
-//! {"connection":1,"at_us":100040,"event":"rst"}
+//! {"connection":1,"at_us":100040,"event":"hang"}
+//! {"connection":1,"at_us":2000120,"event":"left","by":"close"}
 //! ```
 //!
 //! `docs/recording.schema.json` describes a line. [`Entry`] writes lines, and [`parse`] reads them with types of its
 //! own, because a reader is strict where a writer cannot be wrong: about unknown keys, and keys in the wrong event.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::pace::{Action, Ending, Replay, Schedule};
+use crate::pace::{Action, Departure, Ending, Replay, Schedule};
 use crate::units::micros;
 
 /// A line of a recording: an event of a connection, and its time.
@@ -57,7 +59,13 @@ pub enum Happening {
     Rst,
     /// The server fell silent for ever.
     Hang,
-    /// The client went away before the end.
+    /// The client left before the end, or in the silence that is none. It may only have closed its side: then more can
+    /// follow.
+    Left {
+        /// How.
+        by: Departure,
+    },
+    /// The server gave up, because the client had left.
     Gone,
 }
 
@@ -102,6 +110,7 @@ struct Line {
     peer: Option<IgnoredAny>,
     time: Option<IgnoredAny>,
     bytes: Option<NonZeroUsize>,
+    by: Option<Departure>,
 }
 
 /// The word for a [`Happening`].
@@ -113,6 +122,7 @@ enum Name {
     Fin,
     Rst,
     Hang,
+    Left,
     Gone,
 }
 
@@ -128,8 +138,9 @@ pub struct Error {
 
 /// Parses a recording into its connections, in order of their numbers.
 ///
-/// A replay hangs where the recorded client went away, because nothing was recorded after that. A connection without an
-/// end is replayed with a reset: its server was killed.
+/// A replay hangs where the recorded server gave up its client, because nothing was recorded after that. A connection
+/// without an end is replayed with a reset: its server was killed. When and how clients left is not replayed: it was not
+/// the server's doing.
 ///
 /// # Errors
 /// A line is no entry, or contradicts the lines before it.
@@ -147,6 +158,7 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
             (Name::Accept, Some(_)) => Err("is accepted a second time"),
             (Name::Accept, None) if line.at_us > 0 => Err("is accepted later than at 0"),
             (Name::Accept, None) if line.bytes.is_some() => Err("has bytes that are not sent"),
+            (Name::Accept, None) if line.by.is_some() => Err("has a way to leave without leaving"),
             (Name::Accept, None) => {
                 connections.insert(connection, Unfinished::default());
                 Ok(())
@@ -163,6 +175,7 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
 #[derive(Default)]
 struct Unfinished {
     pieces: Vec<(Duration, NonZeroUsize)>,
+    has_left: bool,
     end: Option<(Duration, Ending)>,
     last: Duration,
 }
@@ -170,6 +183,12 @@ struct Unfinished {
 impl Unfinished {
     fn add(&mut self, line: &Line) -> Result<(), &'static str> {
         let at = Duration::from_micros(line.at_us);
+        match (line.event, line.by) {
+            (Name::Left, None) => return Err("has left in no way"),
+            (Name::Left, Some(_)) => return self.leave(line),
+            (_, Some(_)) => return Err("has a way to leave without leaving"),
+            (_, None) => {}
+        }
         if self.end.is_some() {
             return Err("has ended already");
         }
@@ -189,9 +208,23 @@ impl Unfinished {
             (_, Some(_)) => return Err("has bytes that are not sent"),
             (Name::Rst, None) => Some((at, Ending::Rst)),
             (Name::Hang | Name::Gone, None) => Some((at, Ending::Hang)),
-            (Name::Fin | Name::Accept, None) => Some((at, Ending::Fin)),
+            (Name::Fin | Name::Accept | Name::Left, None) => Some((at, Ending::Fin)),
         };
         Ok(())
+    }
+
+    /// The client leaves, which another thread has seen: the line may stand before one that is a moment older.
+    fn leave(&mut self, line: &Line) -> Result<(), &'static str> {
+        if line.peer.is_some() || line.time.is_some() || line.bytes.is_some() {
+            return Err("leaves with a peer, a time or bytes");
+        }
+        if mem::replace(&mut self.has_left, true) {
+            return Err("has left already");
+        }
+        match self.end {
+            Some((_, Ending::Fin | Ending::Rst)) => Err("has ended already"),
+            _ => Ok(()),
+        }
     }
 
     fn finish(self) -> Replay {
@@ -249,6 +282,7 @@ mod tests {
         let accept = r#"{"connection":1,"at_us":0,"event":"accept"}"#;
         let send = r#"{"connection":1,"at_us":5,"event":"send","bytes":1}"#;
         let fin = r#"{"connection":1,"at_us":5,"event":"fin"}"#;
+        let left = r#"{"connection":1,"at_us":4,"event":"left","by":"reset"}"#;
         for (lines, line, why) in [
             (vec!["poetry"], 1, "not an object"),
             (vec![accept, r#"{"connection":1,"at_us":0,"event":"sing"}"#], 2, "unknown variant `sing`"),
@@ -272,6 +306,25 @@ mod tests {
             ),
             (vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","foo":1}"#], 2, "unknown field `foo`"),
             (vec![r#"{"connection":1,"at_us":0,"event":"accept","bytes":1}"#], 1, "connection 1 has bytes that are"),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"left"}"#], 2, "connection 1 has left in no way"),
+            (vec![accept, left, left], 3, "connection 1 has left already"),
+            (vec![accept, fin, left], 3, "connection 1 has ended already"),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"left","by":"close","bytes":1}"#],
+                2,
+                "connection 1 leaves with a peer, a time or bytes",
+            ),
+            (vec![accept, r#"{"connection":1,"at_us":4,"event":"left","by":"taxi"}"#], 2, "unknown variant `taxi`"),
+            (
+                vec![accept, r#"{"connection":1,"at_us":4,"event":"fin","by":"close"}"#],
+                2,
+                "connection 1 has a way to leave without leaving",
+            ),
+            (
+                vec![r#"{"connection":1,"at_us":0,"event":"accept","by":"close"}"#],
+                1,
+                "connection 1 has a way to leave without leaving",
+            ),
             (vec![r#"[1,0,"accept",null,null,null]"#], 1, "not an object"),
             (vec![r#"{"connection":1,"at_us":9,"event":"accept"}"#], 1, "connection 1 is accepted later than at 0"),
             (vec![r#"{"connection":0,"at_us":0,"event":"accept"}"#], 1, "invalid value: integer `0`"),
@@ -280,6 +333,23 @@ mod tests {
             assert_eq!(error.line, line, "{lines:?}");
             assert!(error.why.starts_with(why) && !error.why.contains(" line "), "{why}: {error}");
         }
+    }
+
+    #[test]
+    fn when_clients_left_is_read_and_changes_no_replay() {
+        let line = |at_us, event: &str| format!("{{\"connection\":1,\"at_us\":{at_us},\"event\":{event}}}\n");
+        let accept = line(0, "\"accept\"");
+        let left = line(9, "\"left\",\"by\":\"close\"");
+        for end in ["hang", "gone", "rst", "fin"] {
+            let end = line(9, &format!("\"{end}\""));
+            let plain = parse(&format!("{accept}{end}")).expect("a recording");
+            assert_eq!(parse(&format!("{accept}{left}{end}")).expect("it left before"), plain);
+            // Another thread has written it, a moment too soon.
+            let early = format!("{accept}{left}{}{end}", line(8, "\"send\",\"bytes\":1"));
+            assert_eq!(parse(&early).expect("a recording")[0].end, plain[0].end);
+        }
+        let hang = line(5, "\"hang\"");
+        assert_eq!(parse(&format!("{accept}{hang}{left}")).expect("it left the silence").len(), 1);
     }
 
     proptest! {

@@ -9,9 +9,13 @@ use clap::{Arg, Parser};
 use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
-use super::service::{self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
+use super::service::{
+    self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs, tell_totals,
+};
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::errors::reason;
+use crate::metrics::Page;
+use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
 use crate::poem::NamedPoem;
 use crate::server::fast::FastServer;
@@ -120,8 +124,9 @@ impl Launch for FastArgs {
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
         let what = format!("Serving {}", self.file.display());
+        let trouble = self.faults.trouble();
         let queue = if self.faults.never_accept() { Queue::Single(0) } else { Queue::Shared };
-        vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue }]
+        vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue, trouble }]
     }
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
@@ -134,7 +139,7 @@ impl Launch for FastArgs {
             let poem = named.load().map_err(|error| cannot_serve(&named, &error))?;
             // Absolute, so that a reload works after chdir("/").
             let lasting = named.absolute().map_err(|error| cannot_serve(&named, &error))?;
-            let server = Arc::new(FastServer::new(poem, faults.open()?));
+            let server = Arc::new(FastServer::new(poem, faults.open()?, faults.trouble.never_read));
             Ok(Arc::new(FastService { server, named, lasting, reloading: Mutex::new(()) }))
         }))
     }
@@ -184,6 +189,16 @@ impl Service for FastService {
     }
 
     fn end(&self) -> u8 {
-        if self.server.fault_plan().is_recorded() { SUCCESS } else { FAILURE }
+        self.server.fault_plan().tell_faults();
+        if self.server.fault_plan().finish() { SUCCESS } else { FAILURE }
+    }
+
+    fn report(&self, counts: &Counts) {
+        tell_totals(counts);
+        self.server.fault_plan().tell_faults();
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        self.server.fault_plan().add_metrics(page, labels);
     }
 }

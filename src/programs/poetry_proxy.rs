@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
 use crate::address::Address;
 use crate::cache::freshness::Policy;
+use crate::cli::listen::Trouble;
 use crate::cli::values::Limit;
 use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
@@ -150,7 +151,13 @@ impl Launch for ProxyArgs {
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
         let what = format!("Proxying {}", self.upstream);
-        vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue: Queue::Shared }]
+        vec![DoorArgs {
+            name: "poem",
+            what,
+            listen: &self.service.listen,
+            queue: Queue::Shared,
+            trouble: Trouble::default(),
+        }]
     }
 
     fn upstream(&self) -> Option<&Address> {

@@ -15,7 +15,7 @@ use tracing::info;
 use crate::address::Address;
 use crate::cli::command::{Beside, CommandArgs, Place};
 use crate::cli::journal::Journal;
-use crate::cli::listen::ListenArgs;
+use crate::cli::listen::{BACKLOG, ListenArgs, Trouble};
 use crate::cli::logs::{LogArgs, LogFormat, Style};
 use crate::cli::ready::{Announce, ReadyArgs};
 use crate::cli::stopping::{self, Request, stop_on};
@@ -178,6 +178,8 @@ pub struct DoorArgs<'a> {
     pub listen: &'a ListenArgs,
     /// How many listeners it has.
     pub queue: Queue,
+    /// What is special about them.
+    pub trouble: Trouble,
 }
 
 /// The listeners of a door.
@@ -203,11 +205,12 @@ impl DoorArgs<'_> {
     /// # Errors
     /// The address is taken, or none of ours.
     pub fn bind(&self) -> Result<Door, Error> {
-        let listeners = match self.queue {
-            Queue::Shared => self.listen.bind_shared()?,
-            Queue::Single(backlog) => vec![self.listen.bind(backlog)?],
+        let Self { name, listen, queue, trouble, .. } = *self;
+        let (listeners, backlog) = match queue {
+            Queue::Shared => (listen.bind_shared(trouble)?, BACKLOG),
+            Queue::Single(backlog) => (vec![listen.bind(backlog, trouble)?], backlog),
         };
-        Ok(Door { name: self.name, listeners })
+        Ok(Door { name, listeners, listen_later: listen.later(backlog, trouble) })
     }
 }
 
@@ -336,7 +339,7 @@ pub struct Nobody;
 
 impl Service for Nobody {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, _: &ServerLimits) -> Result<Run, Error> {
-        let nobody = net::never_accept(doors).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+        let nobody = net::never_accept(doors).map_err(|error| Error::cannot("accept", "nobody", &error))?;
         let serve = |stop: &Stop| {
             nobody.run(stop);
             Ok(0)

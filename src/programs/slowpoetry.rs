@@ -113,7 +113,8 @@ fn run(args: &Args) -> Result<u8, Error> {
     // Before anything is opened that could be taken for the descriptor.
     let ready = args.process.ready.take()?;
     open_files::raise_limit();
-    let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG })?;
+    let trouble = args.faults.trouble();
+    let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG }, trouble)?;
     let lines = [(format!("Serving {named}"), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
         return accept_nobody(&args.patience, listener, &journal, &lines, ready, beside);
@@ -124,22 +125,34 @@ fn run(args: &Args) -> Result<u8, Error> {
     if let Some(pace) = &faults.steady {
         tell_pace(&named, pace);
     }
-    let server =
-        SlowServer { poem: named, fault_plan, write_timeout: args.patience.write_timeout.0, clients: args.clients };
+    let server = Arc::new(SlowServer {
+        poem: named,
+        fault_plan,
+        write_timeout: args.patience.write_timeout.0,
+        clients: args.clients,
+        listen_later: args.listen.later(BACKLOG, trouble),
+        never_read: trouble.never_read,
+    });
     let stopper = Stopper::new(listener);
-    let told = stopper.clone();
-    let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| tell(request, told.counts()))?;
+    let (told, faults) = (stopper.clone(), Arc::clone(&server));
+    let stopping = stop_on(signals, args.patience.grace, stopper.clone(), move |request| {
+        tell(request, told.counts());
+        if request == Request::Report {
+            faults.fault_plan.tell_faults();
+        }
+    })?;
     journal.start()?;
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     beside.watch(stopper.counts())?;
     // Everything that can fail, and then the word that it has not.
     ready.tell(&lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(&lines), args.patience.grace, &stopping)?;
-    server.run(&stopper);
+    let served = server.run(&stopper).map_err(|error| Error::cannot("listen on", lines[0].1, &error));
     // It may have served as many as it should, and have a companion that has not ended.
     stopper.close();
-    let status = if server.fault_plan.is_recorded() { SUCCESS } else { FAILURE };
-    companion.end(Ok(status), &stopping, &[stopper.counts()])
+    server.fault_plan.tell_faults();
+    let status = if server.fault_plan.finish() { SUCCESS } else { FAILURE };
+    companion.end(served.map(|()| status), &stopping, &[stopper.counts()])
 }
 
 /// Listens, until it is stopped.
@@ -157,8 +170,8 @@ fn accept_nobody(
     let told = move |request| tell(request, &told_counts);
     let stopping = stop_on(stopping::block(), patience.grace, stop.clone(), told)?;
     journal.start()?;
-    let door = Door { name: "poem", listeners: vec![listener] };
-    let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("start", "a runtime", &error))?;
+    let door = Door { name: "poem", listeners: vec![listener], listen_later: None };
+    let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("accept", "nobody", &error))?;
     ready.tell(lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(lines), patience.grace, &stopping)?;
     nobody.run(&stop);

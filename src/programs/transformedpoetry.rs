@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 
 use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Run, Service, ServiceArgs};
+use crate::cli::listen::Trouble;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
 use crate::cli::{Error, SUCCESS, stdout, values};
@@ -117,7 +118,13 @@ impl Launch for TransformArgs {
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
         let what = "Serving transforms".to_owned();
-        vec![DoorArgs { name: "requests", what, listen: &self.service.listen, queue: Queue::Shared }]
+        vec![DoorArgs {
+            name: "requests",
+            what,
+            listen: &self.service.listen,
+            queue: Queue::Shared,
+            trouble: Trouble::default(),
+        }]
     }
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {

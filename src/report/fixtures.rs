@@ -17,6 +17,7 @@ pub(crate) fn task(number: usize, start: Micros, end: Micros) -> TaskReport {
         name: None,
         status: Status::Ok,
         error: None,
+        limit: None,
         bytes: 30,
         attempts: 1,
         start_us: Some(start),

@@ -67,6 +67,9 @@ pub struct TaskReport {
     pub status: Status,
     /// Why the fetch failed, in words.
     pub error: Option<String>,
+    /// Which of the client's own limits ran out, if that was why.
+    #[serde(default)]
+    pub limit: Option<Limit>,
     /// Bytes received.
     pub bytes: u64,
     /// Attempts: 1 without a retry, 0 if the poem was never begun.
@@ -96,6 +99,9 @@ pub struct TransformReport {
     pub status: Status,
     /// Why the exchange failed, in words.
     pub error: Option<String>,
+    /// Which of the client's own limits ran out, if that was why.
+    #[serde(default)]
+    pub limit: Option<Limit>,
     /// Bytes of the changed poem.
     pub bytes: u64,
     /// When the poem was whole, and the exchange began.
@@ -126,8 +132,31 @@ pub enum Status {
     Error,
 }
 
+/// A limit of a client on how long it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// For the connection: `--connect-timeout`.
+    Connect,
+    /// For the next byte: `--idle-timeout`.
+    Idle,
+    /// For all of it: `--timeout`.
+    Total,
+}
+
+impl Limit {
+    /// The name of the limit, in JSON and in logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Idle => "idle",
+            Self::Total => "total",
+        }
+    }
+}
+
 impl Status {
-    /// The name of the status, in JSON and in pictures.
+    /// The name of the status, in JSON, in logs and in pictures.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -249,6 +278,7 @@ mod tests {
             name: None,
             status,
             error: None,
+            limit: None,
             bytes: 30,
             attempts: 1,
             start_us: Some(0),
@@ -292,7 +322,7 @@ mod tests {
             concat!(
                 r#"{"schema":1,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"#,
                 r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"tasks":[{"task":1,"#,
-                r#""address":"127.0.0.1:10000","status":"ok","error":null,"bytes":30,"attempts":1,"start_us":0,"#,
+                r#""address":"127.0.0.1:10000","status":"ok","error":null,"limit":null,"bytes":30,"attempts":1,"start_us":0,"#,
                 r#""connected_us":100,"first_byte_us":null,"end_us":300,"events":[[250,30]],"transform":null}]}"#,
                 "\n"
             )

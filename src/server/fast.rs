@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
 use super::fault_plan::{FaultPlan, Transfer};
-use crate::net::{Connection, FastPath, Progress, Unregistered, send_now};
+use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::Poem;
 use crate::sync::lock;
+use crate::units::micros;
 
 /// Pieces sent before a client is made to wait for its turn like others.
 const PIECES: usize = 16;
@@ -26,12 +28,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub struct FastServer {
     poem: Mutex<Poem>,
     fault_plan: FaultPlan,
+    never_read: bool,
 }
 
 impl FastServer {
-    /// A server of this poem that treats its connections as planned.
-    pub fn new(poem: Poem, fault_plan: FaultPlan) -> Self {
-        Self { poem: Mutex::new(poem), fault_plan }
+    /// A server of this poem that treats its connections as planned. If it is to read nothing of what clients say,
+    /// their connections end only when they leave.
+    pub fn new(poem: Poem, fault_plan: FaultPlan, never_read: bool) -> Self {
+        Self { poem: Mutex::new(poem), fault_plan, never_read }
     }
 
     /// Serves another poem from now on. Connections under way keep the one they began with.
@@ -59,8 +63,8 @@ impl FastPath for FastServer {
         let (peer, now) = (socket.peer(), Instant::now());
         debug!(%peer, "Somebody at {peer} wants poetry!");
         let poem = lock(&self.poem).clone();
-        let mut transfer = self.fault_plan.begin(&peer, poem, now);
-        Ok(match advance(socket, &mut transfer, now)? {
+        let mut transfer = self.fault_plan.begin(&peer, poem, now, socket.as_fd());
+        Ok(match self.advance(socket, &mut transfer, now)? {
             Halt::End(how) => Progress::End(how),
             Halt::Later(due) => Progress::Until(due, Box::new(transfer)),
             Halt::Blocked => Progress::Blocked(Box::new(transfer)),
@@ -68,7 +72,7 @@ impl FastPath for FastServer {
     }
 
     fn on_timer(&self, socket: &Unregistered<'_>, mut transfer: Self::State) -> io::Result<Progress<Self::State>> {
-        Ok(match advance(socket, &mut transfer, Instant::now())? {
+        Ok(match self.advance(socket, &mut transfer, Instant::now())? {
             Halt::End(how) => Progress::End(how),
             Halt::Later(due) => Progress::Until(due, transfer),
             Halt::Blocked => Progress::Blocked(transfer),
@@ -79,12 +83,70 @@ impl FastPath for FastServer {
         let result = give(connection, &mut transfer).await;
         let now = Instant::now();
         match &result {
-            Ok(how) => transfer.end(*how, now),
+            Ok(how) => self.end(&connection.peer(), &mut transfer, *how, now),
             // Given up: it is the server that resets the connection.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.end(Ending::Rst, now),
-            Err(_) => transfer.lose(now),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => transfer.give_up(now),
+            Err(error) => transfer.lose(error, now),
         }
-        result
+        match result {
+            // The polite close reads, to see the client leave and to let nothing be lost by a reset.
+            Ok(Ending::Fin) if self.never_read => {
+                connection.shut_down_and_ignore().await;
+                Ok(Ending::Rst)
+            }
+            result => result,
+        }
+    }
+
+    fn before_close(&self) {
+        self.fault_plan.catch_up();
+    }
+}
+
+impl FastServer {
+    /// Sends what is due at the moment `now`, without waiting for the client.
+    fn advance(&self, socket: &Unregistered<'_>, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
+        // A client that takes its pieces as fast as they come must not keep others waiting.
+        for _ in 0..PIECES {
+            match transfer.next(now) {
+                Next::End(Ending::Fin) if self.never_read => break,
+                Next::End(how) => {
+                    self.end(&socket.peer(), transfer, how, now);
+                    return Ok(Halt::End(how));
+                }
+                Next::Wait(time) if time <= LONGEST_PAUSE => return Ok(Halt::Later(now + time)),
+                Next::Wait(_) | Next::Flush => break,
+                Next::Send { bytes, is_last } => {
+                    let piece = transfer.part(bytes);
+                    let len = piece.len();
+                    match socket.send(piece, is_last) {
+                        Ok(n) => {
+                            transfer.sent(n, now);
+                            if n < len {
+                                break;
+                            }
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            transfer.lose(&error, now);
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Halt::Blocked)
+    }
+
+    /// Ends a transfer as planned.
+    fn end(&self, peer: &Peer, transfer: &mut Transfer, how: Ending, now: Instant) {
+        self.fault_plan.end(transfer, how, now);
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Some(cut) = transfer.cut(peer, how, transfer.elapsed(now))
+        {
+            debug!(%peer, bytes = transfer.bytes_sent(), elapsed_us = micros(transfer.elapsed(now)), "{cut}");
+        }
     }
 }
 
@@ -97,40 +159,6 @@ enum Halt {
     /// The socket would block, what was written has to be flushed, or the next piece is due much later; or it is the
     /// turn of other clients.
     Blocked,
-}
-
-/// Sends what is due at the moment `now`, without waiting for the client.
-fn advance(socket: &Unregistered<'_>, transfer: &mut Transfer, now: Instant) -> io::Result<Halt> {
-    // A client that takes its pieces as fast as they come must not keep others waiting.
-    for _ in 0..PIECES {
-        match transfer.next(now) {
-            Next::End(how) => {
-                transfer.end(how, now);
-                return Ok(Halt::End(how));
-            }
-            Next::Wait(time) if time <= LONGEST_PAUSE => return Ok(Halt::Later(now + time)),
-            Next::Wait(_) | Next::Flush => break,
-            Next::Send { bytes, is_last } => {
-                let piece = transfer.part(bytes);
-                let len = piece.len();
-                match socket.send(piece, is_last) {
-                    Ok(n) => {
-                        transfer.sent(n, now);
-                        if n < len {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        transfer.lose(now);
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-    Ok(Halt::Blocked)
 }
 
 /// Walks the rest of the schedule as a task, and returns how the connection is to end.

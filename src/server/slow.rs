@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use nix::sys::time::TimeSpec;
 use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
-use super::fault_plan::{FaultPlan, Transfer};
+use super::fault_plan::{FaultPlan, Transfer, Watched};
 use crate::address::canonical;
 use crate::errors::reason;
 use crate::net::counts::Counts;
-use crate::net::{ACCEPT_PAUSE, Complaint, Stoppable, close, send_now};
+use crate::net::{ACCEPT_PAUSE, Complaint, ListenLater, Stoppable, close, send_now};
 use crate::pace::{Ending, Next};
 use crate::poem::NamedPoem;
 use crate::sync::lock;
@@ -38,6 +38,10 @@ pub struct SlowServer {
     pub write_timeout: Option<Duration>,
     /// Serve so many clients, then stop. `None`: any number.
     pub clients: Option<u64>,
+    /// If its socket is bound, and does not listen yet.
+    pub listen_later: Option<ListenLater>,
+    /// Read nothing of what clients send, and let their connections end only when they leave.
+    pub never_read: bool,
 }
 
 /// Stops a [`SlowServer`] from another thread.
@@ -58,12 +62,17 @@ struct State {
     aborting: bool,
     /// The client being served.
     client: Option<Arc<TcpStream>>,
+    /// The same, if it is recorded when it leaves.
+    watched: Option<Watched>,
     /// Nothing will be sent to it any more, although it waits.
     hanging: bool,
 }
 
 impl State {
     fn reset_client(&mut self) {
+        if let Some(watched) = self.watched.take() {
+            watched.forget();
+        }
         if let Some(client) = self.client.take() {
             close::reset_now(&client);
         }
@@ -104,7 +113,7 @@ impl Stoppable for Stopper {
         }
         drop(state);
         // On a listening socket this ends the listening, and an accept(2) that waits.
-        let _ = SockRef::from(&self.0.listener).shutdown(std::net::Shutdown::Both);
+        let _ = SockRef::from(&self.0.listener).shutdown(Shutdown::Both);
         self.0.changed.notify_all();
     }
 
@@ -135,15 +144,25 @@ impl Shared {
         !state.aborting
     }
 
+    /// Notes that it is to be recorded when the client being served leaves; but not what [`abort`](Stoppable::abort)
+    /// does to it.
+    fn watch(&self, watched: Option<Watched>) {
+        let mut state = self.lock();
+        match &watched {
+            Some(watched) if state.aborting => watched.forget(),
+            _ => state.watched = watched,
+        }
+    }
+
     /// Forgets the client being served.
     fn leave(&self) {
         let mut state = self.lock();
-        (state.client, state.hanging) = (None, false);
+        (state.client, state.watched, state.hanging) = (None, None, false);
     }
 
     /// Sends nothing to a client until it leaves or the server stops. Returns whether it has only half-closed, and may
     /// still be there.
-    fn hang(&self, mut client: &TcpStream) -> bool {
+    fn hang(&self, mut client: &TcpStream, never_read: bool) -> bool {
         close::silently(&SockRef::from(client));
         {
             let mut state = self.lock();
@@ -151,6 +170,9 @@ impl Shared {
                 return false;
             }
             state.hanging = true;
+        }
+        if never_read {
+            return until_left(client).is_ok() && !self.lock().closing;
         }
         let mut buffer = [0; 4 * 1024];
         loop {
@@ -171,8 +193,17 @@ impl Shared {
 
 impl SlowServer {
     /// Serves one client after the other until it is stopped or has served as many as it should.
-    pub fn run(&self, stopper: &Stopper) {
+    ///
+    /// # Errors
+    /// It could not listen when it was time for that.
+    pub fn run(&self, stopper: &Stopper) -> io::Result<()> {
         let shared = &stopper.0;
+        if let Some(later) = self.listen_later {
+            shared.sleep(later.after, |state| state.closing);
+            if !shared.lock().closing {
+                later.listen(&shared.listener)?;
+            }
+        }
         let mut served = 0;
         let mut silent = Silent::default();
         let complaint = Complaint::default();
@@ -193,6 +224,7 @@ impl SlowServer {
                 }
             }
         }
+        Ok(())
     }
 
     /// Serves one client, and returns whether all was sent, as planned.
@@ -209,33 +241,42 @@ impl SlowServer {
             Ok(poem) => poem,
             Err(error) => {
                 error!(%peer, "Cannot read {}: {}; resetting {peer}", self.poem, reason(&error));
-                self.fault_plan.refuse(&peer, start);
+                self.fault_plan.refuse(&peer, start, &stream);
                 shared.leave();
                 return false;
             }
         };
-        let mut transfer = self.fault_plan.begin(&peer, poem, start);
+        let mut transfer = self.fault_plan.begin(&peer, poem, start, &stream);
+        shared.watch(transfer.watched());
         let result = self.send(&stream, &mut transfer, shared);
         match &result {
-            Ok(how) => transfer.end(*how, Instant::now()),
-            Err(Lost::Gone(_)) => transfer.lose(Instant::now()),
-            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.end(Ending::Rst, Instant::now()),
+            Ok(how) => self.fault_plan.end(&mut transfer, *how, Instant::now()),
+            Err(Lost::Gone(error)) => transfer.lose(error, Instant::now()),
+            Err(Lost::Stalled(_) | Lost::Aborted) => transfer.give_up(Instant::now()),
         }
         tell(peer, &transfer, start.elapsed(), &result);
         let is_served = result.is_ok();
         match result {
+            // The polite close reads.
+            Ok(Ending::Fin) if self.never_read => {
+                if stream.shutdown(Shutdown::Write).is_ok() && shared.hang(&stream, true) {
+                    silent.keep(Arc::clone(&stream));
+                }
+            }
             Ok(Ending::Fin) => {
                 if let Err(error) = close::politely(&stream) {
                     debug!(%peer, "Closing the connection to {peer}: {}", reason(&error));
                 }
             }
             Ok(Ending::Hang) => {
-                if shared.hang(&stream) {
+                if shared.hang(&stream, self.never_read) {
                     silent.keep(Arc::clone(&stream));
                 }
             }
             Ok(Ending::Rst) | Err(_) => {}
         }
+        // Once the socket is closed, nobody sees a client leave.
+        self.fault_plan.catch_up();
         shared.leave();
         is_served
     }
@@ -310,6 +351,16 @@ fn pause(stream: &TcpStream, time: Duration) -> io::Result<()> {
     }
 }
 
+/// Waits until the peer of a connection closes its side or resets it, and reads nothing.
+///
+/// # Errors
+/// It was reset.
+fn until_left(stream: &TcpStream) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(stream, PollFlags::RDHUP)], None))?;
+    stream.take_error()?.map_or(Ok(()), Err)
+}
+
 /// Hanging connections whose clients have half-closed, and may be there still: they are kept open while others are served.
 #[derive(Default)]
 struct Silent(VecDeque<Arc<TcpStream>>);
@@ -333,15 +384,10 @@ fn tell(peer: SocketAddr, transfer: &Transfer, elapsed: Duration, result: &Resul
     let (bytes, all, elapsed_us) = (transfer.bytes_sent(), transfer.poem().len(), micros(elapsed));
     let whole = || count(all as u64, "byte");
     match result {
-        Ok(Ending::Fin) if bytes == all => info!(%peer, bytes, elapsed_us, "Sent {} to {peer} in {time}", whole()),
-        Ok(how) => {
-            let how = match how {
-                Ending::Fin => "Ended",
-                Ending::Rst => "Reset",
-                Ending::Hang => "Silent to",
-            };
-            info!(%peer, bytes, elapsed_us, "{how} {peer} after {bytes} of {} in {time}, as planned", whole());
-        }
+        Ok(how) => match transfer.cut(&peer, *how, elapsed) {
+            Some(cut) => info!(%peer, bytes, elapsed_us, "{cut}"),
+            None => info!(%peer, bytes, elapsed_us, "Sent {} to {peer} in {time}", whole()),
+        },
         Err(Lost::Gone(error)) => {
             let why = reason(error);
             info!(%peer, bytes, elapsed_us, "{peer} went away after {bytes} of {} in {time}: {why}", whole());

@@ -511,9 +511,11 @@ fn a_file_of_somebody_else_is_no_port_file() {
 fn the_lines_of_the_documentation_do_what_they_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/faults.md")).expect("the page");
-    let section = page.split("\n## ").find(|section| section.starts_with("Your own client, in one line\n"));
-    let blocks: Vec<&str> = section.expect("a section").split("```sh\n").skip(1).collect();
-    assert_eq!(blocks.len(), 3);
+    let sections = page.split("\n## ").filter(|section| {
+        ["11. ", "12. ", "Your own client, in", "Your HTTP client, in"].iter().any(|start| section.starts_with(start))
+    });
+    let blocks: Vec<&str> = sections.flat_map(|section| section.split("```sh\n").skip(1)).collect();
+    assert_eq!(blocks.len(), 6);
     let path = format!("{}:{}", path_of("").display(), std::env::var("PATH").expect("a path"));
     for block in blocks {
         let line = block.split("```").next().expect("an end");
@@ -533,8 +535,38 @@ fn the_lines_of_the_documentation_do_what_they_say() {
             };
             let finished = run(&line);
             assert_eq!((finished.code(), finished.stdout.len()), (0, 0), "{line}: {finished:?}");
+            if !line.contains("left < 4s") {
+                continue;
+            }
             let finished = run(&line.replace("left < 4s", "left < 1s"));
             assert!(finished.stderr.contains("--expect 'left < 1s' does not hold: left is 2."), "{line}: {finished:?}");
         }
     }
+}
+
+#[test]
+fn curl_and_python_get_over_seven_troubles() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/faults.md")).expect("the page");
+    let text = fs::read_to_string(root.join("scripts/troubles.sh")).expect("the script");
+    let troubles: Vec<&str> = text.lines().filter(|line| line.starts_with("trouble \"")).collect();
+    assert_eq!(troubles.len(), 7);
+    assert!(page.contains(&troubles.join("\n")), "the page shows them");
+    let is_missing = |tool: &&str| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_err();
+    if let Some(tool) = ["curl", "python3"].into_iter().find(is_missing) {
+        writeln!(std::io::stderr(), "skipped: there is no {tool}").expect("told");
+        return;
+    }
+    let path = format!("{}:{}", path_of("").display(), std::env::var("PATH").expect("a path"));
+    std::thread::scope(|scope| {
+        for server in FAULTY {
+            let path = &path;
+            scope.spawn(move || {
+                let mut script = Command::new(root.join("scripts/troubles.sh"));
+                let finished = finish(script.arg(server).env("PATH", path).stdin(Stdio::null()));
+                let done = String::from_utf8_lossy(&finished.stdout).matches("as it should").count();
+                assert_eq!((finished.code(), done), (0, 14), "{finished:?}");
+            });
+        }
+    });
 }

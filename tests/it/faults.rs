@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -35,7 +35,6 @@ fn science() -> std::path::PathBuf {
 /// A trouble of the cookbook: what is typed, and what is seen.
 struct Recipe {
     server: Vec<String>,
-    queue: bool,
     client: Vec<String>,
     seen: Vec<String>,
 }
@@ -55,7 +54,6 @@ fn recipe(heading: &str) -> Recipe {
     };
     Recipe {
         server: words("slowpoetry"),
-        queue: typed.contains(&"$ nc 127.0.0.1 10000 &"),
         client: words("get-poetry"),
         seen: seen.into_iter().map(str::to_owned).collect(),
     }
@@ -79,7 +77,6 @@ fn cook(heading: &str) {
                 let args = recipe.server.iter().map(|word| if word == "10000" { "0" } else { word });
                 let directory = env!("CARGO_MANIFEST_DIR");
                 let service = Service::start(program(server).args(args).current_dir(directory));
-                let _first = recipe.queue.then(|| service.connect());
                 let port = service.port();
                 let finished = run(client, recipe.client.iter().map(|word| if word == "10000" { &port } else { word }));
                 let seen: Vec<String> = finished.stderr.lines().map(|line| in_general(line, &port)).collect();
@@ -116,13 +113,13 @@ fn truncated_but_polite() {
 }
 
 #[test]
-fn refused_twice_then_fine() {
-    cook("6. Refused twice, then fine");
+fn hung_up_on_twice_then_fine() {
+    cook("6. Hung up on twice, then fine");
 }
 
 #[test]
-fn a_full_queue() {
-    cook("7. A full queue");
+fn no_answer() {
+    cook("7. No answer");
 }
 
 #[test]
@@ -218,6 +215,7 @@ fn recorded(path: &Path) -> BTreeMap<u64, (Vec<(u64, u64)>, String)> {
         match entry["event"].as_str().expect("a word") {
             "accept" => assert_eq!(number("at_us"), 0),
             "send" => known.0.push((number("at_us"), number("bytes"))),
+            "left" => {}
             end => known.1 = end.to_owned(),
         }
     }
@@ -426,12 +424,206 @@ fn nobody_is_accepted_and_a_signal_ends_that() {
     for server in SERVERS {
         let service = serve(server, &["--never-accept"], &science());
         assert!(service.line.starts_with("Serving "), "{}", service.line);
-        let queued = service.connect();
-        let finished = run("get-poetry", ["--connect-timeout", "300ms", "--json", &service.port()]);
-        let report: Value = serde_json::from_slice(&finished.stdout).expect("a report");
-        assert_eq!(report["tasks"][0]["status"], "timeout", "{report}");
+        // The very first one, and all others.
+        for _ in 0..3 {
+            let finished = run("get-poetry", ["--connect-timeout", "300ms", "--json", &service.port()]);
+            let report: Value = serde_json::from_slice(&finished.stdout).expect("a report");
+            assert_eq!(report["tasks"][0]["status"], "timeout", "{report}");
+            assert_eq!(report["tasks"][0]["limit"], "connect", "{report}");
+        }
         assert_eq!(service.stop().code(), 0);
-        assert_eq!(read_some(&queued, &mut [0]), Err(io::ErrorKind::ConnectionReset));
+    }
+}
+
+/// The line of a recording that says when and how a client left.
+fn departure(path: &Path) -> Option<Value> {
+    let text = fs::read_to_string(path).expect("a recording");
+    // The last line may be half written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut entries = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    entries.find(|entry| entry["event"] == "left")
+}
+
+#[test]
+fn when_and_how_a_client_leaves_is_recorded_in_every_silence() {
+    /// How long the client stays at least.
+    const STAY: Duration = Duration::from_millis(20);
+    let directory = tempfile::tempdir().expect("a directory");
+    let silences: [(&[&str], usize); 5] = [
+        (&["--first-byte-delay", "1h"], 0),
+        (&["--delay", "1h"], 10),
+        (&["--delay", "30s"], 10),
+        (&["--cut-at", "20", "--cut", "hang", "--delay", "0"], 20),
+        (&["--cut-at", "20", "--cut", "hang", "--delay", "0", "--never-read"], 20),
+    ];
+    for (server, (flags, bytes)) in SERVERS.into_iter().flat_map(|server| silences.map(|silence| (server, silence))) {
+        for by in ["close", "reset"] {
+            let path = directory.path().join("recording");
+            let record = ["--grace", "0", "--record", path.to_str().expect("UTF-8")];
+            let service = serve(server, &[flags, &record].concat(), &science());
+            let (mut stream, start) = (service.connect(), Instant::now());
+            stream.read_exact(&mut vec![0; bytes]).expect("bytes");
+            eventually("it is served", || !fs::read_to_string(&path).expect("a recording").is_empty());
+            thread::sleep(STAY.saturating_sub(start.elapsed()));
+            match by {
+                "close" => drop(stream),
+                _ => crate::harness::reset(stream),
+            }
+            eventually(&format!("{server} {flags:?} {by}: it has left"), || departure(&path).is_some());
+            let left = departure(&path).expect("a line");
+            assert_eq!((&left["connection"], &left["by"]), (&1.into(), &by.into()), "{server} {flags:?}: {left}");
+            let at = Duration::from_micros(left["at_us"].as_u64().expect("a time"));
+            // A client may know that it is connected before it is accepted, but hardly so long before.
+            assert!(at >= STAY / 2 && at < start.elapsed(), "{server} {flags:?}: {left}");
+            service.stop();
+            recorded(&path);
+        }
+    }
+}
+
+#[test]
+fn a_client_of_a_command_that_left_is_recorded_before_the_server_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("recording");
+    for server in SERVERS {
+        let mut command = program(server);
+        command.args(["-q", "--cut-at", "20", "--cut", "hang", "--record"]).arg(&path).arg(science()).arg("--");
+        command.arg(path_of("get-poetry")).args(["-q", "--idle-timeout", "200ms", "{}"]);
+        assert_eq!(crate::harness::finish(&mut command).code(), 1);
+        let left = departure(&path).expect("a line");
+        let at = Duration::from_micros(left["at_us"].as_u64().expect("a time"));
+        assert!(at >= Duration::from_millis(200), "{server}: {left}");
+    }
+}
+
+#[test]
+fn what_the_server_does_is_no_departure() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("recording");
+    for server in SERVERS {
+        for flags in [&["--cut-at", "20", "--cut", "hang", "--delay", "0"][..], &["--delay", "1h"], &["--delay", "30s"]]
+        {
+            let flags = [flags, &["--grace", "0", "--record", path.to_str().expect("UTF-8")]].concat();
+            let service = serve(server, &flags, &science());
+            let mut stream = service.connect();
+            stream.read_exact(&mut [0; 10]).expect("bytes");
+            service.stop();
+            assert_eq!(
+                read_some(&stream, &mut [0; 99]).map_or_else(Err, |_| read_some(&stream, &mut [0; 99])),
+                Err(io::ErrorKind::ConnectionReset)
+            );
+            assert_eq!(departure(&path), None, "{server} {flags:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_listens_later_refuses_until_then() {
+    for server in SERVERS {
+        let service = serve(server, &["--listen-after", "500ms", "--num-bytes", "1k"], &science());
+        assert_eq!(TcpStream::connect(service.address).expect_err("refused").kind(), io::ErrorKind::ConnectionRefused);
+        let finished = run("get-poetry", ["-q", "--discard", "--json", "--retries", "99", &service.port()]);
+        let report: Value = serde_json::from_slice(&finished.stdout).expect("a report");
+        assert_eq!((&report["ok"], finished.code()), (&1.into(), 0), "{server}: {report}");
+        assert_eq!(service.fetch().expect("a poem").len(), 653);
+        let finished = service.stop();
+        assert_eq!(finished.code(), 0);
+        assert!(finished.stderr.contains("Connections are refused for 500ms"), "{finished:?}");
+        // Stopped before it listens.
+        assert_eq!(serve(server, &["--listen-after", "1h"], &science()).stop().code(), 0);
+    }
+}
+
+#[test]
+fn a_port_that_somebody_else_has_by_then_ends_it() {
+    for server in SERVERS {
+        let service = serve(server, &["--listen-after", "200ms"], &science());
+        let other = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        other.set_reuse_address(true).expect("set");
+        other.bind(&service.address.into()).expect("nobody listens");
+        other.listen(1).expect("nobody listens");
+        let finished = service.finish();
+        assert!(finished.stderr.contains("address already in use"), "{server}: {finished:?}");
+        assert_eq!(finished.code(), 1);
+    }
+}
+
+#[test]
+fn what_clients_send_is_never_read() {
+    /// More than the buffers of a connection hold together.
+    const MUCH: usize = 64 << 20;
+    for server in SERVERS {
+        let service = serve(server, &["--never-read", "--delay", "0"], &science());
+        for _ in 0..2 {
+            let stream = service.connect();
+            stream.set_nonblocking(true).expect("set");
+            let (mut sent, mut stuck) = (0, Instant::now());
+            while stuck.elapsed() < Duration::from_millis(200) {
+                match (&stream).write(&[b'x'; 64 << 10]) {
+                    Ok(bytes) => (sent, stuck) = (sent + bytes, Instant::now()),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                assert!(sent < MUCH, "{server} reads");
+                thread::yield_now();
+            }
+            stream.set_nonblocking(false).expect("set");
+            assert_eq!(read_out(stream.try_clone().expect("a clone")).expect("a whole poem").len(), 653, "{server}");
+            // A close would wait until all of it is read.
+            crate::harness::reset(stream);
+        }
+        // It waits for none of the two, and has a place for the next one.
+        assert_eq!(service.fetch().expect("a poem").len(), 653);
+        assert_eq!(service.stop().code(), 0);
+    }
+}
+
+#[test]
+fn a_cycle_begins_again_with_its_draws_and_faults() {
+    let flags = ["--jitter", "50ms", "--seed", "7", "--num-bytes", "300", "--fail-first", "1", "--cycle", "3"];
+    for server in SERVERS {
+        let (plan, _) = rehearse(server, &[&flags[..], &["--delay", "100ms", "--rehearse", "4"]].concat());
+        let of = |connection: u64| {
+            let prefix = format!("{{\"connection\":{connection},");
+            plan.lines().filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        assert!(of(1) != of(2) && of(2) != of(3), "{plan}");
+        assert_eq!(of(1), of(4), "{plan}");
+    }
+    // And in a server: every second connection fails.
+    for server in SERVERS {
+        let service = serve(server, &["--num-bytes", "1k", "--fail-first", "1", "--cycle", "2"], &science());
+        for _ in 0..3 {
+            assert_eq!(service.fetch().expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(service.fetch().expect("a poem").len(), 653);
+        }
+    }
+}
+
+#[test]
+fn planned_faults_are_told_one_by_one_and_counted_by_kind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = directory.path().join("script.toml");
+    let text = "[[connection]]\nfail = true\ntimes = 2\n[[connection]]\ncut-at = 9\ncut = 'fin'\n\
+        [[connection]]\ncut-at = 9\ncut = 'hang'\n[others]\ndelay = 0\n";
+    fs::write(&script, text).expect("written");
+    for server in SERVERS {
+        let service = serve(server, &["-v", "--script", script.to_str().expect("UTF-8")], &science());
+        for _ in 0..2 {
+            assert_eq!(service.fetch().expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!(service.fetch().expect("a short poem").len(), 9);
+        let mut silent = service.connect();
+        silent.read_exact(&mut [0; 9]).expect("bytes");
+        drop(silent);
+        assert_eq!(service.fetch().expect("a poem").len(), 653);
+        service.signal(Signal::SIGUSR1);
+        service.hear("Cut 4 connections as planned: 2 by a reset, 1 by silence, 1 by the end of the stream");
+        let finished = service.stop();
+        let told = |what: &str| finished.stderr.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(told("Cut 4 connections as planned"), 2, "{finished:?}");
+        assert_eq!(told("Reset 127.0.0.1:"), 2, "{finished:?}");
+        assert_eq!(told("after 9 of 653 bytes in "), 2, "{finished:?}");
+        assert_eq!(told(", as planned"), 4, "{finished:?}");
     }
 }
 
@@ -461,6 +653,10 @@ fn flags_that_contradict_each_other_are_refused() {
             (vec!["--never-accept", "--rate", "1"], vec!["--never-accept", "--rate"]),
             (vec!["--never-accept", "--record", "x"], vec!["--never-accept", "--record"]),
             (vec!["--never-accept", "--backlog", "5"], vec!["--never-accept", "--backlog"]),
+            (vec!["--never-accept", "--listen-after", "1s"], vec!["--never-accept", "--listen-after"]),
+            (vec!["--never-accept", "--never-read"], vec!["--never-accept", "--never-read"]),
+            (vec!["--replay", "x", "--cycle", "3"], vec!["--replay", "--cycle"]),
+            (vec!["--cycle", "0"], vec!["--cycle", "at least 1"]),
             (vec!["--seed", "1"], vec!["--jitter"]),
             (vec!["--seed", "x", "--jitter", "1ms"], vec!["--seed", "x"]),
             (vec!["--jitter", "1ms", "--delay", "0"], vec!["no delay that jitter could vary"]),

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -67,9 +67,12 @@ fn more_first<'a>(server: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
     more.iter().copied().chain(server[1..].iter().map(String::as_str)).collect()
 }
 
-/// Whether somebody listens.
+/// Whether somebody listens, be it with a queue that is full.
 pub(crate) fn listens(address: SocketAddr) -> bool {
-    TcpStream::connect(address).is_ok()
+    match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::TimedOut,
+    }
 }
 
 fn skip(why: &str) {

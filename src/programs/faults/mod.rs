@@ -9,10 +9,12 @@ mod script;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::info;
 
 use self::script::Script;
+use crate::cli::listen::Trouble;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::{Error, SUCCESS, is_same_file, read_text, values};
 use crate::pace::recording::{self, rehearse};
@@ -20,6 +22,7 @@ use crate::pace::{Pace, Plan};
 use crate::poem::NamedPoem;
 use crate::server::fault_plan::FaultPlan;
 use crate::server::recorder::Recorder;
+use crate::units::human;
 
 pub use self::pace_args::{PaceArgs, Usual};
 
@@ -39,20 +42,48 @@ pub struct FaultArgs {
     #[arg(value_parser = values::count::<NonZeroU64>(), allow_negative_numbers = true)]
     fail_first: Option<NonZeroU64>,
 
-    /// Listen with the shortest queue, and accept nobody: further connects time out
-    #[arg(long, help_heading = "Faults", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script", "record", "replay", "rehearse"])]
-    #[arg(conflicts_with = "backlog")]
+    /// Treat connection N + 1 as the first one again, and so on
+    ///
+    /// Its faults are the same, and so are the draws of its jitter: where every client of a race gets N poems from this
+    /// server, each has the same luck.
+    #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "replay")]
+    #[arg(value_parser = values::count::<NonZeroU64>(), allow_negative_numbers = true)]
+    cycle: Option<NonZeroU64>,
+
+    /// Listen with a queue that is full: all connects time out
+    #[arg(long, help_heading = "Faults", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "cycle", "script", "record", "replay", "rehearse"])]
+    #[arg(conflicts_with_all = ["backlog", "never_read", "listen_after"])]
     never_accept: bool,
 
-    /// What happens to connection 1, 2, 3, ... and to all others, as a TOML file has it
+    /// Refuse connections for so long after the start
+    ///
+    /// Like a server that is being restarted. The port is taken, and nobody listens there yet.
+    #[arg(long, help_heading = "Faults", value_name = "DURATION", value_parser = values::duration)]
+    #[arg(allow_hyphen_values = true)]
+    listen_after: Option<Duration>,
+
+    /// Read nothing of what clients send
+    ///
+    /// Those who send much are stuck with it. The poem is sent all the same; the connection ends when the client
+    /// leaves.
+    #[arg(long, help_heading = "Faults")]
+    never_read: bool,
+
+    /// What happens to connection 1, 2, 3, ... (TOML)
+    ///
+    /// A table for each connection and one for all others, with the names of the flags as keys.
     #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["fail_first", "cut_at", "cut"])]
     script: Option<PathBuf>,
 
-    /// Write down what is really sent to whom and when, a line of JSON for each event
+    /// Write down what is really sent to whom and when
+    ///
+    /// A line of JSON for each event, among them when and how clients leave.
     #[arg(long, help_heading = "Faults", value_name = "FILE")]
     record: Option<PathBuf>,
 
-    /// Treat each connection as it was once recorded, and begin again after the last
+    /// Treat each connection as it was once recorded
+    ///
+    /// After the last one the first one comes again.
     #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script"])]
     replay: Option<PathBuf>,
 
@@ -73,6 +104,8 @@ pub struct Faults {
     pub rehearse: Option<u64>,
     /// Listen and accept nobody.
     pub never_accept: bool,
+    /// What is special about the listeners.
+    pub trouble: Trouble,
     /// The pace of all connections, if all of them get the whole poem at a pace without chance.
     pub steady: Option<Pace>,
     /// The poem that is served.
@@ -82,6 +115,11 @@ pub struct Faults {
 }
 
 impl FaultArgs {
+    /// What is special about the listeners. The flags alone, without a look at any file.
+    pub fn trouble(&self) -> Trouble {
+        Trouble { never_read: self.never_read, listen_after: self.listen_after }
+    }
+
     /// Whether nobody is to be accepted. The flag alone, for the listener, whose queue has to be short then.
     pub fn never_accept(&self) -> bool {
         self.never_accept
@@ -108,7 +146,7 @@ impl FaultArgs {
                 let steady = script.steady().filter(|_| self.script.is_none());
                 // Without jitter nothing is drawn, whatever the seed is.
                 let seed = script.seed.or(drawn).unwrap_or_default();
-                (Plan::script(seed, script.first, script.others), steady, drawn)
+                (Plan::script(seed, script.first, script.others).cycle(self.cycle), steady, drawn)
             }
         };
         self.check_record(poem)?;
@@ -117,6 +155,7 @@ impl FaultArgs {
             record: self.record.clone(),
             rehearse: self.rehearse,
             never_accept: self.never_accept,
+            trouble: self.trouble(),
             steady,
             poem: poem.clone(),
             drawn,
@@ -160,6 +199,9 @@ impl Faults {
     /// The recording cannot be written.
     pub fn open(&self) -> Result<FaultPlan, Error> {
         self.tell_seed();
+        if let Some(after) = self.trouble.listen_after {
+            info!("Connections are refused for {}", human(after));
+        }
         let open =
             |path: &PathBuf| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
         Ok(FaultPlan::new(self.plan.clone(), self.record.as_ref().map(open).transpose()?))
@@ -211,7 +253,6 @@ fn replay(path: &Path) -> Result<Plan, Error> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Duration;
 
     use clap::Parser;
 

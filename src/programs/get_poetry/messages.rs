@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use crate::client::{Event, Observer, Task};
+use crate::client::{Event, Failure, Observer, Task};
+use crate::report::Limit;
 use crate::sync::lock;
 use crate::units::{count, human, micros};
 
@@ -58,15 +59,15 @@ impl Observer for Messages {
                 debug!(task = number, bytes, "Task {number}: transformed into {reply}");
             }
             Event::Unchanged { via, failure } => {
-                let (transform, status) = (&via.transform, failure.status());
+                let (transform, status, limit) = (&via.transform, failure.status().word(), limit(failure));
                 error!(
-                    task = number, %address, transform, ?status,
+                    task = number, %address, transform, status, limit,
                     "Task {number}: {transform} failed: {}: {failure}; keeping the poem as it was", via.address
                 );
             }
             Event::Retry { failure, pause } => {
-                let pause = human(*pause);
-                warn!(task = number, %address, "Task {number}: {address}: {failure}; trying again in {pause}");
+                let (pause, status, limit) = (human(*pause), failure.status().word(), limit(failure));
+                warn!(task = number, %address, status, limit, "Task {number}: {address}: {failure}; trying again in {pause}");
             }
             Event::Done { bytes, elapsed } => {
                 let (elapsed_us, time, got) = (micros(*elapsed), human(*elapsed), count(*bytes, "byte"));
@@ -76,9 +77,14 @@ impl Observer for Messages {
                 );
             }
             Event::Failed(failure) => {
-                let status = failure.status();
-                error!(task = number, %address, ?status, "Task {number}: failed: {address}: {failure}");
+                let (status, limit) = (failure.status().word(), limit(failure));
+                error!(task = number, %address, status, limit, "Task {number}: failed: {address}: {failure}");
             }
         }
     }
+}
+
+/// The limit that ran out, as a field, if one did.
+fn limit(failure: &Failure) -> Option<&'static str> {
+    failure.limit().map(Limit::word)
 }

@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use tracing::error;
 
 use crate::cli::command::{Beside, Place};
-use crate::cli::listen::ListenArgs;
+use crate::cli::listen::{ListenArgs, Trouble};
 use crate::cli::logs::{LogFormat, Style};
 use crate::cli::stopping;
 use crate::cli::{Error, SUCCESS, internal_error, is_same_file, open_files, values};
@@ -315,7 +315,13 @@ impl Startup {
 
 /// The door of the page of metrics. Its queue is short: few ask, and now and then.
 fn metrics_door(listen: &ListenArgs) -> DoorArgs<'_> {
-    DoorArgs { name: "metrics", what: "Metrics".to_owned(), listen, queue: Queue::Single(128) }
+    DoorArgs {
+        name: "metrics",
+        what: "Metrics".to_owned(),
+        listen,
+        queue: Queue::Single(128),
+        trouble: Trouble::default(),
+    }
 }
 
 /// Sockets that systemd has opened, and that are nobody's yet.
@@ -330,8 +336,8 @@ impl Inherited {
         let address = door.listen.address()?;
         match self.0.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address)) {
             Some(found) => {
-                let listeners = ListenArgs::adopt(&self.0.remove(found), door.listeners())?;
-                Ok(Door { name: door.name, listeners })
+                let listeners = ListenArgs::adopt(&self.0.remove(found), door.listeners(), door.trouble)?;
+                Ok(Door { name: door.name, listeners, listen_later: None })
             }
             None => door.bind(),
         }
@@ -344,9 +350,9 @@ impl Inherited {
         }
         let mut listeners = Vec::new();
         for listener in self.0.drain(..) {
-            listeners.extend(ListenArgs::adopt(&listener, door.listeners())?);
+            listeners.extend(ListenArgs::adopt(&listener, door.listeners(), door.trouble)?);
         }
-        Ok(Door { name: door.name, listeners })
+        Ok(Door { name: door.name, listeners, listen_later: None })
     }
 
     /// None may be left over.

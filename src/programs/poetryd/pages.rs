@@ -122,7 +122,7 @@ mod tests {
         let stuck = Stuck { begin: Mutex::new(begin), end: Mutex::new(end) };
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
-        let door = Door { name: "only", listeners: vec![listener] };
+        let door = Door { name: "only", listeners: vec![listener], listen_later: None };
         let limits = ServerLimits {
             max_clients: 1,
             descriptors: Descriptors::default(),

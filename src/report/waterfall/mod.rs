@@ -372,6 +372,7 @@ mod tests {
             address: "127.0.0.1:1".to_owned(),
             status: Status::Refused,
             error: None,
+            limit: None,
             bytes: 0,
             start_us: 800,
             connected_us: None,

@@ -47,7 +47,10 @@ fn samples(address: SocketAddr) -> BTreeMap<String, u64> {
 #[test]
 fn metrics_are_what_has_happened() {
     let place = Place::new();
-    place.write("script.toml", "[[connection]]\ntimes = 2\n[[connection]]\nfirst-byte-delay = \"1h\"\n");
+    place.write(
+        "script.toml",
+        "[[connection]]\ntimes = 2\n[[connection]]\nfirst-byte-delay = \"1h\"\n[others]\ncut-at = 0\n",
+    );
     let upstream = Server::poem("upstream's\n");
     let text = format!(
         "metrics = \"0\"\n[[fastpoetry]]\nfile = \"{}\"\nscript = \"script.toml\"\n\
@@ -68,6 +71,7 @@ fn metrics_are_what_has_happened() {
     let silent = TcpStream::connect(fast).expect("a server");
     eventually("a third client", || now(&format!("poetry_clients_accepted_total{{{fast_labels}}}")) == 3);
     reset(silent);
+    fetch(fast).expect_err("it is reset");
     for (request, reply) in [("9:shout.abc,", "3:ABC,"), ("09:shout.abc,", ""), ("8:sing.abc,", "")] {
         assert_eq!(ask(transform, request), reply);
     }
@@ -86,9 +90,12 @@ fn metrics_are_what_has_happened() {
         &fast_labels,
         &[
             ("clients", "", 0),
-            ("clients_accepted_total", "", 3),
-            ("clients_ended_total", ",outcome=\"served\"", 2),
+            ("clients_accepted_total", "", 4),
+            ("clients_ended_total", ",outcome=\"served\"", 3),
             ("clients_ended_total", ",outcome=\"lost\"", 1),
+            ("cuts_total", ",how=\"fin\"", 0),
+            ("cuts_total", ",how=\"rst\"", 1),
+            ("cuts_total", ",how=\"hang\"", 0),
             ("sent_bytes_total", "", 2 * poem),
         ],
     );

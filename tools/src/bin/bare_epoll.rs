@@ -5,11 +5,11 @@
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-use poetry_suite::cli::listen::ListenArgs;
+use poetry_suite::cli::listen::Trouble;
 use poetry_tools::{Client, Next, epoll_loop};
 
 fn main() -> std::process::ExitCode {
-    poetry_tools::main("bare_epoll", ListenArgs::bind_shared, epoll_loop::<Reader>)
+    poetry_tools::main("bare_epoll", |listen| listen.bind_shared(Trouble::default()), epoll_loop::<Reader>)
 }
 
 struct Reader {

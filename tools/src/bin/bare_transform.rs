@@ -5,11 +5,11 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use poetry_suite::cli::listen::ListenArgs;
+use poetry_suite::cli::listen::Trouble;
 use poetry_tools::{Client, Next, epoll_loop};
 
 fn main() -> std::process::ExitCode {
-    poetry_tools::main("bare_transform", ListenArgs::bind_shared, epoll_loop::<Asker>)
+    poetry_tools::main("bare_transform", |listen| listen.bind_shared(Trouble::default()), epoll_loop::<Asker>)
 }
 
 struct Asker {

@@ -5,8 +5,14 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use poetry_suite::cli::listen::Trouble;
+
 fn main() -> std::process::ExitCode {
-    poetry_tools::main("thread_per_client", |listen| listen.bind(4096).map(|listener| vec![listener]), accept)
+    poetry_tools::main(
+        "thread_per_client",
+        |listen| listen.bind(4096, Trouble::default()).map(|listener| vec![listener]),
+        accept,
+    )
 }
 
 fn accept(listener: &TcpListener, poem: &Arc<[u8]>) -> io::Result<()> {
