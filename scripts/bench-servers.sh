@@ -240,8 +240,8 @@ netstring() { # netstring: of what comes on stdin, which has no newline at its e
 
 transform() {
     local bytes clients name
-    ours transformedpoetry transformedpoetry -q --max-length 2MiB
-    ours kept_alive transformedpoetry -q --max-length 2MiB --keep-alive
+    ours transformedpoetry transformedpoetry -q --max-size 2MiB
+    ours kept_alive transformedpoetry -q --max-size 2MiB --keep-alive
     ours bare_transform bare_transform
     for bytes in 15 99000 1048576; do
         local request=$work/request reply=$work/reply names=(bare_transform transformedpoetry)

@@ -32,7 +32,7 @@ look() { # look ROOT: everything is there, and works
         check_syntax zsh "$root/share/zsh/site-functions/_$name"
         check_syntax fish "$root/share/fish/vendor_completions.d/$name.fish"
     done
-    for page in "$root"/share/man/man1/*.1; do
+    for page in "$root"/share/man/man[17]/*.[17]; do
         check_page "$page"
     done
     for unit in "$root"/lib/systemd/system/*.service; do

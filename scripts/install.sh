@@ -12,7 +12,7 @@ Usage: scripts/install.sh [--prefix DIR] [--no-build | --build-only | --uninstal
   --uninstall   remove what was installed there, and nothing else
 
   DIR/bin                                programs
-  DIR/share/man/man1                     man pages
+  DIR/share/man                          man pages
   DIR/share/bash-completion/completions  completions for bash
   DIR/share/zsh/site-functions           completions for zsh
   DIR/share/fish/vendor_completions.d    completions for fish
@@ -59,6 +59,7 @@ if [ -n "$uninstall" ]; then
     remove <"$list"
     rm "$list"
     rmdir --ignore-fail-on-non-empty "${list%/*}"
+    echo "Removed what was installed in $root."
     exit
 fi
 
@@ -79,7 +80,10 @@ if [ -n "$build" ]; then
     rm -rf "$target/manual"
     "$target/release/manual" "$target/manual"
 fi
-[ -n "$install" ] || exit 0
+if [ -z "$install" ]; then
+    echo "Built: the programs are in $target/release, man pages and completions in $target/manual."
+    exit
+fi
 # It is made last: if it is there, everything is.
 [ -d "$target/manual" ] || fail 1 "there is no $target/manual: nothing is built; see --build-only"
 
@@ -97,6 +101,7 @@ put() { # put MODE DIRECTORY FILE...: installs files, and takes down their names
 
 put 755 bin "${programs[@]/#/$target/release/}"
 put 644 share/man/man1 "$target"/manual/man/*.1
+put 644 share/man/man7 "$target"/manual/man/*.7
 put 644 share/bash-completion/completions "$target"/manual/completions/bash/*
 put 644 share/zsh/site-functions "$target"/manual/completions/zsh/*
 put 644 share/fish/vendor_completions.d "$target"/manual/completions/fish/*
@@ -112,3 +117,10 @@ if [ -e "$list" ]; then
     { grep -vxFf "$work/installed" "$list" || true; } | remove
 fi
 install -D -m 644 "$work/installed" "$list"
+
+echo "Installed ${#programs[@]} programs in $root/bin, with man pages (man poetry-suite) and completions."
+case :$PATH: in
+    *:"$prefix/bin":*) ;;
+    *) [ -n "${DESTDIR:-}" ] || echo "$prefix/bin is not on the PATH: PATH=$prefix/bin:\$PATH" ;;
+esac
+echo "To remove all of it: $0 --prefix $prefix --uninstall"

@@ -25,6 +25,25 @@ pub fn human(duration: Duration) -> String {
     humantime::format_duration(duration - Duration::from_nanos(rest.into())).to_string()
 }
 
+/// Measured times for people, all in the unit of the longest of them: for what stands in one column.
+///
+/// ```
+/// use poetry_suite::units::in_one_unit;
+///
+/// assert_eq!(in_one_unit(&[10_126_817, 1_817]), ["10.127 s", "0.002 s"]);
+/// assert_eq!(in_one_unit(&[10_126, 817]), ["10.1 ms", "0.8 ms"]);
+/// assert_eq!(in_one_unit(&[817, 0]), ["817 us", "0 us"]);
+/// ```
+#[expect(clippy::cast_precision_loss, reason = "for people, who read a few digits")]
+pub fn in_one_unit(times: &[Micros]) -> Vec<String> {
+    let (unit, per_unit, decimals) = match times.iter().copied().max().unwrap_or_default() {
+        ..1_000 => ("us", 1.0, 0),
+        1_000..1_000_000 => ("ms", 1e3, 1),
+        _ => ("s", 1e6, 3),
+    };
+    times.iter().map(|&time| format!("{:.decimals$} {unit}", time as f64 / per_unit)).collect()
+}
+
 /// A number of things for people.
 ///
 /// ```

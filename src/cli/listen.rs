@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use socket2::{Domain, SockRef, Socket, Type};
+use tracing::info;
 
 use super::{Error, printable, stdout, values};
 use crate::address::{Address, canonical};
@@ -157,7 +158,7 @@ impl ListenArgs {
 
 /// Why nobody can listen at what is neither an IP address nor a name of one. Other programs take the names of interfaces.
 fn unresolved(host: &str, error: &io::Error) -> Error {
-    let addresses: Vec<String> = addresses_of(host).iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = addresses_of(|interface| interface == host).iter().map(ToString::to_string).collect();
     match addresses.join(", ") {
         none if none.is_empty() => {
             Error::failure(format!("cannot resolve {host}, which is no IP address: {}", reason(error)))
@@ -166,9 +167,26 @@ fn unresolved(host: &str, error: &io::Error) -> Error {
     }
 }
 
-/// The IP addresses of the interface of this name: getifaddrs(3).
-fn addresses_of(interface: &str) -> Vec<IpAddr> {
-    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|found| found.interface_name == interface);
+/// Logs which addresses that of a listener stands for, if it stands for all of this machine.
+pub fn tell_addresses(address: SocketAddr) {
+    if !address.ip().is_unspecified() {
+        return;
+    }
+    // A socket of IPv6 has those of IPv4, too. To those of a link one cannot connect without saying of which.
+    let is_ours = |ip: &IpAddr| match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(ip) => address.is_ipv6() && !ip.is_unicast_link_local(),
+    };
+    let ours = addresses_of(|_| true).into_iter().filter(is_ours).map(|ip| SocketAddr::new(ip, address.port()));
+    let ours: Vec<String> = ours.map(|address| address.to_string()).collect();
+    if !ours.is_empty() {
+        info!("{address} is {}", ours.join(", "));
+    }
+}
+
+/// The IP addresses of these interfaces: getifaddrs(3).
+fn addresses_of(is_meant: impl Fn(&str) -> bool) -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|found| is_meant(&found.interface_name));
     let ip = |found: nix::ifaddrs::InterfaceAddress| {
         let address = found.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));

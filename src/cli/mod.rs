@@ -4,6 +4,7 @@
 //! stderr is for messages about them.
 
 pub mod command;
+mod environment;
 pub mod expectation;
 mod files;
 pub mod journal;
@@ -185,7 +186,7 @@ pub(crate) fn any_of(words: &[String]) -> String {
 }
 
 /// The most similar of these words, if it is so similar that it may be meant.
-fn nearest(word: &str, known: impl Iterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest(word: &str, known: impl Iterator<Item = String>) -> Option<String> {
     /// Minimal Jaro-Winkler similarity (0 to 1).
     const SIMILAR: f64 = 0.8;
     let rated = known.map(|known| (strsim::jaro_winkler(word, &known), known));
@@ -196,7 +197,12 @@ fn nearest(word: &str, known: impl Iterator<Item = String>) -> Option<String> {
 }
 
 pub(crate) fn command<A: CommandFactory>(program: &'static str) -> Command {
-    A::command().name(program).bin_name(program)
+    described(A::command().name(program).bin_name(program))
+}
+
+/// The command with all that its help says.
+pub(crate) fn described(command: Command) -> Command {
+    environment::tell(command)
 }
 
 /// Makes one line of a clap error, which is paragraphs: what is wrong, tips, usage, where to find help.

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 
 use tracing::info;
 
-use super::listen::announce;
+use super::listen::{announce, tell_addresses};
 use super::stopping::Stopping;
 use super::terminal::write_patiently;
 use super::{Error, stdout, values};
@@ -152,6 +152,7 @@ impl Ready {
             let written = write_line(&descriptor, &format!("{}\n", addresses.join(" ")));
             written.map_err(|error| Error::cannot("write", format!("descriptor {number}"), &error))?;
         }
+        lines.iter().for_each(|(_, address)| tell_addresses(*address));
         match to {
             Announce::OnStdout => lines.iter().try_for_each(|(what, address)| announce(what, *address)),
             Announce::InLog => {

@@ -287,7 +287,7 @@ pub fn stop_on(
         if request != Request::Stop {
             return asides.tell(request, signal, &told, word);
         }
-        if signal == Signal::SIGHUP {
+        if signal == Signal::SIGHUP && !stopped.is_stopping.load(Relaxed) {
             info!("The terminal is gone: stopping");
         }
         // SIGINT has a smaller number, and is heard first although it came later.

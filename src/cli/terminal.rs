@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
 use console::Term;
@@ -78,6 +78,12 @@ pub(super) fn write_patiently(stream: impl AsFd, bytes: &[u8]) -> io::Result<usi
             result => return Ok(result?),
         }
     }
+}
+
+/// Whether two descriptors lead to the same terminal, pipe or file: fstat(2).
+pub fn is_same_stream(one: impl AsFd, other: impl AsFd) -> bool {
+    let identity = |stream: BorrowedFd<'_>| nix::sys::stat::fstat(stream).map(|found| (found.st_dev, found.st_ino));
+    matches!((identity(one.as_fd()), identity(other.as_fd())), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Whether stderr is a terminal, and `NO_COLOR` does not forbid colours (no-color.org).

@@ -173,7 +173,7 @@ impl<'a> TomlTable<'a> {
         let (mut words, mut last_words) = (Vec::new(), vec!["--".to_owned()]);
         for (key, value) in self.entries.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref())) {
             let key = key.get_ref().as_ref();
-            let arg = keys().find(|arg| name(arg) == key).ok_or_else(|| {
+            let arg = keys().find(|arg| is_called(arg, key)).ok_or_else(|| {
                 let mut known: Vec<&str> = keys().map(name).chain(without.iter().copied()).collect();
                 known.sort_unstable();
                 self.unknown(key, &known)
@@ -248,6 +248,11 @@ fn name(arg: &Arg) -> &str {
     arg.get_long().unwrap_or_else(|| arg.get_id().as_str())
 }
 
+/// Whether this is the key of an argument, or what it was called before.
+fn is_called(arg: &Arg, key: &str) -> bool {
+    name(arg) == key || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&key))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +260,7 @@ mod tests {
     #[derive(Debug, PartialEq, clap::Args)]
     struct Args {
         file: String,
-        #[arg(long)]
+        #[arg(long, alias = "number")]
         count: Option<u8>,
         #[arg(long, conflicts_with = "count")]
         rate: Option<f64>,

@@ -1,8 +1,12 @@
 //! Durations, sizes and limits as people write them.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
+
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Command};
 
 use crate::pace::CutAt;
 
@@ -61,6 +65,27 @@ pub fn whole<T: FromStr>(least: u64, most: u64) -> impl Fn(&str) -> Result<T, St
 /// A parser of whole numbers that count something, of which there has to be one at least.
 pub fn count<T: FromStr>() -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     whole(1, u64::MAX)
+}
+
+/// A parser of words of which some are known: shells complete those.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<T: 'static> {
+    /// Those that a shell offers.
+    pub known: fn() -> Vec<&'static str>,
+    /// Makes sense of any word; the error is one line.
+    pub parse: fn(&str) -> Result<T, String>,
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Known<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        self.parse.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new((self.known)().into_iter().map(PossibleValue::new)))
+    }
 }
 
 /// Parses the name of a transform: the part before the first `.` of a request.

@@ -935,7 +935,7 @@ mod tests {
         fetch(&run, 0, b"first!");
         assert_eq!(run.events()[2..], ["1 received 6", &format!("1 failed: {FULL}")]);
 
-        let run = Run::on_stdout(Order::Request { retries: false });
+        let run = Run::on_stdout(Order::Request { retries: false, by_line: false });
         for (index, poem) in [(1, &b"second!"[..]), (2, b"third"), (0, b"first ")] {
             fetch(&run, index, poem);
         }

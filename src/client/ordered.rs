@@ -17,8 +17,14 @@ pub enum Order {
     Request {
         /// Whether an attempt may be followed by another one. Costs a checksum of what was written live.
         retries: bool,
+        /// Whether the live poem is written line by line, so that what others write to the same terminal stands between
+        /// its lines. The last line of a poem that fails is not written unless it is whole.
+        by_line: bool,
     },
 }
+
+/// A line that is longer is written in parts.
+const LONGEST_LINE: usize = 64 << 10;
 
 /// The writer of all poems to one stream, by number. A poem whose turn has not come is held.
 pub(super) struct OrderedWriter {
@@ -27,6 +33,10 @@ pub(super) struct OrderedWriter {
     live: Option<usize>,
     /// Whether checksums are kept: a retry may have to repeat what was written live.
     checked: bool,
+    by_line: bool,
+    /// The beginning of a line of the live poem that is not written yet. Where others count what is on the stream, it
+    /// counts.
+    line: Vec<u8>,
     slots: Vec<Slot>,
     store: Store,
 }
@@ -79,7 +89,9 @@ impl OrderedWriter {
         Self {
             writer,
             live: matches!(order, Order::Request { .. }).then_some(0),
-            checked: order == Order::Request { retries: true },
+            checked: matches!(order, Order::Request { retries: true, .. }),
+            by_line: matches!(order, Order::Request { by_line: true, .. }),
+            line: Vec::new(),
             slots: (0..tasks).map(|_| Slot::default()).collect(),
             store: Store::default(),
         }
@@ -110,7 +122,21 @@ impl OrderedWriter {
             return Err(changed());
         }
         if !new.is_empty() {
-            self.writer.write_all(new).map_err(stdout)?;
+            let ready = match self.by_line {
+                false => new,
+                true => {
+                    self.line.extend(new);
+                    let end = self.line.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+                    // No verse is so long.
+                    let end = if self.line.len() - end > LONGEST_LINE { self.line.len() } else { end };
+                    &self.line[..end]
+                }
+            };
+            self.writer.write_all(ready).map_err(stdout)?;
+            let written = ready.len();
+            if self.by_line {
+                self.line.drain(..written);
+            }
             slot.shown.add(new, self.checked);
             slot.repeated.add(new, self.checked);
         }
@@ -194,6 +220,12 @@ impl OrderedWriter {
             if state == State::UnderWay {
                 break;
             }
+            let rest = mem::take(&mut self.line);
+            if state == State::Whole
+                && let Err(error) = self.writer.write_all(&rest)
+            {
+                lost.push((live, stdout(error)));
+            }
             self.live = Some(live + 1);
         }
     }
@@ -217,7 +249,8 @@ mod tests {
     #[test]
     fn at_the_end_what_is_whole_waits_for_nobody() {
         let page = Page::default();
-        let mut writer = OrderedWriter::new(Box::new(page.clone()), Order::Request { retries: false }, 4);
+        let mut writer =
+            OrderedWriter::new(Box::new(page.clone()), Order::Request { retries: false, by_line: false }, 4);
         writer.write(0, b"live, ").expect("written");
         writer.write(1, b"whole, ").expect("held");
         assert!(writer.settle(1, State::Whole).is_empty());
@@ -260,7 +293,31 @@ mod tests {
         (OrderedWriter::new(Box::new(page.clone()), order, 4), page)
     }
 
-    const ORDERED: Order = Order::Request { retries: true };
+    #[test]
+    fn a_live_poem_by_line_shows_whole_lines_and_no_half_one_if_it_fails() {
+        let page = Page::default();
+        let order = Order::Request { retries: true, by_line: true };
+        let mut writer = OrderedWriter::new(Box::new(page.clone()), order, 3);
+        writer.write(0, b"one\ntw").expect("written");
+        assert_eq!(page.text(), "one\n");
+        // Another attempt goes on where the first one has stopped, within a line.
+        writer.void(0);
+        for (piece, shown) in [("one", "one\n"), ("\ntwo", "one\n"), (" and a half\nthr", "one\ntwo and a half\n")] {
+            writer.write(0, piece.as_bytes()).expect("written");
+            assert_eq!(page.text(), shown);
+        }
+        assert!(writer.settle(0, State::Whole).is_empty());
+        assert_eq!(page.text(), "one\ntwo and a half\nthr");
+        writer.write(1, b"\nfour\nfi").expect("written");
+        assert!(writer.settle(1, State::Lost).is_empty());
+        assert_eq!(page.text(), "one\ntwo and a half\nthr\nfour\n");
+        writer.write(2, &[b'x'; LONGEST_LINE]).expect("written");
+        assert!(!page.text().contains('x'));
+        writer.write(2, b"y").expect("written");
+        assert!(page.text().ends_with("xy"));
+    }
+
+    const ORDERED: Order = Order::Request { retries: true, by_line: false };
 
     fn write(ordered: &mut OrderedWriter, task: usize, text: &str) {
         ordered.write(task, text.as_bytes()).expect(text);

@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_time_that_a_stream_takes_is_told() {
-        let sink = Sink::stream(Box::new(Slow), Order::Request { retries: false }, 2);
+        let sink = Sink::stream(Box::new(Slow), Order::Request { retries: false, by_line: false }, 2);
         sink.write(1, b"waits for its turn").expect("held");
         assert!(sink.finish(1).lost.is_empty());
         assert!(sink.abandon(0).took >= Duration::from_millis(1));

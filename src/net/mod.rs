@@ -25,6 +25,7 @@
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
+//! | `queue.rs` | how many wait in a listen queue |
 //! | `departures.rs`, `stays.rs` | when and how peers leave, and how long they stay, if somebody wants to know |
 
 mod accept;
@@ -40,6 +41,7 @@ mod engine;
 mod handler;
 mod linger;
 pub mod pulse;
+mod queue;
 mod stays;
 mod stop;
 mod timer;
@@ -52,6 +54,7 @@ pub(crate) use connection::{send_now, send_parts_now};
 pub(crate) use departures::Departures;
 pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};
+pub(crate) use queue::waiting;
 pub use stays::Stays;
 pub use stop::{Stop, Stoppable};
 

@@ -75,6 +75,13 @@ Examples:
   fastpoetry --cut-at 100 --cut hang science --expect 'left < 4s' -- curl -sm 2 telnet://{}
       Does this client give up in time? The server ends with it
 
+Scripts:
+  A TOML file: seed = N, then [[connection]], once for each connection in the order of accept, and [others].
+  delay, num-bytes, rate, jitter, first-byte-delay, cut-at, cut
+      In each table: as the flags of these names. What is not there is as on the command line.
+  times, fail
+      In a [[connection]]: for so many connections; true: reset at once.
+
 Signals:
   SIGHUP reads the poem again; clients under way keep the one they began with. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
 is gone, SIGHUP stops it, unless nohup started it.

@@ -16,7 +16,7 @@ pub mod transformedpoetry;
 use clap::{ArgMatches, Command, Parser};
 
 use crate::cli::toml_args::TomlTable;
-use crate::cli::{Error, command};
+use crate::cli::{Error, command, described};
 pub use crate::client::Model;
 use service::{Launch, ProcessArgs};
 
@@ -73,7 +73,8 @@ pub const SERVICES: &[ServiceProgram] = &[
 /// more, or stands below, indented by six. Paragraphs in no section belong to the description.
 pub fn commands() -> Vec<Command> {
     let mut commands = vec![command::<slowpoetry::Args>("slowpoetry")];
-    let service = |program: &ServiceProgram| (program.augment)(Command::new(program.name).bin_name(program.name));
+    let service =
+        |program: &ServiceProgram| described((program.augment)(Command::new(program.name).bin_name(program.name)));
     commands.extend(SERVICES.iter().map(service));
     commands.push(command::<poetry_race::Args>("poetry-race"));
     commands.push(command::<poetryd::Args>("poetryd"));

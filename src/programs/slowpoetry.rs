@@ -79,6 +79,13 @@ Examples:
   slowpoetry --first-byte-delay 10s ecstasy --expect 'left < 4s' -- curl -sm 2 telnet://{}
       Does this client give up in time? The server ends with it
 
+Scripts:
+  A TOML file: seed = N, then [[connection]], once for each connection in the order of accept, and [others].
+  delay, num-bytes, rate, jitter, first-byte-delay, cut-at, cut
+      In each table: as the flags of these names. What is not there is as on the command line.
+  times, fail
+      In a [[connection]]: for so many connections; true: reset at once.
+
 Signals:
   SIGHUP reloads nothing: the poem is opened afresh for every client. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
 is gone, SIGHUP stops it, unless nohup started it.

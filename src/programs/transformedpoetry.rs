@@ -40,9 +40,9 @@ pub struct TransformArgs {
     list: bool,
 
     /// Refuse requests of more than so many bytes, name and poem together
-    #[arg(long, help_heading = "Requests", value_name = "SIZE", default_value = "1MiB")]
+    #[arg(long, alias = "max-length", help_heading = "Requests", value_name = "SIZE", default_value = "1MiB")]
     #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
-    max_length: NonZeroUsize,
+    max_size: NonZeroUsize,
 
     /// Answer any number of requests on a connection, in order, instead of one
     #[arg(long, help_heading = "Requests")]
@@ -70,7 +70,7 @@ Examples:
       What it can do to poems
   transformedpoetry --port 11000
       One request a connection
-  transformedpoetry --port 11000 --keep-alive --idle-timeout 5m --max-length 16MiB
+  transformedpoetry --port 11000 --keep-alive --idle-timeout 5m --max-size 16MiB
       Any number of requests, and long poems
   get-poetry --transform shout --via 11000 10000
       A poem through it
@@ -129,7 +129,7 @@ impl Launch for TransformArgs {
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
         let limits = RequestLimits {
-            max_length: self.max_length.get(),
+            max_size: self.max_size.get(),
             idle_timeout: self.idle_timeout.0,
             request_timeout: self.request_timeout.0,
             keep_alive: self.keep_alive,

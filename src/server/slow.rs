@@ -17,7 +17,7 @@ use super::fault_plan::{FaultPlan, Transfer, Watched};
 use crate::address::canonical;
 use crate::errors::reason;
 use crate::net::counts::Counts;
-use crate::net::{ACCEPT_PAUSE, Complaint, ListenLater, Stoppable, close, send_now};
+use crate::net::{ACCEPT_PAUSE, Complaint, ListenLater, Stoppable, close, send_now, waiting};
 use crate::pace::{Ending, Next};
 use crate::poem::NamedPoem;
 use crate::sync::lock;
@@ -229,7 +229,13 @@ impl SlowServer {
 
     /// Serves one client, and returns whether all was sent, as planned.
     fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: &Shared, silent: &mut Silent) -> bool {
-        info!(%peer, "Somebody at {peer} wants poetry!");
+        if tracing::enabled!(tracing::Level::INFO) {
+            match waiting(&shared.listener).unwrap_or_default() {
+                0 => info!(%peer, "Somebody at {peer} wants poetry!"),
+                1 => info!(%peer, waiting = 1, "Somebody at {peer} wants poetry! One more waits"),
+                more => info!(%peer, waiting = more, "Somebody at {peer} wants poetry! {more} more wait"),
+            }
+        }
         let start = Instant::now();
         close::abruptly(&SockRef::from(&stream));
         let stream = Arc::new(stream);

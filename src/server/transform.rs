@@ -50,7 +50,7 @@ pub struct TransformServer {
 #[derive(Debug, Clone)]
 pub struct RequestLimits {
     /// Bytes in a request, name and poem together.
-    pub max_length: usize,
+    pub max_size: usize,
     /// A client that says nothing for so long, in or between requests, is let go. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A request that is not whole so long after its first byte is refused. `None`: never.
@@ -145,8 +145,8 @@ impl Refused {
 type Reply = Result<Vec<u8>, Refused>;
 
 impl Talk {
-    fn new(max_length: usize) -> Self {
-        Self { decoder: Decoder::new(max_length), arrived: BytesMut::new(), begun: None, reply: None }
+    fn new(max_size: usize) -> Self {
+        Self { decoder: Decoder::new(max_size), arrived: BytesMut::new(), begun: None, reply: None }
     }
 
     /// The next request, if all of it has arrived.
@@ -232,7 +232,7 @@ impl FastPath for TransformServer {
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {
         let peer = socket.peer();
         debug!(%peer, "Somebody at {peer} wants a poem changed!");
-        let mut talk = Box::new(Talk::new(self.limits.max_length));
+        let mut talk = Box::new(Talk::new(self.limits.max_size));
         let heard = BUFFER
             .with_borrow_mut(|buffer| socket.read(buffer).inspect(|&n| talk.arrived.extend_from_slice(&buffer[..n])));
         match heard {

@@ -82,7 +82,7 @@ fn sizes_that_are_no_whole_number_of_bytes() {
         ("fastpoetry", "--num-bytes", poem),
         ("fastpoetry", "--rate", poem),
         ("poetry-proxy", "--max-size", "1"),
-        ("transformedpoetry", "--max-length", "-q"),
+        ("transformedpoetry", "--max-size", "-q"),
         ("poetryd", "--log-size", "transformedpoetry"),
     ];
     let clients = CLIENTS.map(|client| (client, "--max-size", "1"));

@@ -317,8 +317,13 @@ fn a_typed_interrupt_reaches_both_and_the_command_once() {
         // Shells lose a typed signal now and then while they start a process (dash), or when one ends just then (bash);
         // in `wait` bash does not.
         let inner = beside(&server, &[], &["bash", "-c", script]);
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args()).stdin(slave);
+        // Where the tests run in the background, SIGINT is ignored, and no shell can change that.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT", "setsid", "--ctty", "--wait"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .stdin(slave);
         let (child, line, stdout) = start(&mut command);
         command.stdin(Stdio::null());
         assert_eq!(line, "started\n");

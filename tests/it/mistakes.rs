@@ -166,9 +166,9 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (&["poetry-proxy", "--stale-if-error", "10000"], 2, "--ttl <DURATION> is missing; see --help"),
     (&["poetry-proxy", "--port", "10000", "10000"], 2, "127.0.0.1:10000 is this proxy itself, and no upstream"),
     (
-        &["transformedpoetry", "--max-length", "0"],
+        &["transformedpoetry", "--max-size", "0"],
         2,
-        "invalid value '0' for '--max-length <SIZE>': it must be at least 1; see --help",
+        "invalid value '0' for '--max-size <SIZE>': it must be at least 1; see --help",
     ),
     (
         &["transformedpoetry", "--idle-timeout", "x"],

@@ -14,6 +14,7 @@ use crate::harness::{
     CONCURRENT, Finished, LIMIT, PATIENCE, Running, Server, Service, contents, finish, path_of, poem_file, program,
     read_out, refusing_port, reset, run, send_whole, with_every_client,
 };
+use crate::schema::violations;
 
 /// Servers that all take equally long.
 fn equal_servers(number: usize) -> Vec<Service> {
@@ -45,6 +46,36 @@ fn every_model_has_its_row() {
     assert_eq!(csv.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [16, 16]);
     let markdown = String::from_utf8(race(&["--markdown", "--models", "async"], &ports).stdout).expect("UTF-8");
     assert!(markdown.lines().nth(1).expect("a rule").starts_with("| -----"), "{markdown}");
+}
+
+#[test]
+fn times_that_are_to_be_compared_have_one_unit() {
+    let servers = equal_servers(1);
+    let finished = race(&["--models", "async,threads"], &ports(&servers));
+    let text = String::from_utf8(finished.stdout).expect("UTF-8");
+    let (times, costs) = text.split_once("\n\n").expect("two tables");
+    let cells = |table: &str| -> Vec<Vec<String>> {
+        let rows = table.lines().skip(1).map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()));
+        rows.map(|row| row.map(str::to_owned).collect()).collect()
+    };
+    let unit = |cell: &String| cell.split_once(' ').expect("a unit").1.to_owned();
+    let units: Vec<String> = cells(times).iter().flat_map(|row| row[1..5].iter().map(unit)).collect();
+    assert!(units.len() == 8 && units.iter().all(|unit| *unit == units[0]), "{times}");
+    for column in [1, 2] {
+        let units: Vec<String> = cells(costs).iter().map(|row| unit(&row[column])).collect();
+        assert_eq!(units[0], units[1], "{costs}");
+    }
+}
+
+#[test]
+fn a_demonstration_has_servers_of_its_own() {
+    let finished = race(&["--demo", "--models", "async", "--json"], &[]);
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
+    let result: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
+    assert_eq!(violations("race.schema.json", &result), [""; 0]);
+    assert_eq!(result["names"], serde_json::json!(["ecstasy", "fascination", "science"]));
+    // A hundred pieces of the longest, 20 ms apart.
+    assert!(result["models"][0]["time_us"].as_u64() >= Some(1_900_000), "{result}");
 }
 
 #[test]

@@ -69,10 +69,8 @@ fn more_first<'a>(server: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 
 /// Whether somebody listens, be it with a queue that is full.
 pub(crate) fn listens(address: SocketAddr) -> bool {
-    match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-        Ok(_) => true,
-        Err(error) => error.kind() == io::ErrorKind::TimedOut,
-    }
+    let connected = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    !connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 fn skip(why: &str) {

@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use socket2::SockRef;
 
-use crate::harness::{LIMIT, Running, Service, eventually, large_poem, poem_file, program, read_out, read_some, run};
+use crate::harness::{
+    LIMIT, Running, Service, eventually, large_poem, poem_file, program, read_out, read_some, reset, run,
+};
 
 fn science() -> PathBuf {
     poem_file("science.txt")
@@ -150,6 +152,22 @@ fn it_ends_after_as_many_clients_as_asked() {
         assert_eq!(server.fetch().expect("a poem").len(), 653);
     }
     assert_eq!(server.finish().code(), 0);
+}
+
+#[test]
+fn the_length_of_the_queue_is_in_the_log() {
+    let service = Service::slow(&science(), ["--delay", "1h", "--grace", "0"]);
+    let first = service.connect();
+    read_some(&first, &mut [0; 10]).expect("the first piece");
+    let others = [service.connect(), service.connect(), service.connect()];
+    reset(first);
+    let mut others = others.into_iter();
+    for waiting in ["2 more wait", "One more waits"] {
+        service.hear(&format!(" wants poetry! {waiting}"));
+        reset(others.next().expect("a client"));
+    }
+    let last = others.next().expect("a client").local_addr().expect("an address");
+    service.hear(&format!("Somebody at {last} wants poetry!"));
 }
 
 #[test]

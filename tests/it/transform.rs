@@ -62,7 +62,7 @@ fn every_transform_is_listed_and_served() {
 
 #[test]
 fn poems_of_any_bytes_are_changed() {
-    let server = Service::transform(["--max-length", "2MiB"]);
+    let server = Service::transform(["--max-size", "2MiB"]);
     let every: Vec<u8> = (0..=255).collect();
     let long = "É, Д и ещё. ".repeat(1 << 16);
     let poems: [&[u8]; 6] = [b"", b".", b"a.b..c,:5:", &every, long.as_bytes(), &vec![b'A'; 1 << 20]];
@@ -142,7 +142,7 @@ fn a_request_may_take_its_time_and_others_do_not_wait_for_it() {
 
 #[test]
 fn a_long_transform_delays_no_short_one() {
-    let server = Service::transform(["--max-length", "16MiB"]);
+    let server = Service::transform(["--max-size", "16MiB"]);
     let long = request("number-lines", vec![b'\n'; 4 << 20]);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let mut long_ones: Vec<TcpStream> = (0..processors + 2).map(|_| server.connect()).collect();
@@ -272,7 +272,7 @@ fn a_byte_now_and_then_does_not_make_a_request_last_for_ever() {
 
 #[test]
 fn a_client_that_never_reads_its_reply_is_dropped() {
-    let server = Service::transform(["--write-timeout", "200ms", "--max-length", "64MiB"]);
+    let server = Service::transform(["--write-timeout", "200ms", "--max-size", "64MiB"]);
     let mut client = server.connect();
     client.write_all(&request("shout", vec![b'x'; 32 << 20])).expect("sent");
     server.hear("it took nothing for 200ms");
@@ -287,7 +287,7 @@ fn through(client: &str, options: &[&str], name: &str, via: &str, poem: &str) ->
 
 #[test]
 fn every_client_sends_poems_through_a_transform() {
-    let via = Service::transform(["--max-length", "8MiB"]);
+    let via = Service::transform(["--max-size", "8MiB"]);
     let every: Vec<u8> = (0..=255).collect();
     let long = "LONG\r\n".repeat(1_000_000);
     for poem in [&b""[..], b"A POEM.\n", &every, long.as_bytes()] {

@@ -115,7 +115,7 @@ struct Poem {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Queued,
+    NotStarted,
     Connecting,
     Waiting,
     Receiving,
@@ -127,7 +127,7 @@ enum State {
 impl State {
     fn word(self) -> &'static str {
         match self {
-            Self::Queued => "queued",
+            Self::NotStarted => "not started",
             Self::Connecting => "connecting",
             Self::Waiting => "waiting",
             Self::Receiving => "receiving",
@@ -144,7 +144,7 @@ impl Board {
         let width = addresses.iter().map(|address| address.to_string().len()).max().unwrap_or(0);
         let poem = |(index, address): (usize, &Address)| Poem {
             title: format!("Task {:digits$}  {:width$}", index + 1, address.to_string()),
-            state: State::Queued,
+            state: State::NotStarted,
             bytes: 0,
             connected: Duration::ZERO,
         };
@@ -198,8 +198,14 @@ impl Board {
     }
 
     fn fold(&self, poems: &[&Poem]) -> String {
-        let states =
-            [State::Receiving, State::Transforming, State::Waiting, State::Connecting, State::Pausing, State::Queued];
+        let states = [
+            State::Receiving,
+            State::Transforming,
+            State::Waiting,
+            State::Connecting,
+            State::Pausing,
+            State::NotStarted,
+        ];
         let count = |state| poems.iter().filter(|poem| poem.state == state).count();
         let mut parts: Vec<String> = states
             .iter()
@@ -252,12 +258,12 @@ mod tests {
             [
                 "Task 1  127.0.0.1:10000  receiving          600 B         300 B/s",
                 "Task 2  127.0.0.1:10001  connecting",
-                "Task 3  127.0.0.1:10002  queued",
+                "Task 3  127.0.0.1:10002  not started",
             ]
         );
         board.note(0, 3 * SECOND, &Event::Done { bytes: 600, elapsed: SECOND });
         board.note(1, 3 * SECOND, &Event::Failed(&Failure::Bug));
-        assert_eq!(board.render(24, 3 * SECOND), ["Task 3  127.0.0.1:10002  queued"]);
+        assert_eq!(board.render(24, 3 * SECOND), ["Task 3  127.0.0.1:10002  not started"]);
     }
 
     #[test]
@@ -272,7 +278,7 @@ mod tests {
         board.note(1, SECOND, &Event::Failed(&Failure::Bug));
         let lines = board.render(10, SECOND);
         assert_eq!(lines.len(), 9);
-        assert_eq!(lines[8], "and 30 more: 20 receiving, 10 queued, 200 B; 1 done, 1 failed");
+        assert_eq!(lines[8], "and 30 more: 20 receiving, 10 not started, 200 B; 1 done, 1 failed");
         assert_eq!(board.render(1, SECOND).len(), 1);
     }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use crate::cli::nearest;
 use crate::client::{Event, Failure, Observer, Task};
 use crate::report::Limit;
 use crate::sync::lock;
+use crate::transforms;
 use crate::units::{count, human, micros};
 
 /// The observer that writes the log.
@@ -62,7 +64,8 @@ impl Observer for Messages {
                 let (transform, status, limit) = (&via.transform, failure.status().word(), limit(failure));
                 error!(
                     task = number, %address, transform, status, limit,
-                    "Task {number}: {transform} failed: {}: {failure}; keeping the poem as it was", via.address
+                    "Task {number}: {transform} failed: {}: {failure}{}; keeping the poem as it was",
+                    via.address, hint(failure, transform)
                 );
             }
             Event::Retry { failure, pause } => {
@@ -81,6 +84,22 @@ impl Observer for Messages {
                 error!(task = number, %address, status, limit, "Task {number}: failed: {address}: {failure}");
             }
         }
+    }
+}
+
+/// What may be wrong with the name of a transform: a server says nothing to one that it does not know.
+fn hint(failure: &Failure, transform: &str) -> String {
+    let known = || transforms::ALL.iter().map(|known| known.name.to_owned());
+    match (failure, nearest(transform, known())) {
+        (Failure::NoReply, _) if known().any(|known| known == transform) => String::new(),
+        (Failure::NoReply, Some(known)) => format!(" (no transform that it knows? A similar one is '{known}')"),
+        (Failure::NoReply, None) => {
+            format!(
+                " (no transform that it knows? Those of transformedpoetry are {})",
+                known().collect::<Vec<_>>().join(", ")
+            )
+        }
+        _ => String::new(),
     }
 }
 

@@ -26,10 +26,12 @@ use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::Signals;
 use crate::cli::stdout::Stdout;
 use crate::cli::terminal::Screen;
-use crate::cli::values::{self, Limit};
+use crate::cli::terminal::is_same_stream;
+use crate::cli::values::{self, Known, Limit};
 use crate::cli::{Error, open_files, terminal};
 use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
 use crate::race;
+use crate::transforms;
 use crate::units::count;
 use bars::Bars;
 use finish::{Cause, FailEarly, Finish, Reports};
@@ -68,7 +70,8 @@ pub struct Args {
     /// Send each poem through this transform; if that fails, keep it as it was
     ///
     /// So is a poem of more than 64 MiB: all of it would have to be in memory.
-    #[arg(long, help_heading = "Transform", value_name = "NAME", requires = "via", value_parser = values::transform)]
+    #[arg(long, help_heading = "Transform", value_name = "NAME", requires = "via")]
+    #[arg(value_parser = Known { known: transforms, parse: values::transform }, hide_possible_values = true)]
     transform: Option<String>,
 
     /// The transform server
@@ -164,6 +167,11 @@ Exit status:
   1    some poem did not arrive, or could not be written
   2    the command line makes no sense
   130  interrupted by Ctrl-C (129: by SIGHUP, 143: by SIGTERM)";
+
+/// The transforms that a server of the suite has.
+fn transforms() -> Vec<&'static str> {
+    transforms::ALL.iter().map(|transform| transform.name).collect()
+}
 
 /// The `main` of the program for `model`.
 pub fn main(model: Model) -> ExitCode {
@@ -270,7 +278,11 @@ impl Args {
         if self.discard || self.json {
             return Sink::discard();
         }
-        let order = if self.ordered { Order::Request { retries: self.retries > 0 } } else { Order::Completion };
+        let order = match self.ordered {
+            // Where poems and messages meet, a message stands between two verses.
+            true => Order::Request { retries: self.retries > 0, by_line: is_same_stream(io::stdout(), io::stderr()) },
+            false => Order::Completion,
+        };
         let finish = Arc::clone(finish);
         let stdout = Stdout::new(screen, move || finish.exit(Cause::NobodyReads));
         Sink::stream(Box::new(stdout), order, addresses.len())

@@ -1,6 +1,6 @@
 //! Man pages and shell completions of every program, from the definitions of their command lines and nothing else.
 //!
-//! `manual DIR` writes `man/*.1` and `completions/{bash,zsh,fish}/*` in DIR. `scripts/install.sh` runs it.
+//! `manual DIR` writes `man/*.1`, `man/poetry-suite.7` and `completions/{bash,zsh,fish}/*` in DIR. `scripts/install.sh` runs it.
 //!
 //! A page says what `--help` says, in the sections of man-pages(7). It has no date, so that it is the same whenever it
 //! is made. The text after the options is read as [`programs::commands`] says.
@@ -37,6 +37,7 @@ fn write_all(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(&man)?;
     let commands = programs::commands();
     let names: Vec<String> = commands.iter().map(|command| command.get_name().to_owned()).collect();
+    fs::write(man.join("poetry-suite.7"), overview(&commands))?;
     for (command, name) in commands.into_iter().zip(&names) {
         for (shell, file) in [
             (Shell::Bash, format!("bash/{name}")),
@@ -111,12 +112,71 @@ fn page(command: &Command, names: &[String]) -> String {
         items(&mut page, &lines);
     }
     page.control("SH", ["SEE ALSO"]);
-    let others: Vec<&String> = names.iter().filter(|other| *other != name).collect();
-    for (index, other) in others.iter().enumerate() {
-        page.text([bold(other.as_str()), roman(if index + 1 < others.len() { "(1)," } else { "(1)" })]);
+    for other in names.iter().filter(|other| *other != name) {
+        page.text([bold(other.as_str()), roman("(1),")]);
+    }
+    page.text([bold("poetry-suite"), roman("(7)")]);
+    page.render()
+}
+
+/// The page of the suite as a whole.
+fn overview(commands: &[Command]) -> String {
+    let mut page = Roff::new();
+    let source = concat!("poetry-suite ", env!("CARGO_PKG_VERSION"));
+    page.control("TH", ["POETRY-SUITE", "7", "\"\"", source, "The poetry suite"]);
+    page.control("nh", []).control("ad", ["l"]);
+    page.control("SH", ["NAME"])
+        .text([roman("poetry-suite - what waiting costs: servers of slow poems, and clients that wait")]);
+    page.control("SH", ["DESCRIPTION"]);
+    paragraphs(&mut page, "PP", OVERVIEW.split("\n\n"));
+    page.control("SH", ["PROGRAMS"]);
+    for command in commands {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        page.control("TP", []).text([bold(command.get_name()), roman("(1)")]).text([roman(about)]);
+    }
+    for (heading, lines) in remarks_and_sections(SECTIONS).1 {
+        page.control("SH", [heading.to_uppercase().as_str()]);
+        items(&mut page, &lines);
+    }
+    page.control("SH", ["SEE ALSO"]);
+    for (index, command) in commands.iter().enumerate() {
+        let end = if index + 1 < commands.len() { "(1)," } else { "(1)" };
+        page.text([bold(command.get_name()), roman(end)]);
     }
     page.render()
 }
+
+const OVERVIEW: &str = "\
+The poetry suite is a laboratory for concurrent input and output. Servers give out poems slowly, fast, changed, through a \
+cache, or with troubles that can be repeated; clients fetch them in four models of waiting, one after another (blocking), \
+with a thread for each poem, in one thread with poll(2), and async. All are measured alike.
+
+A poem server sends its poem as soon as somebody connects, and ends the stream (FIN) after the last byte. A reset (RST) \
+means that what has arrived is no poem. A transform server takes a netstring, NAME.POEM, and replies with one, or closes \
+the connection.";
+
+const SECTIONS: &str = "\
+Examples:
+  slowpoetry --port 10000 ecstasy
+      A poem, ten bytes every tenth of a second
+  get-poetry 10000 10001 10002
+      Three poems at once
+  poetry-race 10000 10001 10002
+      What each model of waiting needs for them
+  poetry-race --demo
+      The same, with servers of its own
+
+Conventions:
+  Addresses are PORT (on this machine), HOST:PORT or [IPv6]:PORT. Durations are like 100ms, '1m 30s' or a bare number \
+of seconds; sizes like 10, 10k, 64KiB or 1M bytes. A server prints where it is as its first line; messages go to stderr. \
+Port 0 is any free one.
+
+Exit status:
+  0    all is well
+  1    something failed
+  2    the command line or a file makes no sense
+  130  interrupted by Ctrl-C
+";
 
 /// What `--help` has after `Usage:`, the name in bold.
 fn synopsis(page: &mut Roff, command: &Command) {

@@ -1,5 +1,7 @@
 //! poetry-race as a program.
 
+mod demo;
+
 use std::io::{self, IsTerminal, Write};
 use std::iter::repeat_n;
 use std::num::NonZeroUsize;
@@ -9,14 +11,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Arg, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use self::demo::Demo;
 use super::client_args::{DrawingArgs, TargetArgs, check_picture};
 use crate::cli::signals::{self, Signals};
+use crate::cli::values::Known;
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
 use crate::client::Model;
 use crate::race::assertion::Assertion;
@@ -26,7 +30,8 @@ use crate::report::Report;
 use crate::report::table::Table;
 use crate::report::waterfall::text;
 use crate::sync::lock;
-use crate::units::{count, human};
+use crate::target::Target;
+use crate::units::{Micros, count, in_one_unit};
 use crate::whole_file;
 
 /// Race the four clients against each other, and see what each model of waiting costs
@@ -35,9 +40,14 @@ use crate::whole_file;
 /// measures its own time; what else it costs is read from the system.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
+#[command(mut_args(or_a_demo))]
 pub struct Args {
     #[command(flatten)]
     targets: TargetArgs,
+
+    /// Race with three poems of its own, of slow servers in this process
+    #[arg(long, help_heading = "Runs", conflicts_with = "targets")]
+    demo: bool,
 
     /// Rounds, in each of which every client runs once
     #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3")]
@@ -50,7 +60,8 @@ pub struct Args {
     warm_up: usize,
 
     /// Only these models: blocking, threads, select, async
-    #[arg(long, help_heading = "Runs", value_name = "MODEL", value_delimiter = ',', value_parser = model)]
+    #[arg(long, help_heading = "Runs", value_name = "MODEL", value_delimiter = ',')]
+    #[arg(value_parser = Known { known: models, parse: model }, hide_possible_values = true)]
     models: Vec<Model>,
 
     /// Let each client fetch at most N poems at once [default: all]
@@ -95,6 +106,14 @@ pub struct Args {
     assertions: Vec<Assertion>,
 }
 
+/// Servers have to be named, unless it brings its own.
+fn or_a_demo(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "targets" => arg.required(false).required_unless_present("demo"),
+        _ => arg,
+    }
+}
+
 const AFTER_HELP: &str = "\
 A run counts for times and costs if all its poems arrived; missing says how many did not.
 
@@ -105,7 +124,29 @@ An assertion compares two sums of products with <, <=, =, >= or >. Their values 
 ms, s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
 .waits), and bound, that of the model named first.
 
+Columns:
+  time, fastest, slowest
+      of a client, from its first connect to the end of its last poem; time is the median of the runs
+  bound, ratio
+      see above, and the time in units of it
+  speed-up
+      how many times as fast as the blocking client
+  missing
+      poems that did not arrive, of all runs
+  start-up
+      what the process needed besides the client's own time
+  cpu
+      processor time of a run, in user mode and in the kernel
+  waited, preempted
+      voluntary and involuntary context switches
+  threads, memory
+      the most of a run, at one time
+  reads, waits
+      the client's own counts of recv(2), and of poll(2) or its runtime's epoll_wait(2)
+
 Examples:
+  poetry-race --demo --runs 1 --warm-up 0 --waterfall
+      What it is about, in some ten seconds
   poetry-race 10000 10001 10002
       Three rounds, and two tables
   poetry-race --runs 5 --timeline race.svg --waterfall 10000 10001 10002
@@ -120,6 +161,11 @@ Exit status:
   1    some did not, or something failed
   2    the command line makes no sense
   130  interrupted by Ctrl-C";
+
+/// The names of all models.
+fn models() -> Vec<&'static str> {
+    Model::ALL.map(Model::name).to_vec()
+}
 
 fn model(text: &str) -> Result<Model, String> {
     let known = Model::ALL.into_iter().find(|model| model.name() == text);
@@ -142,10 +188,12 @@ fn run(args: &Args) -> Result<u8, Error> {
     let signals = Signals::block_with_hangup();
     let stage = Stage::new();
     Stage::leave_on(signals, &stage)?;
-    let runs = all_runs(args, &models, &stage)?;
+    let demo = if args.demo { Some(Demo::start()?) } else { None };
+    let targets = demo.as_ref().map_or_else(|| args.targets.list(), Demo::targets);
+    let runs = all_runs(args, targets, &models, &stage)?;
     stage.progress.finish_and_clear();
     let summaries = race::summaries(&models, &runs);
-    stdout::write_all(args.result(&summaries).as_bytes())?;
+    stdout::write_all(args.result(targets, &summaries).as_bytes())?;
     draw(args, &summaries, &runs)?;
     Ok(judge(args, &summaries, &runs))
 }
@@ -163,9 +211,9 @@ impl Args {
     }
 
     /// The result in the form that is asked for.
-    fn result(&self, summaries: &[Summary]) -> String {
+    fn result(&self, targets: &[Target], summaries: &[Summary]) -> String {
         match (self.json, self.csv, self.markdown) {
-            (true, _, _) => json(&self.targets, summaries),
+            (true, _, _) => json(targets, summaries),
             (_, true, _) => csv(summaries).to_csv(),
             (_, _, true) => tables(summaries).map(|table| table.to_markdown()).join("\n"),
             _ => tables(summaries).map(|table| table.to_text()).join("\n"),
@@ -258,7 +306,7 @@ impl Stage {
 
 /// Every run of every model, in turns. The blocking client is the last one in each: once another has run, it is known
 /// how long it will take.
-fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
+fn all_runs(args: &Args, targets: &[Target], models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
     let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
     let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
     let mut words: Vec<String> = Vec::new();
@@ -266,12 +314,12 @@ fn all_runs(args: &Args, models: &[Model], stage: &Stage) -> Result<Vec<(Model, 
         words.push(format!("--max-concurrency={most}"));
     }
     words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
-    words.extend(args.targets.list().iter().map(ToString::to_string));
+    words.extend(targets.iter().map(ToString::to_string));
 
     let mut round = models.to_vec();
     round.sort_by_key(|model| *model == Model::Blocking);
     let all = [vec![Model::Async; args.warm_up], round.repeat(args.runs.get())].concat();
-    let mut estimate = Estimate::new(args.targets.list().len(), args.max_concurrency.map(NonZeroUsize::get));
+    let mut estimate = Estimate::new(targets.len(), args.max_concurrency.map(NonZeroUsize::get));
     stage.progress.set_length(all.len() as u64);
     let mut runs = Vec::with_capacity(all.len());
     for (index, &model) in all.iter().enumerate() {
@@ -317,14 +365,19 @@ fn progress() -> ProgressBar {
     ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
-/// The result for people: a table of times, and a table of costs.
+/// The result for people: a table of times, and a table of costs. A column has one unit, and so have all times that are
+/// to be compared.
 fn tables(summaries: &[Summary]) -> [Table; 2] {
     let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up", "missing"]);
     let mut costs =
         Table::new(["cost", "start-up", "cpu", "waited", "preempted", "threads", "memory", "reads", "waits"]);
-    let time = |us| human(Duration::from_micros(us));
     let blocking = summaries.iter().find(|summary| summary.model == Model::Blocking.name());
     let blocking = blocking.and_then(|blocking| blocking.standing.as_ref());
+    let counted = || summaries.iter().filter_map(|summary| summary.standing.as_ref());
+    let compared: Vec<Micros> = counted().flat_map(compared).collect();
+    let mut compared = in_one_unit(&compared).into_iter();
+    let mut start_up = in_one_unit(&counted().map(|it| it.cost.start_up_us).collect::<Vec<_>>()).into_iter();
+    let mut cpu = in_one_unit(&counted().map(|it| it.cost.cpu_us).collect::<Vec<_>>()).into_iter();
     for summary in summaries {
         let (model, missing) = (summary.model.to_owned(), summary.missing.to_string());
         let Some(standing) = &summary.standing else {
@@ -332,21 +385,13 @@ fn tables(summaries: &[Summary]) -> [Table; 2] {
             costs.push(without_a_run(model, 8).collect());
             continue;
         };
-        times.push(vec![
-            model,
-            time(standing.time_us),
-            time(standing.spread_us.0),
-            time(standing.spread_us.1),
-            time(standing.bound_us),
-            format!("{:.3}", standing.ratio()),
-            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking))),
-            missing,
-        ]);
+        let speed_up =
+            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking)));
+        let row = [model.clone()].into_iter().chain(compared.by_ref().take(4));
+        times.push(row.chain([format!("{:.3}", standing.ratio()), speed_up, missing]).collect());
         let cost = &standing.cost;
-        costs.push(vec![
-            summary.model.to_owned(),
-            time(cost.start_up_us),
-            time(cost.cpu_us),
+        let row = [model].into_iter().chain(start_up.next()).chain(cpu.next());
+        let row = row.chain([
             cost.voluntary_switches.to_string(),
             cost.involuntary_switches.to_string(),
             cost.peak_threads.to_string(),
@@ -354,8 +399,15 @@ fn tables(summaries: &[Summary]) -> [Table; 2] {
             cost.reads.to_string(),
             cost.waits.to_string(),
         ]);
+        costs.push(row.collect());
     }
     [times, costs]
+}
+
+/// The times of a model that stand in one row: median, fastest, slowest, and the bound.
+fn compared(standing: &Standing) -> [Micros; 4] {
+    let Standing { time_us, spread_us: (fastest, slowest), bound_us, .. } = *standing;
+    [time_us, fastest, slowest, bound_us]
 }
 
 /// The cells of a model of which no run counted.
@@ -413,7 +465,7 @@ fn csv(summaries: &[Summary]) -> Table {
     table
 }
 
-fn json(targets: &TargetArgs, summaries: &[Summary]) -> String {
+fn json(targets: &[Target], summaries: &[Summary]) -> String {
     #[derive(Serialize)]
     struct Result<'a> {
         schema: u32,
@@ -422,8 +474,9 @@ fn json(targets: &TargetArgs, summaries: &[Summary]) -> String {
         names: Option<Vec<Option<String>>>,
         models: &'a [Summary],
     }
-    let addresses = targets.addresses().iter().map(ToString::to_string).collect();
-    let names = Some(targets.names()).filter(|names| names.iter().any(Option::is_some));
+    let addresses = targets.iter().map(|target| target.address.to_string()).collect();
+    let names: Vec<Option<String>> = targets.iter().map(|target| target.name.clone()).collect();
+    let names = Some(names).filter(|names| names.iter().any(Option::is_some));
     let result = Result { schema: 2, addresses, names, models: summaries };
     serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
 }
