@@ -1,3 +1,4 @@
 //! Protocols without sockets: bytes in, frames out, and the other way round.
 
+pub mod http;
 pub mod netstring;
