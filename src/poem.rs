@@ -71,6 +71,11 @@ impl NamedPoem {
         self.built_in.is_none().then_some(&self.name)
     }
 
+    /// The name as a path, be there a file or not.
+    pub fn path(&self) -> &Path {
+        &self.name
+    }
+
     /// The length, if it is known before the poem is read: of a regular file, or of what is built in.
     pub fn known_len(&self) -> Option<u64> {
         match self.built_in {

@@ -9,7 +9,7 @@
 use std::any::TypeId;
 use std::path::{Path, PathBuf};
 
-use clap::error::ContextKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -229,7 +229,12 @@ impl<'a> TomlTable<'a> {
 
     /// An error of clap's with its flags replaced by keys, at the key that it is about.
     fn explain(&self, command: &Command, error: &clap::Error) -> Error {
-        let mut text = one_line(&error.render().to_string());
+        let mut text = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+            (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) => {
+                format!("{} is missing", missing.join(" and "))
+            }
+            _ => one_line(&error.render().to_string()),
+        };
         let culprit = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
         let mut found = "";
         for arg in command.get_arguments() {
@@ -331,14 +336,11 @@ mod tests {
             ),
             ("file = 'x'\nwell-done = 1", "dir/x.toml:2: well-done: it must be true or false, but its type is integer"),
             ("file = 'x'\ncount = 1\nrate = 2", "dir/x.toml:2: the argument 'count' cannot be used with 'rate'"),
-            (
-                "\nwell-done = true\nfile = 'x'",
-                "dir/x.toml:1: the following required arguments were not provided: rate",
-            ),
+            ("\nwell-done = true\nfile = 'x'", "dir/x.toml:1: rate is missing"),
             ("file = 'x'\ncount = [1]", "dir/x.toml:2: count: it must be a string or a number, but its type is array"),
             ("file = 'x'\nwell-done = []", "dir/x.toml:2: well-done: it must be true or false, but its type is array"),
             ("file = 'x'\nloud = 300", "dir/x.toml:2: loud: it must be a small number"),
-            ("count = 1", "dir/x.toml:1: the following required arguments were not provided: file"),
+            ("count = 1", "dir/x.toml:1: file is missing"),
             ("file = 'x'\ncount = 1\ncount = 2", "dir/x.toml:3: duplicate key 'count'"),
             ("file = \n", "dir/x.toml:1: string values must be quoted, expected literal string"),
         ] {

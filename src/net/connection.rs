@@ -307,6 +307,14 @@ impl Unregistered<'_> {
         self.counted(send_parts_now(self.socket, parts))
     }
 
+    /// One call of `send` for its socket, which returns how many bytes it sent; they are counted.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_with(&self, send: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>) -> io::Result<usize> {
+        self.counted(send(self.socket.as_fd()))
+    }
+
     /// One read(2); 0 is the end of the stream.
     ///
     /// # Errors
@@ -338,6 +346,13 @@ pub(crate) fn send_now(socket: impl AsFd, bytes: &[u8], is_last: bool) -> io::Re
 /// # Errors
 /// Those of sendmsg(2); `WouldBlock`: the kernel takes nothing now.
 pub(crate) fn send_parts_now(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags)?)
+    send_parts_with(socket, parts, SendFlags::DONTWAIT)
+}
+
+/// Sends several parts with sendmsg(2) and these flags.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub(crate) fn send_parts_with(socket: impl AsFd, parts: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
+    Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags | SendFlags::NOSIGNAL)?)
 }

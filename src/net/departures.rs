@@ -50,13 +50,18 @@ impl Departures {
         Ok(departures)
     }
 
-    /// Watches the peer of this socket, until it leaves or the socket is closed.
+    /// Watches the peer of this socket, until it leaves or the socket is closed, or is watched under another number.
     ///
     /// # Errors
     /// There is no room in the set: see epoll_ctl(2).
     pub(crate) fn add(&self, socket: impl AsFd, number: u64) -> io::Result<()> {
         let events = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
-        Ok(self.epoll.add(socket, EpollEvent::new(events, number))?)
+        let mut event = EpollEvent::new(events, number);
+        match self.epoll.add(&socket, event) {
+            // Under another number, which is told no more.
+            Err(Errno::EEXIST) => Ok(self.epoll.modify(&socket, &mut event)?),
+            added => Ok(added?),
+        }
     }
 
     /// Tells of everybody who has left by now, if the thread has not done it yet.

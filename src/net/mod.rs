@@ -50,7 +50,7 @@ pub(crate) use accept::ACCEPT_PAUSE;
 pub use accept::ListenLater;
 pub(crate) use complaint::Complaint;
 pub use connection::{Connection, Peer, Unregistered};
-pub(crate) use connection::{send_now, send_parts_now};
+pub(crate) use connection::{send_now, send_parts_now, send_parts_with};
 pub(crate) use departures::Departures;
 pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};
 pub use handler::{FastPath, Handler, Progress};

@@ -9,6 +9,7 @@ use clap::{Arg, Parser};
 use tracing::{error, info};
 
 use super::faults::{FaultArgs, Usual};
+use super::http_args::HttpArgs;
 use super::service::{
     self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs, tell_totals,
 };
@@ -17,8 +18,11 @@ use crate::errors::reason;
 use crate::metrics::Page;
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
-use crate::poem::NamedPoem;
+use crate::poem::{NamedPoem, Poem};
 use crate::server::fast::FastServer;
+use crate::server::fault_plan::FaultPlan;
+use crate::server::http::HttpServer;
+use crate::server::origin::Origin;
 use crate::sync::lock;
 use crate::units::count;
 
@@ -48,6 +52,9 @@ pub struct FastArgs {
 
     #[command(flatten)]
     faults: FaultArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 
     #[command(flatten)]
     service: ServiceArgs,
@@ -126,11 +133,14 @@ impl Launch for FastArgs {
 
     fn check(&self) -> Result<(), (&'static str, Error)> {
         let named = self.named();
+        if self.is_directory() {
+            return Ok(());
+        }
         named.check().map_err(|error| ("file", cannot_serve(&named, &error)))
     }
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
-        let what = format!("Serving {}", self.file.display());
+        let what = self.http.serving(self.file.display());
         let trouble = self.faults.trouble();
         let queue = if self.faults.never_accept() { Queue::Single(0) } else { Queue::Shared };
         vec![DoorArgs { name: "poem", what, listen: &self.service.listen, queue, trouble }]
@@ -139,15 +149,30 @@ impl Launch for FastArgs {
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
         let named = self.named();
         let faults = self.faults.resolve(Usual::AtOnce, &named)?;
+        let (said_by, is_directory) = (self.http.said_by(), self.is_directory());
         Ok(Box::new(move || {
             if faults.never_accept {
                 return Ok(Arc::new(Nobody));
             }
-            let poem = named.load().map_err(|error| cannot_serve(&named, &error))?;
+            let cannot = |error| cannot_serve(&named, &error);
+            let never_read = faults.trouble.never_read;
+            let server = match said_by {
+                Some(said_by) if is_directory => {
+                    let origin = Origin::of_directory(named.path(), said_by).map_err(cannot)?;
+                    Server::Http(Arc::new(HttpServer::new(origin, faults.open()?, never_read)))
+                }
+                Some(said_by) => {
+                    let origin = Origin::of_poem(named.load().map_err(cannot)?, named.path(), said_by);
+                    Server::Http(Arc::new(HttpServer::new(origin, faults.open()?, never_read)))
+                }
+                None => {
+                    let poem = named.load().map_err(cannot)?;
+                    Server::Bare(Arc::new(FastServer::new(poem, faults.open()?, never_read)))
+                }
+            };
             // Absolute, so that a reload works after chdir("/").
             let lasting = named.absolute().map_err(|error| cannot_serve(&named, &error))?;
-            let server = Arc::new(FastServer::new(poem, faults.open()?, faults.trouble.never_read));
-            Ok(Arc::new(FastService { server, named, lasting, reloading: Mutex::new(()) }))
+            Ok(Arc::new(FastService { server, named, lasting, is_directory, reloading: Mutex::new(()) }))
         }))
     }
 }
@@ -156,30 +181,64 @@ impl FastArgs {
     fn named(&self) -> NamedPoem {
         NamedPoem::find(&self.file)
     }
+
+    /// Whether all files below a directory are served, which only HTTP can tell apart.
+    fn is_directory(&self) -> bool {
+        self.http.http && self.file.is_dir()
+    }
 }
 
 fn cannot_serve(named: &NamedPoem, error: &io::Error) -> Error {
     Error::cannot("serve", named, error)
 }
 
-/// A server of one poem.
+/// The server of a poem as it is, or of poems over HTTP.
+enum Server {
+    Bare(Arc<FastServer>),
+    Http(Arc<HttpServer>),
+}
+
+impl Server {
+    fn fault_plan(&self) -> &FaultPlan {
+        match self {
+            Self::Bare(server) => server.fault_plan(),
+            Self::Http(server) => server.fault_plan(),
+        }
+    }
+
+    fn set_poem(&self, poem: Poem) {
+        match self {
+            Self::Bare(server) => server.set_poem(poem),
+            Self::Http(server) => server.origin().set_poem(poem),
+        }
+    }
+}
+
+/// A server of one poem, or of a directory.
 struct FastService {
-    server: Arc<FastServer>,
+    server: Server,
     /// As it was named.
     named: NamedPoem,
     /// The same after chdir(2).
     lasting: NamedPoem,
+    /// Files of a directory are opened afresh.
+    is_directory: bool,
     /// Held while the poem is read again: the last one to be asked for is read last.
     reloading: Mutex<()>,
 }
 
 impl Service for FastService {
     fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
-        service::prepare(doors, &self.server, limits)
+        match &self.server {
+            Server::Bare(server) => service::prepare(doors, server, limits),
+            Server::Http(server) => service::prepare(doors, server, limits),
+        }
     }
 
     fn reload(&self) -> Reload {
-        let Some(file) = self.named.file().map(Path::display) else { return Reload::Nothing };
+        let Some(file) = self.named.file().filter(|_| !self.is_directory).map(Path::display) else {
+            return Reload::Nothing;
+        };
         let _in_turn = lock(&self.reloading);
         match self.lasting.load() {
             Ok(poem) => {

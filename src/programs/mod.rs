@@ -6,6 +6,7 @@ mod client_args;
 pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;
+mod http_args;
 pub mod poetry_proxy;
 pub mod poetry_race;
 pub mod poetryd;

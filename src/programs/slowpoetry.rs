@@ -10,6 +10,7 @@ use clap::{Arg, Parser};
 use tracing::info;
 
 use super::faults::{FaultArgs, Usual};
+use super::http_args::HttpArgs;
 use super::service::{ClientArgs, ProcessArgs, addresses, announce, tell_nothing_to_reload, tell_totals};
 use crate::cli::command::{Beside, Place};
 use crate::cli::journal::Journal;
@@ -41,6 +42,9 @@ pub struct Args {
 
     #[command(flatten)]
     faults: FaultArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 
     #[command(flatten)]
     listen: ListenArgs,
@@ -122,7 +126,7 @@ fn run(args: &Args) -> Result<u8, Error> {
     open_files::raise_limit();
     let trouble = args.faults.trouble();
     let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG }, trouble)?;
-    let lines = [(format!("Serving {named}"), address(slice::from_ref(&listener))?)];
+    let lines = [(args.http.serving(&named), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
         return accept_nobody(&args.patience, listener, &journal, &lines, ready, beside);
     }
@@ -138,6 +142,7 @@ fn run(args: &Args) -> Result<u8, Error> {
         write_timeout: args.patience.write_timeout.0,
         clients: args.clients,
         listen_later: args.listen.later(BACKLOG, trouble),
+        http: args.http.said_by(),
         never_read: trouble.never_read,
     });
     let stopper = Stopper::new(listener);

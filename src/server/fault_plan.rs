@@ -6,18 +6,19 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use tracing::info;
 
 use super::recorder::Recorder;
+use super::wire::Body;
 use crate::metrics::{Metric, Page};
 use crate::pace::recording::{Entry, Happening};
-use crate::pace::{Cursor, Departure, Ending, Next, Plan};
-use crate::poem::Poem;
+use crate::pace::{Cursor, Departure, Ending, Next, Pace, Plan};
 use crate::units::{count, human, micros};
 
 /// The plan of a server, its recording, and the number of its connections so far.
@@ -42,7 +43,7 @@ struct FaultCounts {
 #[derive(Debug)]
 pub struct Transfer {
     connection: u64,
-    poem: Poem,
+    body: Body,
     cursor: Cursor,
     /// None once the end is recorded.
     recorder: Option<Arc<Recorder>>,
@@ -90,10 +91,10 @@ impl FaultPlan {
     }
 
     /// Begins the transfer to a client for whose connection accept(2) returned at `now`.
-    pub(super) fn begin(&self, peer: &impl ToString, poem: Poem, now: Instant, socket: impl AsFd) -> Transfer {
+    pub(super) fn begin(&self, peer: &impl ToString, body: Body, now: Instant, socket: impl AsFd) -> Transfer {
         let connection = self.connections.fetch_add(1, Relaxed) + 1;
         let cursor = Cursor::new(self.plan.schedule(connection), now);
-        let transfer = Transfer { connection, poem, cursor, recorder: self.recorder.clone() };
+        let transfer = Transfer { connection, body, cursor, recorder: self.recorder.clone() };
         transfer.record(now, || Happening::Accept { peer: Some(peer.to_string()), time: Some(Recorder::time(now)) });
         if let Some(recorder) = &self.recorder {
             recorder.watch(connection, now, socket);
@@ -103,7 +104,7 @@ impl FaultPlan {
 
     /// Records a client whose connection was accepted at `now`, and is reset because there is no poem for it.
     pub(super) fn refuse(&self, peer: &impl ToString, now: Instant, socket: impl AsFd) {
-        self.begin(peer, Poem::from(Vec::new()), now, socket).give_up(Instant::now());
+        self.begin(peer, Body::Plain(Vec::new().into()), now, socket).give_up(Instant::now());
     }
 
     /// Ends a transfer as planned.
@@ -148,18 +149,55 @@ impl FaultCounts {
 }
 
 impl Transfer {
-    /// What to do at the moment `now`: see [`Cursor::next`].
-    pub(super) fn next(&mut self, now: Instant) -> Next {
-        self.cursor.next(now, self.poem.bytes().len() as u64, true)
+    /// A transfer at once and without faults, which no plan knows of.
+    pub(super) fn unplanned(body: Body, now: Instant) -> Self {
+        let cursor = Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), now);
+        Self { connection: 0, body, cursor, recorder: None }
     }
 
-    /// Counts and records so many bytes that the client took, and goes on to the next ones.
-    pub(super) fn sent(&mut self, bytes: usize, now: Instant) {
-        let bytes = bytes as u64;
-        if bytes > 0 {
-            self.record(now, || Happening::Send { bytes });
+    /// What to do at the moment `now`: see [`Cursor::next`]. A send of no bytes of the body is one of what is around it.
+    pub(super) fn next(&mut self, now: Instant) -> Next {
+        let next = self.cursor.next(now, self.body.len(), true);
+        let end = self.cursor.position();
+        match next {
+            // A cut by time comes whatever is still to be said.
+            Next::End(how) if self.cursor.time_left(now) != Some(Duration::ZERO) => {
+                match self.body.is_owing(how == Ending::Fin && end == self.body.len()) {
+                    true => Next::Send { bytes: end..end, is_last: false },
+                    false => next,
+                }
+            }
+            Next::Flush if self.body.is_owing(false) => Next::Send { bytes: end..end, is_last: false },
+            // With its framing, the end of a body is not that of the stream.
+            Next::Send { bytes, .. } if matches!(self.body, Body::Framed(_)) => Next::Send { bytes, is_last: false },
+            next => next,
         }
-        self.cursor.sent(bytes, now);
+    }
+
+    /// Sends these bytes of the body, or what is to be said before, or as much as the kernel takes, and counts and records
+    /// it. Returns how many bytes that were in all.
+    ///
+    /// # Errors
+    /// Those of the system call; `WouldBlock` if the kernel takes nothing now, unless `flags` have it wait.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        bytes: Range<u64>,
+        flags: SendFlags,
+        now: impl FnOnce() -> Instant,
+    ) -> io::Result<usize> {
+        let (sent, of_body) = self.body.send(socket, bytes, flags)?;
+        if of_body > 0 {
+            let (bytes, now) = (of_body as u64, now());
+            self.record(now, || Happening::Send { bytes });
+            self.cursor.sent(bytes, now);
+        }
+        Ok(sent)
+    }
+
+    /// Whether all of it has been sent, and that it is all.
+    pub(super) fn is_whole(&self) -> bool {
+        self.cursor.position() == self.body.len()
     }
 
     /// Notes that everything that was written has left the socket's buffer.
@@ -207,7 +245,7 @@ impl Transfer {
 
     /// Whether an end like this is a fault, and not that of a whole poem.
     fn is_cut(&self, how: Ending) -> bool {
-        how != Ending::Fin || self.bytes_sent() < self.poem.bytes().len()
+        how != Ending::Fin || !self.is_whole()
     }
 
     /// What a planned end is, for the log: `Reset 127.0.0.1:40000 after 100 of 653 bytes in 1.0 s, as planned`. `None`:
@@ -218,23 +256,18 @@ impl Transfer {
             Ending::Rst => "Reset",
             Ending::Hang => "Silent to",
         };
-        let (sent, all, time) = (self.bytes_sent(), count(self.poem.bytes().len() as u64, "byte"), human(elapsed));
+        let (sent, all, time) = (self.bytes_sent(), count(self.body.len(), "byte"), human(elapsed));
         self.is_cut(how).then(|| format!("{what} {peer} after {sent} of {all} in {time}, as planned"))
     }
 
-    /// The whole poem.
-    pub(super) fn poem(&self) -> &[u8] {
-        self.poem.bytes()
+    /// Number of bytes of the whole body.
+    pub(super) fn len(&self) -> u64 {
+        self.body.len()
     }
 
-    /// The part of the poem between two offsets.
-    pub(super) fn part(&self, bytes: Range<u64>) -> &[u8] {
-        &self.poem()[index(bytes.start)..index(bytes.end)]
-    }
-
-    /// Number of bytes that the client took.
-    pub(super) fn bytes_sent(&self) -> usize {
-        index(self.cursor.position())
+    /// Number of its bytes that the client took.
+    pub(super) fn bytes_sent(&self) -> u64 {
+        self.cursor.position()
     }
 
     /// Time left until a cut by time, if one is scheduled.
@@ -255,11 +288,6 @@ impl Transfer {
     }
 }
 
-/// An offset as an index: a poem is in memory, and no offset in it is too large.
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
-}
-
 impl Drop for Transfer {
     fn drop(&mut self) {
         if self.recorder.is_some() {
@@ -276,6 +304,6 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn a_transfer_is_small() {
-        assert!(size_of::<Transfer>() <= 144);
+        assert!(size_of::<Transfer>() <= 152);
     }
 }

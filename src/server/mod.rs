@@ -9,8 +9,12 @@
 
 pub mod fast;
 pub mod fault_plan;
+pub mod http;
+pub mod origin;
 pub mod page;
 pub mod proxy;
 pub mod recorder;
+mod sending;
 pub mod slow;
 pub mod transform;
+mod wire;

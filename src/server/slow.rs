@@ -1,7 +1,7 @@
 //! The deliberately blocking server: one thread, one client at a time, the others wait in the listen queue.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,20 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
+use rustix::net::SendFlags;
 use socket2::SockRef;
 use tracing::{debug, error, info, warn};
 
 use super::fault_plan::{FaultPlan, Transfer, Watched};
+use super::origin::{HEAD_TIME, Origin, SaidBy};
+use super::wire::Body;
 use crate::address::canonical;
-use crate::errors::reason;
+use crate::errors::{is_for_later, reason};
 use crate::net::counts::Counts;
-use crate::net::{ACCEPT_PAUSE, Complaint, ListenLater, Stoppable, close, send_now, waiting};
+use crate::net::{ACCEPT_PAUSE, Complaint, ListenLater, Stoppable, close, waiting};
 use crate::pace::{Ending, Next};
 use crate::poem::NamedPoem;
+use crate::proto::http::head::{Room, request};
 use crate::sync::lock;
 use crate::units::{count, human, micros};
 
@@ -40,6 +44,8 @@ pub struct SlowServer {
     pub clients: Option<u64>,
     /// If its socket is bound, and does not listen yet.
     pub listen_later: Option<ListenLater>,
+    /// Over HTTP, one reply a connection, and who says where that ends; or else as the bare poem.
+    pub http: Option<SaidBy>,
     /// Read nothing of what clients send, and let their connections end only when they leave.
     pub never_read: bool,
 }
@@ -243,16 +249,10 @@ impl SlowServer {
         if !shared.admit(&stream) {
             return false;
         }
-        let poem = match self.poem.load() {
-            Ok(poem) => poem,
-            Err(error) => {
-                error!(%peer, "Cannot read {}: {}; resetting {peer}", self.poem, reason(&error));
-                self.fault_plan.refuse(&peer, start, &stream);
-                shared.leave();
-                return false;
-            }
+        let Some((mut transfer, start)) = self.begin(&stream, peer, start) else {
+            shared.leave();
+            return false;
         };
-        let mut transfer = self.fault_plan.begin(&peer, poem, start, &stream);
         shared.watch(transfer.watched());
         let result = self.send(&stream, &mut transfer, shared);
         match &result {
@@ -287,8 +287,49 @@ impl SlowServer {
         is_served
     }
 
+    /// Begins the transfer to a client that was accepted at the moment `start`, and returns it with the moment from which its
+    /// times count. `None`: there is none, or nobody for it.
+    fn begin(&self, stream: &TcpStream, peer: SocketAddr, start: Instant) -> Option<(Transfer, Instant)> {
+        let load = || {
+            let loaded = self.poem.load();
+            loaded.inspect_err(|error| error!(%peer, "Cannot read {}: {}; resetting {peer}", self.poem, reason(error)))
+        };
+        let Some(said_by) = self.http else {
+            let Ok(poem) = load() else {
+                self.fault_plan.refuse(&peer, start, stream);
+                return None;
+            };
+            return Some((self.fault_plan.begin(&peer, Body::Plain(poem), start, stream), start));
+        };
+        let mut arrived = Vec::new();
+        let answer = match hear(stream, &mut arrived, start) {
+            Ok(()) => {
+                let mut room = Room::default();
+                match request(&arrived, &mut room) {
+                    Ok(Some(request)) => {
+                        Origin::of_poem(load().ok()?, self.poem.path(), said_by).answer(&request, true)
+                    }
+                    Ok(None) => return None,
+                    Err(bad) => Origin::refuse(bad),
+                }
+            }
+            Err(error) if is_for_later(&error) => Origin::time_out(),
+            Err(error) => {
+                debug!(%peer, "Lost {peer}: {}", reason(&error));
+                return None;
+            }
+        };
+        let now = Instant::now();
+        info!(%peer, status = answer.status, "Answering {peer} with {}", answer.status);
+        let transfer = match answer.is_planned {
+            true => self.fault_plan.begin(&peer, answer.body, now, stream),
+            false => Transfer::unplanned(answer.body, now),
+        };
+        Some((transfer, now))
+    }
+
     /// Walks the schedule of a transfer, and returns how the connection is to end.
-    fn send(&self, mut stream: &TcpStream, transfer: &mut Transfer, shared: &Shared) -> Result<Ending, Lost> {
+    fn send(&self, stream: &TcpStream, transfer: &mut Transfer, shared: &Shared) -> Result<Ending, Lost> {
         let lost = |error: io::Error| match error.kind() {
             _ if shared.lock().aborting => Lost::Aborted,
             io::ErrorKind::WouldBlock => Lost::Stalled(self.write_timeout.unwrap_or_default()),
@@ -307,8 +348,10 @@ impl SlowServer {
             match transfer.next(now) {
                 Next::Wait(time) => pause(stream, time).map_err(lost)?,
                 Next::Send { bytes, .. } => {
-                    let piece = transfer.part(bytes);
-                    debug!("Sending {}", count(piece.len() as u64, "byte"));
+                    let len = bytes.end - bytes.start;
+                    if len > 0 {
+                        debug!("Sending {}", count(len, "byte"));
+                    }
                     let waited = now.saturating_duration_since(*stuck.get_or_insert(now));
                     let patience = self.write_timeout.map(|limit| limit.saturating_sub(waited).max(SHORTEST));
                     let limit = patience.into_iter().chain(left).min();
@@ -317,17 +360,18 @@ impl SlowServer {
                         stream.set_write_timeout(limit).map_err(lost)?;
                         timeout = limit;
                     }
-                    let taken = match stream.write(piece) {
-                        // A blocked write(2) waits for a good part of the buffer to be free; less is progress, too.
+                    let socket = stream.as_fd();
+                    let taken = match transfer.send(socket, bytes.clone(), SendFlags::empty(), Instant::now) {
+                        // A blocked send(2) waits for a good part of the buffer to be free; less is progress, too.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            send_now(stream, &piece[..1], false).map_err(|_| error)
+                            let first = bytes.start..bytes.end.min(bytes.start + 1);
+                            transfer.send(socket, first, SendFlags::DONTWAIT, Instant::now).map_err(|_| error)
                         }
                         taken => taken,
                     };
                     let cut = || left.is_some_and(|left| now.elapsed() >= left);
                     match taken {
                         Ok(n) => {
-                            transfer.sent(n, Instant::now());
                             shared.counts.send(n);
                             stuck = None;
                         }
@@ -344,6 +388,28 @@ impl SlowServer {
             }
         }
     }
+}
+
+/// Reads the head of a request, or as much as there is before the end of the stream.
+///
+/// # Errors
+/// The connection broke; or the head is not whole in time (`WouldBlock`).
+fn hear(mut stream: &TcpStream, arrived: &mut Vec<u8>, since: Instant) -> io::Result<()> {
+    let mut buffer = [0; 4 * 1024];
+    while let Ok(None) = request(arrived, &mut Room::default()) {
+        let left = HEAD_TIME.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => arrived.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    stream.set_read_timeout(None)
 }
 
 /// Sleeps, unless the connection is reset by the client, or [`abort`](Stoppable::abort).
@@ -387,8 +453,8 @@ impl Silent {
 /// The summary of one transfer.
 fn tell(peer: SocketAddr, transfer: &Transfer, elapsed: Duration, result: &Result<Ending, Lost>) {
     let time = human(elapsed);
-    let (bytes, all, elapsed_us) = (transfer.bytes_sent(), transfer.poem().len(), micros(elapsed));
-    let whole = || count(all as u64, "byte");
+    let (bytes, elapsed_us) = (transfer.bytes_sent(), micros(elapsed));
+    let whole = || count(transfer.len(), "byte");
     match result {
         Ok(how) => match transfer.cut(&peer, *how, elapsed) {
             Some(cut) => info!(%peer, bytes, elapsed_us, "{cut}"),

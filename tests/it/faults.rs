@@ -803,7 +803,7 @@ fn what_is_wrong_with_a_script_is_named_by_file_line_and_key() {
     let poem = science();
     for (text, complaint) in [
         ("[[connection]]\nrate = '1k'\ndelay = '1s'", ":3: the argument 'delay' cannot be used with 'rate'"),
-        ("[[connection]]\n\ncut = 'rst'", ":1: the following required arguments were not provided: cut-at"),
+        ("[[connection]]\n\ncut = 'rst'", ":1: cut-at is missing"),
         (
             "[[connection]]\ncut-at = 5\ncut = 'axe'",
             ":3: invalid value 'axe' for 'cut' [possible values: fin, rst, hang]",

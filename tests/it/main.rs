@@ -10,6 +10,7 @@ mod fastpoetry;
 mod faults;
 mod harness;
 mod help;
+mod http;
 mod interrupt;
 mod library;
 mod limits;

@@ -32,7 +32,9 @@ pub struct FaultArgs {
     #[command(flatten)]
     pace: PaceArgs,
 
-    /// Fix the draws of the jitter: the same seed, the same schedules [default: by chance, and logged]
+    /// Fix the draws of the jitter [default: by chance, and logged]
+    ///
+    /// The same seed gives the same schedules, on every machine.
     #[arg(long, help_heading = "Faults", value_name = "N")]
     #[arg(value_parser = values::whole::<u64>(0, u64::MAX), allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -87,7 +89,9 @@ pub struct FaultArgs {
     #[arg(long, help_heading = "Faults", value_name = "FILE", conflicts_with_all = ["PaceArgs", "seed", "fail_first", "script"])]
     replay: Option<PathBuf>,
 
-    /// Print what the first N connections would get, as a recording, and exit
+    /// Print what the first N connections would get, and exit
+    ///
+    /// As a recording: a line of JSON for each event.
     #[arg(long, help_heading = "Faults", value_name = "N", conflicts_with = "record", group = ONE_SHOT)]
     #[arg(value_parser = values::whole::<u64>(0, u64::MAX), allow_negative_numbers = true)]
     rehearse: Option<u64>,

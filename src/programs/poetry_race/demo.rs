@@ -48,6 +48,7 @@ impl Demo {
                 write_timeout: None,
                 clients: None,
                 listen_later: None,
+                http: None,
                 never_read: false,
             };
             let stopper = Stopper::new(listener);

@@ -70,6 +70,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
         }
         let needed: &[&str] = match name {
             "cut" => &["# cut-at"],
+            "framing" => &["# http"],
             "jitter" => &["# rate"],
             "seed" => &["# rate", "# jitter"],
             "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
@@ -118,7 +119,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (format!("{fast}port = true\n"), 2, "3: port: it must be a string or a number, but its type is boolean"),
         (format!("{fast}never-accept = 1\n"), 2, "3: never-accept: it must be true or false, but its type is integer"),
         ("[fastpoetry]\n".to_owned(), 2, "1: 'fastpoetry' is not a list of tables: write [[fastpoetry]]"),
-        ("\n[[fastpoetry]]\nport = 1\n".to_owned(), 2, "2: the following required arguments were not provided: file"),
+        ("\n[[fastpoetry]]\nport = 1\n".to_owned(), 2, "2: file is missing"),
         (
             format!("{fast}port = 7\n[[transformedpoetry]]\nport = 7\n"),
             2,
