@@ -59,7 +59,12 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-have() { command -v "$1" >/dev/null; }
+# nginx gives out a poem only if it can be told to speak without HTTP.
+stream_module=/usr/lib/nginx/modules/ngx_stream_module.so
+have() {
+    command -v "$1" >/dev/null || return 1
+    [ "$1" != nginx ] || [ -e $stream_module ] || nginx -V 2>&1 | grep -q -e '--with-stream\( \|$\)'
+}
 
 missing=()
 for peer in nginx socat endlessh; do
@@ -101,9 +106,9 @@ free_port() { # one that nobody has now
 
 start_nginx() { # start_nginx POEM
     have nginx || return 0
-    local at module=/usr/lib/nginx/modules/ngx_stream_module.so load=""
+    local at load=""
     at=$(free_port)
-    [ -e $module ] && load="load_module $module;"
+    [ ! -e $stream_module ] || load="load_module $stream_module;"
     cat >"$work/nginx.conf" <<TXT
 $load
 daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;

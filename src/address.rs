@@ -118,6 +118,8 @@ impl FromStr for Address {
             }
             None => match text.rsplit_once(':') {
                 Some((host, port)) => (name_or_ipv4(host).map_err(error)?, port),
+                // A host alone, by the look of it.
+                None if text.starts_with(|c: char| c.is_alphabetic()) => return Err(error("no port")),
                 None => (Host::Ip(Ipv4Addr::LOCALHOST.into()), text),
             },
         };
@@ -234,7 +236,7 @@ mod tests {
     fn the_reason_for_a_refusal_is_the_real_one() {
         for (text, why) in [
             ("", "no port"),
-            ("foo", "the port is not a number"),
+            ("foo", "no port"),
             ("0", "the port is not between 1 and 65535"),
             ("99999", "the port is not between 1 and 65535"),
             ("+80", "the port is not a number"),

@@ -125,6 +125,26 @@ impl Connection {
         self.engine.stop.is_closing()
     }
 
+    /// The stop of its server.
+    pub fn stop(&self) -> Stop {
+        self.engine.stop.clone()
+    }
+
+    /// The counters of its server.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.engine.counts
+    }
+
+    /// As [`ServerLimits::write_timeout`](super::ServerLimits::write_timeout) has it.
+    pub(super) fn write_timeout(&self) -> Option<Duration> {
+        self.engine.write_timeout
+    }
+
+    /// No request is under way.
+    pub(super) fn set_idle(&mut self) {
+        self.is_idle = true;
+    }
+
     pub(super) fn set_said(&mut self) {
         self.is_said = true;
     }

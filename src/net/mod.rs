@@ -25,6 +25,7 @@
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
+//! | `http.rs` | HTTP/1.1 by way of hyper, for pages |
 //! | `queue.rs` | how many wait in a listen queue |
 //! | `departures.rs`, `stays.rs` | when and how peers leave, and how long they stay, if somebody wants to know |
 
@@ -39,6 +40,7 @@ pub mod descriptors;
 pub mod dial;
 mod engine;
 mod handler;
+pub(crate) mod http;
 mod linger;
 pub mod pulse;
 mod queue;

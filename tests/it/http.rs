@@ -495,3 +495,25 @@ fn the_page_about_ends_shows_what_is_seen() {
         assert_eq!(address.replace_all(&said, "ADDRESS"), seen, "{line}");
     }
 }
+
+#[test]
+fn the_flags_are_pictures_with_names() {
+    let flags = Path::new(env!("CARGO_MANIFEST_DIR")).join("flags");
+    let service = Service::start(program("fastpoetry").arg("--http").arg(&flags));
+    let entries = fs::read_dir(&flags).expect("a directory").map(|entry| entry.expect("an entry"));
+    let countries: Vec<String> = entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().expect("a name"))
+        .collect();
+    assert!(countries.len() >= 20, "{countries:?}");
+    for code in countries {
+        let picture = get(&service, &format!("/{code}/{code}.gif"));
+        assert_eq!(picture.field("Content-Type"), Some("image/gif"));
+        assert!(picture.body.starts_with(b"GIF89a") && picture.body.ends_with(b";"), "{code}");
+        let data = get(&service, &format!("/{code}/metadata.json"));
+        assert_eq!(data.field("Content-Type"), Some("application/json"));
+        let data: Value = serde_json::from_slice(&data.body).expect("JSON");
+        assert!(data["country"].as_str().is_some_and(|name| !name.is_empty()), "{data}");
+        assert_eq!(data["code"], code.to_uppercase());
+    }
+}

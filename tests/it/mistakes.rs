@@ -191,7 +191,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetryd", "--metrics", "x", "fastpoetry", "sera"],
         2,
-        "invalid value 'x' for '--metrics <ADDR>': the port is not a number; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
+        "invalid value 'x' for '--metrics <ADDR>': no port; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
     ),
     (
         &["poetryd", "--log-keep", "x", "fastpoetry", "sera"],
@@ -213,7 +213,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["get-poetry", "localhost"],
         2,
-        "invalid value 'localhost' for '<ADDR>...': the port is not a number; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value 'localhost' for '<ADDR>...': no port; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "::1:80"],

@@ -45,17 +45,19 @@ pub struct Args {
     #[command(flatten)]
     targets: TargetArgs,
 
-    /// Race with three poems of its own, of slow servers in this process
+    /// Race once with three poems of its own: some ten seconds
+    ///
+    /// The servers are slow ones in this process. --runs and --warm-up are 1 and 0 if nothing else is said.
     #[arg(long, help_heading = "Runs", conflicts_with = "targets")]
     demo: bool,
 
     /// Rounds, in each of which every client runs once
-    #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3")]
+    #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3", default_value_if("demo", "true", "1"))]
     #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     runs: NonZeroUsize,
 
     /// Runs of get-poetry before, which do not count
-    #[arg(long, help_heading = "Runs", value_name = "N", default_value_t = 1)]
+    #[arg(long, help_heading = "Runs", value_name = "N", default_value = "1", default_value_if("demo", "true", "0"))]
     #[arg(value_parser = values::whole::<usize>(0, u64::MAX), allow_negative_numbers = true)]
     warm_up: usize,
 
@@ -145,7 +147,7 @@ Columns:
       the client's own counts of recv(2), and of poll(2) or its runtime's epoll_wait(2)
 
 Examples:
-  poetry-race --demo --runs 1 --warm-up 0 --waterfall
+  poetry-race --demo --waterfall
       What it is about, in some ten seconds
   poetry-race 10000 10001 10002
       Three rounds, and two tables

@@ -48,9 +48,15 @@ fn metrics_limits(descriptors: Descriptors) -> ServerLimits {
 /// Everything that listens, before it serves.
 pub(super) struct Daemon {
     pub(super) services: Vec<Opened>,
-    pub(super) metrics: Option<Door>,
+    pub(super) metrics: Option<PageDoor>,
     pub(super) log: Log,
     pub(super) notifier: Notifier,
+}
+
+/// Where there are pages, and the names by which they may be called.
+pub(super) struct PageDoor {
+    pub(super) door: Door,
+    pub(super) names: Vec<String>,
 }
 
 /// Who is told that the daemon is ready, and that it is no more.
@@ -162,11 +168,11 @@ impl Daemon {
 
         let mut pulses: Vec<Pulse> = seen.iter().map(|service| service.pulse.clone()).collect();
         let mut page_thread = None;
-        if let Some(door) = metrics {
+        if let Some(PageDoor { door, names }) = metrics {
             const PROGRAM: &str = "metrics";
             let address = address(&door)?;
             lines.push(("Metrics".to_owned(), address));
-            let service = Arc::new(pages::pages(&seen, &stop));
+            let service = Arc::new(pages::pages(&seen, &stop, names));
             let prepare = || Arc::clone(&service).prepare(vec![door], &metrics_limits(descriptors));
             let run = service_span(PROGRAM, address).in_scope(prepare)?;
             pulses.push(page_stop.pulse().clone());

@@ -11,9 +11,11 @@ use std::net::TcpListener;
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::slice;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::NonEmptyStringValueParser;
 use nix::unistd::geteuid;
 use tracing::error;
 
@@ -29,7 +31,7 @@ use crate::daemon::privileges::Identity;
 use crate::daemon::systemd::{Notifier, inherited_listeners};
 use crate::net::Door;
 use crate::programs::service::{DoorArgs, Launch, Open, ProcessArgs, Queue, places};
-use daemon::{Daemon, Opened, Words};
+use daemon::{Daemon, Opened, PageDoor, Words};
 use program::Program;
 use requests::Log;
 
@@ -93,6 +95,13 @@ struct Options {
     #[arg(long, value_name = "ADDR", value_parser = ListenArgs::parse)]
     #[arg(help = "Serve /metrics and /healthz on this address: PORT (on this machine), HOST:PORT or [IPv6]:PORT")]
     metrics: Option<ListenArgs>,
+
+    /// A name by which browsers may call that address, beside localhost and IP addresses
+    ///
+    /// Any other name is refused (403): a page of somebody else could have a name that leads here. May be given more than
+    /// once.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    host_name: Vec<String>,
 
     #[command(flatten)]
     process: ProcessArgs,
@@ -279,7 +288,11 @@ impl Startup {
             };
             bound.push(doors.map_err(|error| error.prefixed(prefix))?);
         }
-        let metrics = self.options.metrics.as_ref().map(|listen| inherited.bind(&metrics_door(listen))).transpose()?;
+        let page_door = |listen: &ListenArgs| {
+            let names = [&self.options.host_name[..], slice::from_ref(&listen.iface)].concat();
+            inherited.bind(&metrics_door(listen)).map(|door| PageDoor { door, names })
+        };
+        let metrics = self.options.metrics.as_ref().map(page_door).transpose()?;
         inherited.finish()?;
         let mut opened = Vec::new();
         for (Resolved { prefix, launch, open }, doors) in self.services.into_iter().zip(bound) {
@@ -388,6 +401,7 @@ impl Options {
             user: self.user.or(base.user),
             group: self.group.or(base.group),
             metrics: self.metrics.or(base.metrics),
+            host_name: if self.host_name.is_empty() { base.host_name } else { self.host_name },
             process: self.process.over(base.process),
         }
     }

@@ -16,10 +16,14 @@ use crate::programs::service::add_metrics;
 use crate::server::page::{Made, PageServer};
 
 /// The server of `/metrics` and `/healthz`, which is unavailable once `stop` is asked for.
-pub(super) fn pages(services: &Arc<Vec<Running>>, stop: &Stop) -> PageServer {
+///
+/// It may be called by these names.
+pub(super) fn pages(services: &Arc<Vec<Running>>, stop: &Stop, names: Vec<String>) -> PageServer {
     let metrics = metrics_page(Arc::clone(services));
     let health = health_page(Arc::clone(services), stop.clone());
-    PageServer::default().with("/metrics", CONTENT_TYPE, metrics).with("/healthz", "text/plain; charset=utf-8", health)
+    PageServer::new("poetryd", names)
+        .with("/metrics", "what every service has done, for monitoring systems", CONTENT_TYPE, metrics)
+        .with("/healthz", "whether every service does its work", "text/plain; charset=utf-8", health)
 }
 
 /// For an answer to the question whether a service is alive.

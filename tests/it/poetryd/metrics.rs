@@ -13,9 +13,14 @@ use regex_lite::Regex;
 use super::{Place, ask, poem, poetryd, status, tasks, text};
 use crate::harness::{Server, Service, eventually, fetch, reset};
 
+/// The answer to a request on a connection of its own.
+fn page(address: SocketAddr, request: &str) -> String {
+    ask(address, &format!("{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
 /// The samples of a page of metrics, which is in the Prometheus text format, version 0.0.4.
 fn samples(address: SocketAddr) -> BTreeMap<String, u64> {
-    let reply = ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let reply = page(address, "GET /metrics");
     let (head, page) = reply.split_once("\r\n\r\n").expect("a head");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
@@ -154,28 +159,72 @@ fn metrics_are_what_has_happened() {
     assert_eq!(found, expected);
 }
 
+/// A request for the metrics with these fields, and what could be a body.
+fn framed(fields: &str) -> String {
+    format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+}
+
+#[test]
+fn an_idle_connection_to_a_page_does_not_hold_up_a_stop_and_a_name_is_ours_if_it_is_said() {
+    let options = ["--metrics", "0", "--host-name", "poems.example", "transformedpoetry"];
+    let service = Service::start_several(&mut poetryd(&options), 2);
+    let metrics = service.addresses[1];
+    let named =
+        |name: &str| ask(metrics, &format!("GET /healthz HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"));
+    assert!(named("poems.example:80").starts_with("HTTP/1.1 200 "));
+    assert!(named("other.example").ends_with("call it by localhost, an IP address, or a --host-name\n"));
+    let mut idle = TcpStream::connect(metrics).expect("a server");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    let mut reply = [0; 1000];
+    let read = crate::harness::read_some(&idle, &mut reply).expect("a reply");
+    assert!(reply[..read].ends_with(b"ok\n"));
+    let stop = Instant::now();
+    assert_eq!(service.stop().code(), 0);
+    assert!(stop.elapsed() < Duration::from_secs(2), "{:?}", stop.elapsed());
+    assert_eq!(crate::harness::read_some(&idle, &mut reply), Ok(0), "the end of the stream");
+}
+
 #[test]
 fn whoever_asks_for_metrics_in_another_way_disturbs_nobody() {
     let service = Service::start_several(&mut poetryd(&["--metrics", "0", "transformedpoetry"]), 2);
     let metrics = service.addresses[1];
     // They stay all the time.
     let silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(metrics).expect("a server")).collect();
-    let head = ask(metrics, "HEAD /metrics HTTP/1.1\r\n\r\n");
+    let head = page(metrics, "HEAD /metrics");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     for (request, start) in [
-        ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 "),
-        ("GET /metrics/x HTTP/1.0\r\n\r\n", "HTTP/1.1 404 "),
-        ("POST /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 405 "),
+        ("GET /metrics/x HTTP/1.0\r\n\r\n", "HTTP/1.0 404 "),
+        ("GET /metrics HTTP/1.0\n\n", "HTTP/1.0 200 "),
+        ("GET /metrics HTTP/1.1\nHost: localhost\nConnection: close\n\n", "HTTP/1.1 200 "),
+        ("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405 "),
+        ("GET /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET /metrics HTTP/2\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", "HTTP/1.1 403 "),
         ("9:shout.abc,\r\n\r\n", "HTTP/1.1 400 "),
         ("\0\u{7f}\n\n", "HTTP/1.1 400 "),
-        (&"x".repeat(8 * 1024), "HTTP/1.1 400 "),
+        (&"GET /metrics HTTP/1.1\r\nA: b\r\n".replace("A: b\r\n", &"A: b\r\n".repeat(101)), "HTTP/1.1 431 "),
+        // What two programs could read in two ways.
+        (&framed("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"), "HTTP/1.1 400 "),
+        (&framed("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), "HTTP/1.1 400 "),
+        (&framed("Content-Length: 3\r\nContent-Length: 5\r\n"), "HTTP/1.1 400 "),
+        (&framed("A: b\rc\r\n"), "HTTP/1.1 400 "),
+        (&framed("A: b\r\n folded\r\n"), "HTTP/1.1 400 "),
+        (&framed("A : b\r\n"), "HTTP/1.1 400 "),
     ] {
-        assert!(ask(metrics, request).starts_with(start), "{request}");
+        let reply = ask(metrics, request);
+        assert!(reply.starts_with(start) && reply.matches("HTTP/1.").count() == 1, "{request}: {reply}");
     }
+    let index = page(metrics, "GET /");
+    assert!(index.contains("<a href=\"/metrics\">") && index.contains("<a href=\"/healthz\">"), "{index}");
+    // A connection is kept, and its requests are answered in order.
+    let two = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n{}", framed("Connection: close\r\n"));
+    let replies = ask(metrics, &two);
+    assert_eq!(replies.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{replies}");
     let mut half = TcpStream::connect(metrics).expect("a server");
     half.write_all(b"GET /metr").expect("sent");
     reset(half);
-    assert_eq!(samples(metrics)["poetry_scrapes_total"], 2);
+    // HEAD, two forms of GET, and the second one of two.
+    assert_eq!(samples(metrics)["poetry_scrapes_total"], 5);
     assert_eq!(ask(service.address, "9:shout.abc,"), "3:ABC,");
     drop(silent);
     assert_eq!(service.stop().code(), 0);
@@ -190,20 +239,21 @@ fn health_is_asked_for_and_at_a_stop_it_is_over_while_clients_are_served() {
     // The watchdog asks, too.
     command.env("NOTIFY_SOCKET", "/nowhere").env("WATCHDOG_USEC", "1000").env_remove("WATCHDOG_PID");
     let service = Service::start_several(command.arg("-q"), 2);
-    let page = service.addresses[1];
-    let head =
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\n";
+    let address = service.addresses[1];
     for _ in 0..20 {
-        assert_eq!(ask(page, "GET /healthz HTTP/1.1\r\n\r\n"), format!("{head}ok\n"));
+        let reply = page(address, "GET /healthz");
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.ends_with("\r\n\r\nok\n"), "{reply}");
+        assert!(reply.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{reply}");
     }
-    assert_eq!(ask(page, "HEAD /healthz HTTP/1.1\r\n\r\n"), head);
-    let other = ask(page, "GET /health HTTP/1.1\r\n\r\n");
+    let head = page(address, "HEAD /healthz");
+    assert!(head.contains("\r\nContent-Length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    let other = page(address, "GET /health");
     assert!(other.starts_with("HTTP/1.1 404 ") && other.contains("/metrics") && other.contains("/healthz"), "{other}");
     let mut client = service.connect();
     client.read_exact(&mut [0]).expect("it is served");
     service.signal(Signal::SIGTERM);
-    eventually("a stop", || ask(page, "GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
-    assert!(ask(page, "GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nstopping\n"));
+    eventually("a stop", || page(address, "GET /healthz").starts_with("HTTP/1.1 503 "));
+    assert!(page(address, "GET /healthz").ends_with("\r\n\r\nstopping\n"));
     service.signal(Signal::SIGTERM);
     assert_eq!(service.finish().code(), 0);
 }

@@ -89,8 +89,7 @@ fn page(command: &Command, names: &[String]) -> String {
     let (remarks, sections) = remarks_and_sections(&after);
 
     let mut page = Roff::new();
-    let source = concat!("poetry-suite ", env!("CARGO_PKG_VERSION"));
-    page.control("TH", [&name.to_uppercase(), "1", "\"\"", source, "The poetry suite"]);
+    page.control("TH", [&name.to_uppercase(), "1", "\"\"", &source(command), "The poetry suite"]);
     // Names and options stay whole.
     page.control("nh", []).control("ad", ["l"]);
     page.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
@@ -119,11 +118,16 @@ fn page(command: &Command, names: &[String]) -> String {
     page.render()
 }
 
+/// What a page belongs to, for its bottom.
+fn source(command: &Command) -> String {
+    format!("poetry-suite {}", command.get_version().unwrap_or_default())
+}
+
 /// The page of the suite as a whole.
 fn overview(commands: &[Command]) -> String {
     let mut page = Roff::new();
-    let source = concat!("poetry-suite ", env!("CARGO_PKG_VERSION"));
-    page.control("TH", ["POETRY-SUITE", "7", "\"\"", source, "The poetry suite"]);
+    let source = commands.first().map(source).unwrap_or_default();
+    page.control("TH", ["POETRY-SUITE", "7", "\"\"", &source, "The poetry suite"]);
     page.control("nh", []).control("ad", ["l"]);
     page.control("SH", ["NAME"])
         .text([roman("poetry-suite - what waiting costs: servers of slow poems, and clients that wait")]);
@@ -174,8 +178,8 @@ Port 0 is any free one.
 Exit status:
   0    all is well
   1    something failed
-  2    the command line or a file makes no sense
-  130  interrupted by Ctrl-C
+  2    the command line makes no sense, or a file that was read
+  130  interrupted by Ctrl-C; but a server that is stopped ends with 0
 ";
 
 /// What `--help` has after `Usage:`, the name in bold.

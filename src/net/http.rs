@@ -1,0 +1,174 @@
+//! HTTP/1.1 on the engine's connections, by way of hyper: for pages and whatever else is made anew for each request.
+//!
+//! The engine accepts, counts, stops and closes; hyper reads heads and writes replies. (Where a poem is sent byte for byte
+//! as planned, or a client wants to see how it is done, it is our own [`crate::proto::http`].)
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body, Incoming};
+use hyper::rt::{self, ReadBufCursor};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::connection::Connection;
+use super::counts::Counts;
+use crate::pace::Ending;
+
+/// The time for a head, from when the connection waits for one.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The longest head, in bytes.
+const HEAD: usize = 64 << 10;
+/// The most fields in a head.
+const FIELDS: usize = 100;
+
+/// Answers the requests of a connection, one after another, until its peer or the server wants no more. A reply under way
+/// is finished when the server is asked to stop.
+///
+/// # Errors
+/// The connection broke, or its peer took nothing for the server's write timeout.
+pub(crate) async fn serve<F, B>(
+    connection: &mut Connection,
+    answer: impl Fn(Request<Incoming>) -> F,
+) -> io::Result<Ending>
+where
+    F: Future<Output = Response<B>>,
+    B: Body<Data: Send, Error = Infallible> + 'static,
+{
+    let under_way = AtomicU64::new(0);
+    let result = {
+        let (answer, under_way) = (&answer, &under_way);
+        let service = service_fn(move |request| async move {
+            under_way.fetch_add(1, Relaxed);
+            let response = answer(request).await;
+            under_way.fetch_sub(1, Relaxed);
+            Ok::<_, Infallible>(response)
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(Timer).header_read_timeout(HEAD_TIME).max_buf_size(HEAD).max_headers(FIELDS).half_close(true);
+        // As people write them.
+        builder.title_case_headers(true);
+        let mut served = pin!(builder.serve_connection(Wire::new(connection), service));
+        tokio::select! {
+            biased;
+            result = &mut served => result,
+            () = connection.closing() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        }
+    };
+    match result {
+        Ok(()) => {
+            if connection.is_closing() && under_way.load(Relaxed) == 0 {
+                connection.set_idle();
+            }
+            Ok(Ending::Fin)
+        }
+        // What was no request has been told so; and nobody waits for a reply to half a head.
+        Err(error) if error.is_parse() || error.is_timeout() || error.is_incomplete_message() => Ok(Ending::Fin),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// A connection as hyper sees it. It is not closed here: the engine does that, politely.
+struct Wire<'c> {
+    stream: &'c TcpStream,
+    counts: &'c Counts,
+    write_timeout: Option<Duration>,
+    /// Set while the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'c> Wire<'c> {
+    fn new(connection: &'c Connection) -> Self {
+        Self {
+            stream: connection.stream(),
+            counts: connection.counts(),
+            write_timeout: connection.write_timeout(),
+            stalled: None,
+        }
+    }
+}
+
+impl rt::Read for Wire<'_> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let mut buffer = [0; 4 * 1024];
+        let most = buffer.len().min(into.remaining());
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read(&mut buffer[..most]) {
+                Ok(read) => {
+                    into.put_slice(&buffer[..read]);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl rt::Write for Wire<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if self.stream.poll_write_ready(context)?.is_pending() {
+                let Some(limit) = self.write_timeout else { return Poll::Pending };
+                let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+                ready!(stalled.as_mut().poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            match self.stream.try_write(bytes) {
+                Ok(sent) => {
+                    self.stalled = None;
+                    self.counts.send(sent);
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The runtime's timer, as hyper asks for it.
+#[derive(Debug, Clone, Copy)]
+struct Timer;
+
+impl rt::Timer for Timer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(Wait(Box::pin(sleep(duration))))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(Wait(Box::pin(tokio::time::sleep_until(deadline.into()))))
+    }
+}
+
+struct Wait(Pin<Box<Sleep>>);
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl rt::Sleep for Wait {}
