@@ -11,16 +11,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::rt::{self, ReadBufCursor};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::Connection;
 use super::counts::Counts;
+use super::stop::Stop;
 use crate::pace::Ending;
 
 /// The time for a head, from when the connection waits for one.
@@ -35,10 +37,7 @@ const FIELDS: usize = 100;
 ///
 /// # Errors
 /// The connection broke, or its peer took nothing for the server's write timeout.
-pub(crate) async fn serve<F, B>(
-    connection: &mut Connection,
-    answer: impl Fn(Request<Incoming>) -> F,
-) -> io::Result<Ending>
+pub async fn serve<F, B>(connection: &mut Connection, answer: impl Fn(Request<Incoming>) -> F) -> io::Result<Ending>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data: Send, Error = Infallible> + 'static,
@@ -76,6 +75,35 @@ where
         // What was no request has been told so; and nobody waits for a reply to half a head.
         Err(error) if error.is_parse() || error.is_timeout() || error.is_incomplete_message() => Ok(Ending::Fin),
         Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// A body that goes on for ever, until the server is asked to stop: then it ends as it would by itself, with its last
+/// chunk. To anybody who reads it, that is an end and no failure.
+pub struct UntilStop<B> {
+    body: B,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<B> UntilStop<B> {
+    /// This body, as long as the server of this stop goes on.
+    pub fn new(body: B, stop: &Stop) -> Self {
+        Self { body, closed: Box::pin(stop.closed()) }
+    }
+}
+
+impl<B: Body + Unpin> Body for UntilStop<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.closed.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => Pin::new(&mut self.body).poll_frame(context),
+        }
     }
 }
 
@@ -172,3 +200,111 @@ impl Future for Wait {
 }
 
 impl rt::Sleep for Wait {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::thread;
+
+    use http_body_util::{BodyExt, Full};
+    use tokio_util::bytes::Bytes;
+
+    use super::*;
+    use crate::net::descriptors::Descriptors;
+    use crate::net::{Door, Handler, ServerLimits, Stoppable, prepare};
+
+    /// Nothing here takes so long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Says `tick`, and then nothing any more.
+    struct Ticks(bool);
+
+    impl Body for Ticks {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match std::mem::replace(&mut self.0, true) {
+                false => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"tick"))))),
+                true => Poll::Pending,
+            }
+        }
+    }
+
+    struct Server;
+
+    impl Handler for Server {
+        const EOF_ENDS_MESSAGE: bool = false;
+
+        async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
+            let stop = connection.stop();
+            let answer = |request: Request<Incoming>| {
+                let body = match request.uri().path() {
+                    "/ticks" => UntilStop::new(Ticks(false), &stop).boxed_unsync(),
+                    _ => Full::new(Bytes::from(vec![b'x'; 64 << 20])).boxed_unsync(),
+                };
+                async move { Response::new(body) }
+            };
+            super::serve(connection, answer).await
+        }
+    }
+
+    /// Asks a server for this path, and does something with the connection and the stop; returns how many connections
+    /// were lost.
+    fn with_server(path: &str, write_timeout: Option<Duration>, then: impl FnOnce(std::net::TcpStream, &Stop)) -> u64 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let door = Door { name: "pages", listeners: vec![listener], listen_later: None };
+        let descriptors = Descriptors::default();
+        let limits = ServerLimits { max_clients: 9, descriptors, write_timeout, grace: PATIENCE };
+        let prepared = prepare(vec![door], &Arc::new(Server), &limits).expect("a worker");
+        let (counts, stop) = (Arc::clone(prepared.counts()), Stop::default());
+        thread::scope(|scope| {
+            scope.spawn(|| prepared.run(&stop).expect("it goes on"));
+            let mut client = std::net::TcpStream::connect(address).expect("a server");
+            client.set_read_timeout(Some(PATIENCE)).expect("set");
+            write!(client, "GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").expect("sent");
+            then(client, &stop);
+            stop.close();
+        });
+        counts.lost()
+    }
+
+    #[test]
+    fn at_a_stop_an_endless_body_ends_with_its_last_chunk() {
+        let lost = with_server("/ticks", None, |mut client, stop| {
+            let mut text = String::new();
+            while !text.ends_with("\r\n4\r\ntick\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).expect("a byte");
+                text.push(byte[0].into());
+            }
+            stop.close();
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).expect("an end");
+            assert_eq!(rest, "0\r\n\r\n");
+        });
+        assert_eq!(lost, 0);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_dropped() {
+        let lost = with_server("/much", Some(Duration::from_millis(100)), |mut client, _| {
+            // What was on its way is thrown away by the reset, or is not.
+            let mut buffer = vec![0; 1 << 20];
+            let start = Instant::now();
+            thread::park_timeout(Duration::from_millis(300));
+            let error = loop {
+                match client.read(&mut buffer) {
+                    Ok(0) => panic!("an end after {:?}", start.elapsed()),
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        });
+        assert_eq!(lost, 1);
+    }
+}

@@ -40,7 +40,7 @@ pub mod descriptors;
 pub mod dial;
 mod engine;
 mod handler;
-pub(crate) mod http;
+pub mod http;
 mod linger;
 pub mod pulse;
 mod queue;

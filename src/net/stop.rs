@@ -1,6 +1,6 @@
 //! Stopping a server from another thread, and asking until then whether it is alive.
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned};
 
 use super::pulse::Pulse;
 
@@ -54,6 +54,11 @@ impl Stop {
     /// Waits for [`close`](Self::close).
     pub fn closing(&self) -> WaitForCancellationFuture<'_> {
         self.closing.cancelled()
+    }
+
+    /// Waits for [`close`](Self::close), wherever it is taken.
+    pub fn closed(&self) -> WaitForCancellationFutureOwned {
+        self.closing.clone().cancelled_owned()
     }
 
     /// Waits for [`abort`](Self::abort).

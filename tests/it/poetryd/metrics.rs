@@ -297,3 +297,25 @@ fn idle_it_is_small_and_asleep() {
     let own: u64 = status(&process, "RssAnon")[0].parse().expect("kB");
     assert!(own < 3000, "{own} kB");
 }
+
+#[test]
+fn a_head_of_a_request_for_a_page_has_ten_seconds() {
+    let service = Service::start_several(&mut poetryd(&["--metrics", "0", "transformedpoetry"]), 2);
+    let (mut trickle, start) = (TcpStream::connect(service.addresses[1]).expect("a server"), Instant::now());
+    trickle.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+    trickle.write_all(b"GET /").expect("sent");
+    let mut byte = [0];
+    while start.elapsed() < crate::harness::PATIENCE {
+        match trickle.read(&mut byte) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            ended => {
+                // A polite end, or a reset because of the bytes that came after it.
+                assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+                assert!(start.elapsed() >= Duration::from_secs(9), "{:?}", start.elapsed());
+                return;
+            }
+        }
+        let _ = trickle.write_all(b"a");
+    }
+    panic!("it goes on");
+}
