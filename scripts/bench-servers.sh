@@ -7,20 +7,21 @@ usage() {
     cat <<'TXT'
 Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 
-Sections: small large stalled tarpit transform proxy [default: all]
+Sections: small large stalled tarpit transform proxy http [default: all]
   small      fetches of a poem of 653 bytes, 1 to 4,000 clients at once
   large      poems of 20 MB and 200 MB, 1 and 8 clients
   stalled    10,000 clients that never read, and 8 others that do
   tarpit     10,000 clients that get a byte a second
   transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
   proxy      cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
+  http       the small poem over HTTP, on kept connections, beside one process of nginx, and beside the bare poem
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
   --time DURATION  length of one measurement [default: 2s]
 
 bare_epoll is the kernel's limit: one epoll loop a processor; accept, write, close. bare_transform is the same for
 requests. thread_per_client is the standard library's way. nginx, socat and endlessh are measured where they are
-installed (Debian: apt-get install nginx-light libnginx-mod-stream socat endlessh).
+installed (Debian: apt-get install nginx-light libnginx-mod-stream socat endlessh). wrk asks over HTTP.
 TXT
 }
 
@@ -30,11 +31,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --time) time=${2:?--time needs a duration} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        small | large | stalled | tarpit | transform | proxy) sections+=("$1") && shift ;;
+        small | large | stalled | tarpit | transform | proxy | http) sections+=("$1") && shift ;;
         *) echo "bench-servers.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy)
+[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy http)
 
 cd "$(dirname "$0")/.."
 cargo build --release --quiet --workspace --bins
@@ -300,6 +301,66 @@ proxy() {
     row cold poetry-proxy fetches p50 max peak_kb errors
     printf '\n'
     sed -n 's/.*Totals/Totals/p' "$work/log"
+    stop_all
+}
+
+cpu_of() { # cpu_of PID: seconds of processor time so far, of all its threads: proc_pid_stat(5)
+    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); split($0, f, " "); print (f[12] + f[13]) / ticks }' "/proc/$1/stat"
+}
+
+# ask_over_http TITLE CLIENTS PATH NAME...: rounds of all these with wrk, interleaved; the results lie in $work/TITLE.NAME
+ask_over_http() {
+    local title=$1 clients=$2 path=$3 round name before
+    shift 3
+    for ((round = 0; round < rounds; round++)); do
+        for name in "$@"; do
+            [ -n "${pid[$name]:-}" ] || continue
+            before=$(cpu_of "${pid[$name]}")
+            wrk -t1 -c "$clients" -d "$(awk -v t="${time%ms}" -v all="$time" 'BEGIN { print all ~ /ms$/ ? 1 : t + 0 }')s" --latency \
+                "http://127.0.0.1:${port[$name]}$path" >"$work/wrk"
+            awk -v cpu="$(cpu_of "${pid[$name]}")" -v before="$before" '
+                / requests in / { requests = $1 }
+                /^Requests\/sec:/ { rate = $2 }
+                / 99%/ { p99 = $2 }
+                /Non-2xx/ { errors += $NF }
+                /Socket errors:/ { gsub(",", ""); errors += $4 + $6 + $8 + $10 }
+                END { printf "rate=%.0f p99=%s cpu_per_100k=%.2f errors=%d\n", rate, p99, (cpu - before) / requests * 100000, errors }
+            ' "$work/wrk" >>"$work/$title.$name"
+        done
+    done
+}
+
+http() {
+    local poem=poetry/science.txt clients name names=(over_http directory nginx)
+    if ! have wrk; then
+        echo "Not installed, and left out: wrk (Debian: apt-get install wrk)" >&2
+        return
+    fi
+    ours over_http fastpoetry -q --http "$poem"
+    ours directory fastpoetry -q --http poetry
+    ours fastpoetry fastpoetry -q "$poem"
+    if command -v nginx >/dev/null; then
+        local at
+        at=$(free_port)
+        cat >"$work/nginx.conf" <<TXT
+daemon off; master_process off; pid $work/nginx.pid; error_log stderr crit;
+events { worker_connections 10000; }
+http { access_log off; sendfile on; keepalive_requests 1000000000;
+    server { listen 127.0.0.1:$at backlog=4096; root $PWD/poetry; } }
+TXT
+        theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
+    fi
+    printf '\n### Small poem over HTTP, on kept connections (nginx: one process)\n'
+    for clients in 1 64 1000; do
+        ask_over_http "http-$clients" "$clients" /science.txt "${names[@]}"
+        measure "http-$clients" "$poem" "--clients $clients" fastpoetry
+        printf '\n%s clients; fastpoetry is the bare poem, with a connection each:\n\n' "$clients"
+        echo '| server | requests/s | p99 | CPU s / 100k | lost |'
+        echo '|---|---|---|---|---|'
+        for name in "${names[@]}" fastpoetry; do
+            row "http-$clients" "$name" rate p99 cpu_per_100k errors
+        done
+    done
     stop_all
 }
 

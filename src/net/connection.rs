@@ -60,13 +60,15 @@ impl fmt::Display for Peer {
 /// or two.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
+/// Room for a first read, of which most bring a short request.
+const FIRST_READ: usize = 1024;
+
 /// Which of a server's doors a connection came through.
 pub(super) type DoorIndex = u16;
 
 /// A connection that has a task: its socket is registered with the worker's runtime.
 ///
-/// Libraries that bring their own reads and writes (hyper) borrow the socket with [`stream_mut`](Self::stream_mut); the
-/// engine keeps it, and closes it when the handler has returned.
+/// The engine keeps the socket, and closes it when the handler has returned. hyper borrows it: [`serve`](super::http::serve).
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -108,11 +110,6 @@ impl Connection {
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
-    }
-
-    /// The socket, for a library that reads and writes itself. Bytes that it sends are not counted.
-    pub fn stream_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
     }
 
     /// Waits until the server is asked to stop.
@@ -213,7 +210,14 @@ impl Connection {
                 Some(limit) => timeout(limit, readable).await??,
                 None => readable.await?,
             }
-            match self.stream.try_read_buf(buffer) {
+            let read = if buffer.capacity() > buffer.len() {
+                self.stream.try_read_buf(buffer)
+            } else {
+                // No room is kept for a peer that may be silent for long.
+                let mut first = [0; FIRST_READ];
+                self.stream.try_read(&mut first).inspect(|&read| buffer.extend_from_slice(&first[..read]))
+            };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }

@@ -23,9 +23,6 @@ use crate::units::micros;
 /// A connection on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What a read asks for within a head, of which most are short.
-const READ: usize = 512;
-
 thread_local! {
     /// For the first read of each connection.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SERVER_HEAD]);
@@ -46,7 +43,8 @@ pub struct Exchange {
     arrived: BytesMut,
     /// When the first bytes of a head that is not whole yet have arrived.
     begun: Option<Instant>,
-    reply: Option<Reply>,
+    /// Boxed: few of all connections are given something just now.
+    reply: Option<Box<Reply>>,
 }
 
 /// A reply under way.
@@ -77,7 +75,7 @@ impl HttpServer {
     }
 
     /// The reply to the next request, if all of its head has arrived.
-    fn reply(&self, peer: Peer, exchange: &mut Exchange, is_stopping: bool, socket: impl AsFd) -> Option<Reply> {
+    fn reply(&self, peer: Peer, exchange: &mut Exchange, is_stopping: bool, socket: impl AsFd) -> Option<Box<Reply>> {
         let mut room = Room::default();
         let (answer, len) = match request(&exchange.arrived, &mut room) {
             Ok(None) => return None,
@@ -98,19 +96,19 @@ impl HttpServer {
         Some(self.begin(peer, answer, socket))
     }
 
-    fn begin(&self, peer: Peer, answer: Answer, socket: impl AsFd) -> Reply {
+    fn begin(&self, peer: Peer, answer: Answer, socket: impl AsFd) -> Box<Reply> {
         let Answer { body, is_last, is_planned, .. } = answer;
         let now = Instant::now();
         let transfer = match is_planned {
             true => self.fault_plan.begin(&peer, body, now, socket),
             false => Transfer::unplanned(body, now),
         };
-        Reply { transfer, is_last, is_planned }
+        Box::new(Reply { transfer, is_last, is_planned })
     }
 
     /// Ends a reply as planned. Returns how the connection is to end, if it is to.
-    fn end(&self, peer: Peer, mut reply: Reply, how: Ending) -> Option<Ending> {
-        let Reply { transfer, is_last, is_planned } = &mut reply;
+    fn end(&self, peer: Peer, reply: &mut Reply, how: Ending) -> Option<Ending> {
+        let Reply { transfer, is_last, is_planned } = reply;
         let now = Instant::now();
         if *is_planned {
             self.fault_plan.end(transfer, how, now);
@@ -137,7 +135,7 @@ impl HttpServer {
                     exchange.reply = Some(reply);
                     return Ok(Progress::Blocked(exchange));
                 }
-                Ok(self.end(peer, reply, how).map_or(Progress::Blocked(exchange), Progress::End))
+                Ok(self.end(peer, &mut reply, how).map_or(Progress::Blocked(exchange), Progress::End))
             }
             Ok(Halt::Later(due)) => {
                 exchange.reply = Some(reply);
@@ -154,17 +152,39 @@ impl HttpServer {
         }
     }
 
+    /// Gives a reply, and returns how the connection is to end, if it is to.
+    async fn give_reply(&self, connection: &Connection, mut reply: Box<Reply>) -> io::Result<Option<Ending>> {
+        let peer = connection.peer();
+        match give(connection, &mut reply.transfer).await {
+            Ok(Ending::Fin) if self.never_read => {
+                self.end(peer, &mut reply, Ending::Fin);
+                connection.shut_down_and_ignore().await;
+                Ok(Some(Ending::Rst))
+            }
+            Ok(how) => Ok(self.end(peer, &mut reply, how)),
+            Err(error) => {
+                match error.kind() {
+                    // Given up: it is the server that resets the connection.
+                    io::ErrorKind::TimedOut => reply.transfer.give_up(Instant::now()),
+                    _ => reply.transfer.lose(&error, Instant::now()),
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// The next reply; `None` if no more requests come, or the server is asked to stop before one does.
-    async fn next_reply(&self, connection: &mut Connection, exchange: &mut Exchange) -> io::Result<Option<Reply>> {
+    async fn next_reply(&self, connection: &mut Connection, exchange: &mut Exchange) -> io::Result<Option<Box<Reply>>> {
         loop {
             let (peer, is_stopping) = (connection.peer(), connection.is_closing());
             if let Some(reply) = self.reply(peer, exchange, is_stopping, connection.stream().as_fd()) {
                 return Ok(Some(reply));
             }
+            // What a client that may take its time has said takes no more room than it needs.
+            exchange.arrived = BytesMut::from(&exchange.arrived[..]);
             let read = if exchange.arrived.is_empty() {
-                // Nothing is kept for a client that may be silent for long.
-                exchange.arrived = BytesMut::new();
-                match connection.read_request(&mut exchange.arrived, Some(IDLE)).await {
+                // Boxed: a head that trickles must not cost as much as an idle connection.
+                match Box::pin(connection.read_request(&mut exchange.arrived, Some(IDLE))).await {
                     Ok(None) => return Ok(None),
                     Ok(Some(read)) => Ok(read),
                     // Nobody waits for anything.
@@ -174,7 +194,6 @@ impl HttpServer {
             } else {
                 let begun = *exchange.begun.get_or_insert_with(Instant::now);
                 let left = HEAD_TIME.saturating_sub(begun.elapsed());
-                exchange.arrived.reserve(READ);
                 let read = match left.is_zero() {
                     true => Err(io::ErrorKind::TimedOut.into()),
                     false => connection.read_some(&mut exchange.arrived, Some(left)).await,
@@ -222,28 +241,11 @@ impl FastPath for HttpServer {
     }
 
     async fn finish(&self, connection: &mut Connection, mut exchange: Self::State) -> io::Result<Ending> {
-        let peer = connection.peer();
         loop {
-            if let Some(mut reply) = exchange.reply.take() {
-                match give(connection, &mut reply.transfer).await {
-                    Ok(how) => {
-                        let is_ignored = self.never_read && how == Ending::Fin;
-                        if let Some(how) = self.end(peer, reply, how).filter(|_| !is_ignored) {
-                            return Ok(how);
-                        }
-                        if is_ignored {
-                            connection.shut_down_and_ignore().await;
-                            return Ok(Ending::Rst);
-                        }
-                    }
-                    Err(error) => {
-                        match error.kind() {
-                            // Given up: it is the server that resets the connection.
-                            io::ErrorKind::TimedOut => reply.transfer.give_up(Instant::now()),
-                            _ => reply.transfer.lose(&error, Instant::now()),
-                        }
-                        return Err(error);
-                    }
+            if let Some(reply) = exchange.reply.take() {
+                // Boxed: most connections are not given anything just now.
+                if let Some(how) = Box::pin(self.give_reply(connection, reply)).await? {
+                    return Ok(how);
                 }
                 // A client that has asked for much at once must not keep others waiting.
                 consume_budget().await;
