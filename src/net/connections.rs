@@ -35,7 +35,7 @@ pub(super) struct Accepted {
     pub(super) has_read: Cell<bool>,
 }
 
-/// A connection that waits for a moment.
+/// A connection that waits for a moment, or for its peer, at the latest until then.
 pub(super) struct Waiting<S> {
     pub(super) due: Instant,
     pub(super) accepted: Accepted,
@@ -48,19 +48,26 @@ pub(super) struct Connections<H: FastPath> {
     engine: Arc<Engine>,
     tasks: TaskTracker,
     timer: UnboundedSender<Waiting<H::State>>,
+    patient: UnboundedSender<Waiting<H::State>>,
 }
 
 impl<H: FastPath> Clone for Connections<H> {
     fn clone(&self) -> Self {
-        let Self { handler, engine, tasks, timer } = self;
-        Self { handler: Arc::clone(handler), engine: Arc::clone(engine), tasks: tasks.clone(), timer: timer.clone() }
+        let Self { handler, engine, tasks, timer, patient } = self;
+        let (handler, engine) = (Arc::clone(handler), Arc::clone(engine));
+        Self { handler, engine, tasks: tasks.clone(), timer: timer.clone(), patient: patient.clone() }
     }
 }
 
 impl<H: FastPath> Connections<H> {
-    /// None yet. What waits for a moment is sent to `timer`.
-    pub(super) fn new(handler: &Arc<H>, engine: &Arc<Engine>, timer: UnboundedSender<Waiting<H::State>>) -> Self {
-        Self { handler: Arc::clone(handler), engine: Arc::clone(engine), tasks: TaskTracker::new(), timer }
+    /// None yet. What waits for a moment is sent to `timer`, and what waits for its peer to `patient`.
+    pub(super) fn new(
+        handler: &Arc<H>,
+        engine: &Arc<Engine>,
+        timer: UnboundedSender<Waiting<H::State>>,
+        patient: UnboundedSender<Waiting<H::State>>,
+    ) -> Self {
+        Self { handler: Arc::clone(handler), engine: Arc::clone(engine), tasks: TaskTracker::new(), timer, patient }
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -93,17 +100,31 @@ impl<H: FastPath> Connections<H> {
         }
         counts.begin();
         match progress {
-            // `send` fails only during shutdown; dropping the connection then resets it, as intended.
-            Progress::Until(due, state) => drop(self.timer.send(Waiting { due, accepted, state })),
+            Progress::Until(due, state) => self.wait(Waiting { due, accepted, state }),
+            Progress::Readable(due, state) => self.wait_for_peer(Waiting { due, accepted, state }),
             Progress::Blocked(state) => self.spawn(accepted, Left::Rest(state)),
             Progress::End(how) => self.spawn(accepted, Left::Close(how)),
         }
     }
 
-    /// A connection whose time has come. Returns it if there is more to wait for.
+    /// A connection that waits for a moment.
+    pub(super) fn wait(&self, waiting: Waiting<H::State>) {
+        // It fails only during shutdown; dropping the connection then resets it, as intended.
+        let _ = self.timer.send(waiting);
+    }
+
+    /// A connection that waits for its peer.
+    fn wait_for_peer(&self, waiting: Waiting<H::State>) {
+        // As above.
+        let _ = self.patient.send(waiting);
+    }
+
+    /// A connection whose time has come, or whose peer has said something. Returns it if there is another moment to wait
+    /// for.
     pub(super) fn resume(&self, accepted: Accepted, state: H::State) -> Option<Waiting<H::State>> {
         match self.handler.on_timer(&self.unregistered(&accepted), state) {
             Ok(Progress::Until(due, state)) => return Some(Waiting { due, accepted, state }),
+            Ok(Progress::Readable(due, state)) => self.wait_for_peer(Waiting { due, accepted, state }),
             Ok(Progress::Blocked(state)) => self.spawn(accepted, Left::Rest(state)),
             Ok(Progress::End(how)) => self.spawn(accepted, Left::Close(how)),
             Err(error) => {

@@ -22,6 +22,7 @@ use super::counts::Counts;
 use super::descriptors::{Descriptors, Opens};
 use super::handler::FastPath;
 use super::linger::Lingering;
+use super::patient::Patient;
 use super::stop::{Stop, Stoppable};
 use super::timer::Timer;
 
@@ -220,10 +221,11 @@ impl Worker {
                 engine.stop.abort();
                 return Err(error);
             }
-            let (timer, waiting) = unbounded_channel();
-            let connections = Connections::new(handler, engine, timer);
+            let ((timer, for_a_moment), (patient, for_peers)) = (unbounded_channel(), unbounded_channel());
+            let connections = Connections::new(handler, engine, timer, patient);
             let tasks = connections.tasks();
-            tasks.spawn(Timer::new(connections.clone()).run(waiting));
+            tasks.spawn(Timer::new(connections.clone()).run(for_a_moment));
+            tasks.spawn(Patient::new(connections.clone()).run(for_peers));
             let mut lingering = Lingering::default();
             accept(entrances, &connections, &mut lingering).await;
 

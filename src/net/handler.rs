@@ -44,7 +44,8 @@ pub trait Handler: Send + Sync + 'static {
 /// them. The calls for one connection, in this order:
 ///
 /// 1. [`try_serve`](Self::try_serve), once, as soon as it is accepted;
-/// 2. [`on_timer`](Self::on_timer), whenever the time has come that [`Progress::Until`] named;
+/// 2. [`on_timer`](Self::on_timer), whenever the time has come that [`Progress::Until`] named, or the peer has said what
+///    [`Progress::Readable`] waits for;
 /// 3. [`finish`](Self::finish), once, after [`Progress::Blocked`], or when the server stops before that time.
 ///
 /// Every [`Handler`] is one that always says [`Progress::Blocked`].
@@ -73,7 +74,8 @@ pub trait FastPath: Send + Sync + 'static {
     /// The connection broke, or cannot be served: it is reset and counted as lost.
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>>;
 
-    /// Goes on when the time has come that [`Progress::Until`] named, as [`try_serve`](Self::try_serve) does. Neither of
+    /// Goes on when the time has come that [`Progress::Until`] or [`Progress::Readable`] named, or the peer has said
+    /// something, as [`try_serve`](Self::try_serve) does. Neither of
     /// them may panic: that is caught for tasks only.
     ///
     /// # Errors
@@ -106,6 +108,8 @@ pub enum Progress<S> {
     /// To a pause that lasts until then. The connection costs an entry in a heap meanwhile; a reset by its peer is
     /// noticed only by the next send.
     Until(Instant, S),
+    /// To where the peer has to say something, at the latest until then. The connection costs an entry in a set meanwhile.
+    Readable(Instant, S),
 }
 
 impl<H: Handler> FastPath for H {

@@ -21,7 +21,7 @@
 //! | `accept.rs`, `complaint.rs` | the accept loop, and what it says when it fails |
 //! | `connections.rs` | the life of a connection from accept(2) to close(2) |
 //! | [`descriptors`] | how many connections RLIMIT_NOFILE has room for, beside all else |
-//! | `timer.rs`, `linger.rs` | connections that wait without a task: for a moment, or for the peer to close |
+//! | `timer.rs`, `patient.rs`, `linger.rs` | connections that wait without a task: for a moment, for the peer to speak, or to close |
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
@@ -42,6 +42,7 @@ mod engine;
 mod handler;
 pub mod http;
 mod linger;
+mod patient;
 pub mod pulse;
 mod queue;
 mod stays;

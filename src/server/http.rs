@@ -37,8 +37,10 @@ pub struct HttpServer {
 }
 
 /// What has been said on a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exchange {
+    /// When nothing had been asked yet.
+    since: Instant,
     /// Of requests that are not answered yet.
     arrived: BytesMut,
     /// When the first bytes of a head that is not whole yet have arrived.
@@ -55,6 +57,17 @@ struct Reply {
     is_last: bool,
     /// Whether the plan knows of it.
     is_planned: bool,
+}
+
+impl Exchange {
+    fn new() -> Self {
+        Self { since: Instant::now(), arrived: BytesMut::new(), begun: None, reply: None }
+    }
+
+    /// When a request has to be here, or what has come of it is refused.
+    fn due(&self) -> Instant {
+        self.begun.map_or(self.since + IDLE, |begun| begun + HEAD_TIME)
+    }
 }
 
 impl HttpServer {
@@ -121,13 +134,32 @@ impl HttpServer {
         (how != Ending::Fin || *is_last || !transfer.is_whole()).then_some(how)
     }
 
+    /// Reads what has come of a request, and goes on with it.
+    fn hear(&self, socket: &Unregistered<'_>, mut exchange: Box<Exchange>) -> io::Result<Progress<Box<Exchange>>> {
+        let heard = BUFFER.with_borrow_mut(|buffer| {
+            socket.read(buffer).inspect(|&read| exchange.arrived.extend_from_slice(&buffer[..read]))
+        });
+        match heard {
+            Ok(0) => Ok(Progress::End(Ending::Fin)),
+            Ok(_) => self.go_on(socket, exchange),
+            Err(error) if !is_for_later(&error) => Err(error),
+            Err(_) if Instant::now() < exchange.due() => Ok(Progress::Readable(exchange.due(), exchange)),
+            // Nobody waits for anything.
+            Err(_) if exchange.arrived.is_empty() => Ok(Progress::End(Ending::Fin)),
+            Err(_) => {
+                exchange.reply = Some(self.begin(socket.peer(), Origin::time_out(), socket.as_fd()));
+                self.go_on(socket, exchange)
+            }
+        }
+    }
+
     /// Goes on with what can be done without waiting.
     fn go_on(&self, socket: &Unregistered<'_>, mut exchange: Box<Exchange>) -> io::Result<Progress<Box<Exchange>>> {
         let peer = socket.peer();
         let Some(mut reply) = exchange.reply.take().or_else(|| self.reply(peer, &mut exchange, false, socket.as_fd()))
         else {
             exchange.begun.get_or_insert_with(Instant::now);
-            return Ok(Progress::Blocked(exchange));
+            return Ok(Progress::Readable(exchange.due(), exchange));
         };
         match advance(socket, &mut reply.transfer, Instant::now()) {
             Ok(Halt::End(how)) => {
@@ -224,20 +256,11 @@ impl FastPath for HttpServer {
 
     /// A request that comes with the connection is answered at once.
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {
-        let mut exchange = Box::<Exchange>::default();
-        let heard = BUFFER.with_borrow_mut(|buffer| {
-            socket.read(buffer).inspect(|&read| exchange.arrived.extend_from_slice(&buffer[..read]))
-        });
-        match heard {
-            Ok(0) => Ok(Progress::End(Ending::Fin)),
-            Ok(_) => self.go_on(socket, exchange),
-            Err(error) if is_for_later(&error) => Ok(Progress::Blocked(exchange)),
-            Err(error) => Err(error),
-        }
+        self.hear(socket, Box::new(Exchange::new()))
     }
 
     fn on_timer(&self, socket: &Unregistered<'_>, exchange: Self::State) -> io::Result<Progress<Self::State>> {
-        self.go_on(socket, exchange)
+        if exchange.reply.is_some() { self.go_on(socket, exchange) } else { self.hear(socket, exchange) }
     }
 
     async fn finish(&self, connection: &mut Connection, mut exchange: Self::State) -> io::Result<Ending> {

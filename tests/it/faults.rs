@@ -280,7 +280,10 @@ fn a_recording_names_the_client_and_every_end() {
             }
             eventually("the client is named", || fs::read_to_string(&path).expect("a recording").contains(&address));
         }
-        eventually("all have ended", || recorded(&path).get(&5).is_some_and(|(_, end)| !end.is_empty()));
+        eventually("all have ended", || {
+            let connections = recorded(&path);
+            connections.len() == 5 && connections.values().all(|(_, end)| !end.is_empty())
+        });
         let ends: Vec<String> = recorded(&path).into_values().map(|(_, end)| end).collect();
         assert_eq!(ends, ["rst", "fin", "hang", "rst", "gone"], "{server}");
     }
