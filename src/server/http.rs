@@ -14,6 +14,7 @@ use super::fault_plan::{FaultPlan, Transfer};
 use super::origin::{Answer, HEAD_TIME, Origin};
 use super::sending::{Halt, advance, give};
 use crate::errors::is_for_later;
+use crate::net::descriptors::Opens;
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered};
 use crate::pace::Ending;
 use crate::proto::http::SERVER_HEAD;
@@ -247,6 +248,9 @@ impl HttpServer {
 impl FastPath for HttpServer {
     /// With a length or chunks, half a reply is known to be half. Without them it is not, and then a reset has to tell.
     const EOF_ENDS_MESSAGE: bool = true;
+
+    /// A file of a directory is open as long as it is sent.
+    const OPENS: Opens = Opens { each: 1, beside: 0 };
 
     type State = Box<Exchange>;
 

@@ -1,15 +1,17 @@
 //! Poems over HTTP: requests of all kinds, replies in three framings, and every fault on them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use regex_lite::Regex;
 use serde_json::Value;
 
@@ -516,4 +518,44 @@ fn the_flags_are_pictures_with_names() {
         assert!(data["country"].as_str().is_some_and(|name| !name.is_empty()), "{data}");
         assert_eq!(data["code"], code.to_uppercase());
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_not_called_missing() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("set");
+    let at = |name: &str| place.path().join(name);
+    fs::write(at("open"), "open").expect("written");
+    fs::write(at("shut"), "shut").expect("written");
+    fs::set_permissions(at("shut"), Permissions::from_mode(0o000)).expect("set");
+    let mut command = program("fastpoetry");
+    if Uid::effective().is_root() {
+        // Root may open everything.
+        let mut other = Command::new(path_of("fastpoetry"));
+        if !other.arg("--version").uid(65_534).stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            writeln!(io::stderr(), "skipped: the programs are where only root can run them").expect("told");
+            return;
+        }
+        command.uid(65_534);
+    }
+    let service = Service::start(command.arg("--http").arg(place.path()));
+    assert_eq!(get(&service, "/shut").status(), 403);
+    assert_eq!(get(&service, "/open").body, b"open");
+}
+
+#[test]
+fn without_descriptors_a_file_is_not_missing_either() {
+    let service = Service::start(program("fastpoetry").arg("--http").arg(science().parent().expect("a directory")));
+    // No more of them from now on, for a connection that is there already.
+    let stream = service.connect();
+    let mut reply = [0; 1000];
+    let mut ask = |target: &str| {
+        write!(&stream, "GET {target} HTTP/1.1\r\nHost: here\r\n\r\n").expect("sent");
+        let read = read_some(&stream, &mut reply).expect("a reply");
+        Reply::of(&reply[..read]).status()
+    };
+    assert_eq!(ask("/nothing"), 404);
+    let limited = finish(Command::new("prlimit").args(["--nofile=3:3", "--pid"]).arg(service.pid().to_string()));
+    assert_eq!(limited.code(), 0, "{limited:?}");
+    assert_eq!(ask("/science.txt"), 503);
 }

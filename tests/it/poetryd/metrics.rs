@@ -203,6 +203,7 @@ fn whoever_asks_for_metrics_in_another_way_disturbs_nobody() {
         ("9:shout.abc,\r\n\r\n", "HTTP/1.1 400 "),
         ("\0\u{7f}\n\n", "HTTP/1.1 400 "),
         (&"GET /metrics HTTP/1.1\r\nA: b\r\n".replace("A: b\r\n", &"A: b\r\n".repeat(101)), "HTTP/1.1 431 "),
+        (&framed(&format!("A: {}\r\n", "b".repeat(70_000))), "HTTP/1.1 431 "),
         // What two programs could read in two ways.
         (&framed("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"), "HTTP/1.1 400 "),
         (&framed("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), "HTTP/1.1 400 "),
