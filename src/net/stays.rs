@@ -80,10 +80,13 @@ impl Stays {
 
     /// A peer leaves now, if it has not left before.
     fn leave(&self, number: u64) {
-        let Some(since) = lock(&self.present).remove(&number) else { return };
+        // Held: whoever sees that nobody is there sees how long they stayed.
+        let mut present = lock(&self.present);
+        let Some(since) = present.remove(&number) else { return };
         let stay = since.elapsed().as_nanos().try_into().unwrap_or(u64::MAX);
         self.longest.fetch_max(stay, Relaxed);
         self.gone.fetch_add(1, Relaxed);
+        drop(present);
         self.left.notify_all();
     }
 }
