@@ -544,7 +544,8 @@ fn the_lines_of_the_documentation_do_what_they_say() {
                 continue;
             }
             let finished = run(&line.replace("left < 4s", "left < 1s"));
-            assert!(finished.stderr.contains("--expect 'left < 1s' does not hold: left is 2."), "{line}: {finished:?}");
+            // Two seconds by the client's clock, which began before it was accepted.
+            assert!(finished.stderr.contains("--expect 'left < 1s' does not hold: left is "), "{line}: {finished:?}");
         }
     }
 }
