@@ -22,7 +22,7 @@
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //!
-//! The ground, one noun each: [`address`], [`target`], [`candidates`], [`comparison`], [`poem`], [`metrics`],
+//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`],
 //! [`transforms`], [`units`], [`errors`], `sync`, `pool`, `whole_file`.
 
 pub mod address;
@@ -44,7 +44,6 @@ pub mod race;
 pub mod report;
 pub mod server;
 mod sync;
-pub mod target;
 #[cfg(test)]
 mod test_process;
 pub mod transforms;

@@ -5,63 +5,115 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::fetch::{Fetch, Flow, For, Patience};
+use super::fetch::{Fetch, Flow, For, Next, Patience};
+use super::idle::Idle;
 use super::{Failure, Job, READ_SIZE};
 use crate::candidates::refuse_itself;
+use crate::sync::lock;
+
+/// Connections that are kept, for all threads that have poems.
+pub(super) type Kept = Mutex<Idle<Connection>>;
 
 pub(super) fn run(job: &Arc<Job>) {
-    for index in 0..job.addresses.len() {
-        fetch(job, index);
+    let (kept, mut buffer) = (Kept::default(), vec![0; READ_SIZE]);
+    for index in 0..job.sources.len() {
+        fetch(job, index, &kept, &mut buffer);
     }
 }
 
 /// Fetches one poem, from its first attempt to its end.
-pub(super) fn fetch(job: &Arc<Job>, index: usize) {
+pub(super) fn fetch(job: &Arc<Job>, index: usize, kept: &Kept, buffer: &mut [u8]) {
     // A panic is one poem's bug: the poem has failed by the time the panic gets here, and others go on.
-    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(job, index, Instant::now()))));
+    let _ = catch_unwind(AssertUnwindSafe(|| attempts(Fetch::begin(job, index, Instant::now()), kept, buffer)));
 }
 
-fn attempts(mut fetch: Fetch) {
+fn attempts(mut fetch: Fetch, kept: &Kept, buffer: &mut [u8]) {
     loop {
-        let result = attempt(&mut fetch);
+        let result = attempt(&mut fetch, kept, buffer);
         match fetch.ended(result, Instant::now()) {
-            Some(pause) => thread::sleep(pause),
-            None => return,
+            Next::Retry(pause) => thread::sleep(pause),
+            // Without a scribe, poems are delivered at once.
+            Next::Delivery | Next::Settled => return,
         }
     }
 }
 
-fn attempt(fetch: &mut Fetch) -> Result<(), Failure> {
+fn attempt(fetch: &mut Fetch, kept: &Kept, buffer: &mut [u8]) -> Result<(), Failure> {
     fetch.attempt(Instant::now())?;
     loop {
-        let result = leg(fetch);
+        let result = leg(fetch, kept, buffer);
         if !fetch.leg_ended(result, Instant::now())? {
             return Ok(());
         }
     }
 }
 
-/// One connection, from its beginning to its end.
-fn leg(fetch: &mut Fetch) -> Result<(), Failure> {
-    let stream = connect(fetch)?;
-    fetch.connected(Instant::now());
-    send(fetch, &stream)?;
-    receive(fetch, &stream)
+/// One exchange, on a connection that is new or has been kept.
+fn leg(fetch: &mut Fetch, kept: &Kept, buffer: &mut [u8]) -> Result<(), Failure> {
+    let mut connection = match fetch.takes_kept().and_then(|server| lock(kept).take(server)) {
+        Some(connection) => {
+            fetch.reused(Instant::now());
+            connection
+        }
+        None => {
+            let stream = connect(fetch)?;
+            fetch.connected(Instant::now());
+            Connection { stream, send_limit: None, receive_limit: None }
+        }
+    };
+    send(fetch, &mut connection)?;
+    receive(fetch, &mut connection, buffer)?;
+    if let Some(server) = fetch.keeps() {
+        lock(kept).put(server.clone(), connection);
+    }
+    Ok(())
 }
 
-fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
+/// A connection, and the time limits that its socket has. Not to set them again spares a setsockopt(2) before most calls.
+pub(super) struct Connection {
+    stream: TcpStream,
+    send_limit: Option<Option<Duration>>,
+    receive_limit: Option<Option<Duration>>,
+}
+
+impl Connection {
+    fn send_within(&mut self, limit: Option<Duration>) -> Result<(), Failure> {
+        if self.send_limit != Some(limit) {
+            self.stream.set_write_timeout(limit).map_err(Failure::Broken)?;
+            self.send_limit = Some(limit);
+        }
+        Ok(())
+    }
+
+    fn receive_within(&mut self, limit: Option<Duration>) -> Result<(), Failure> {
+        if self.receive_limit != Some(limit) {
+            self.stream.set_read_timeout(limit).map_err(Failure::Broken)?;
+            self.receive_limit = Some(limit);
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn send(fetch: &mut Fetch, connection: &mut Connection) -> Result<(), Failure> {
     let mut patience = fetch.patience(For::Bytes, Instant::now());
     while let Some(parts) = fetch.unsent() {
-        stream.set_write_timeout(patience.left()?).map_err(Failure::Broken)?;
-        let result = stream.write_vectored(&parts);
+        connection.send_within(patience.left()?)?;
+        let result = connection.stream.write_vectored(&parts);
         fetch.job().counts.add_wakeup();
         match result {
             Ok(n) => {
@@ -76,18 +128,11 @@ fn send(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
     Ok(())
 }
 
-fn receive(fetch: &mut Fetch, mut stream: &TcpStream) -> Result<(), Failure> {
-    let mut buffer = vec![0; READ_SIZE];
-    let mut timeout = None;
+fn receive(fetch: &mut Fetch, connection: &mut Connection, buffer: &mut [u8]) -> Result<(), Failure> {
     let mut patience = fetch.patience(For::Bytes, Instant::now());
     loop {
-        let left = patience.left()?;
-        // Spares a setsockopt(2) before every read but the first, unless the deadline of the whole poem is the sooner.
-        if left != timeout {
-            stream.set_read_timeout(left).map_err(Failure::Broken)?;
-            timeout = left;
-        }
-        let result = stream.read(&mut buffer);
+        connection.receive_within(patience.left()?)?;
+        let result = connection.stream.read(buffer);
         fetch.job().counts.add_read();
         fetch.job().counts.add_wakeup();
         match result {

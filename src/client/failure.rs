@@ -4,6 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use crate::errors::reason;
+use crate::proto::http::INTERIM_REPLIES;
+use crate::proto::http::fields::RetryAfter;
+use crate::proto::http::framing::{Fault, Truncated};
+use crate::proto::http::head::BadResponse;
+use crate::proto::http::target::BadUrl;
 use crate::proto::netstring;
 use crate::report::{Limit, Status};
 use crate::units::count;
@@ -55,7 +60,7 @@ pub enum Failure {
         /// What the system said.
         error: io::Error,
     },
-    /// The transform server closed the connection without a reply, which is its way to say no.
+    /// The server closed the connection without a reply. That is a transform server's way to say no.
     #[error("no reply")]
     NoReply,
     /// The transform server closed the connection in the middle of its reply.
@@ -64,6 +69,66 @@ pub enum Failure {
     /// The reply of the transform server is no netstring, or too long.
     #[error("malformed reply: {0}")]
     Reply(netstring::Error),
+    /// The HTTP server replied with a status that is no poem.
+    #[error("HTTP {code}{}{reason}", if reason.is_empty() { "" } else { " " })]
+    Status {
+        /// The status code.
+        code: u16,
+        /// The reason phrase, which may be empty.
+        reason: String,
+        /// How long the server asks to be left alone.
+        retry_after: Option<RetryAfter>,
+    },
+    /// The HTTP server asks to be left alone for longer than the client waits.
+    #[error("{failure}, and asks to come back in {}, {than}", humantime::format_duration(*.wait))]
+    TooFarOff {
+        /// Its reply.
+        failure: Box<Failure>,
+        /// How long, in whole seconds.
+        wait: Duration,
+        /// Than what it is longer.
+        than: &'static str,
+    },
+    /// The body of an HTTP reply breaks off.
+    #[error("truncated: {0}")]
+    Truncated(Truncated),
+    /// The head of an HTTP reply breaks off.
+    #[error("truncated: the head of the reply breaks off")]
+    HalfHead,
+    /// What comes is no HTTP reply that could be understood.
+    #[error("{bad}{}", hint(*.bad))]
+    Head {
+        /// What is wrong with its head.
+        bad: BadResponse,
+    },
+    /// Nobody can say where the HTTP reply ends.
+    #[error("{0}")]
+    Framing(Fault),
+    /// Interim replies, and no other one.
+    #[error("more than {INTERIM_REPLIES} interim replies")]
+    ManyInterim,
+    /// An HTTP server sends to another place, and that one to another, and so on.
+    #[error("more than {}", count(u64::from(*.0), "redirect"))]
+    TooManyRedirects(u32),
+    /// An HTTP server sends to a place where nothing can be fetched from.
+    #[error("redirected to {to}: {why}")]
+    Redirect {
+        /// The place, in the server's words.
+        to: String,
+        /// What is wrong with it.
+        why: BadUrl,
+    },
+    /// The poem arrived, but not what stands beside it.
+    #[error("{url}: {failure}")]
+    Beside {
+        /// What was asked for.
+        url: String,
+        /// Why it did not arrive.
+        failure: Box<Failure>,
+    },
+    /// The file of the poem has no name: what stands beside the poem does not tell it.
+    #[error("no name for its file: {0}")]
+    NoName(String),
     /// A bug: the program panicked while it fetched this poem.
     #[error("internal error; the other poems are not affected")]
     Bug,
@@ -86,6 +151,9 @@ impl Failure {
             Self::Resolve(_) => Status::Unreachable,
             Self::Connect(error) | Self::Broken(error) => network_status(error),
             Self::ConnectTimeout(_) | Self::IdleTimeout(_) | Self::Timeout(_) => Status::Timeout,
+            Self::Status { code: 404 | 410, .. } => Status::NotFound,
+            Self::Truncated(_) | Self::HalfHead => Status::Truncated,
+            Self::Beside { failure, .. } | Self::TooFarOff { failure, .. } => failure.status(),
             Self::TooLong(_)
             | Self::TooLongToChange(_)
             | Self::Memory
@@ -94,7 +162,23 @@ impl Failure {
             | Self::NoReply
             | Self::HalfReply
             | Self::Reply(_)
+            | Self::Status { .. }
+            | Self::Head { .. }
+            | Self::Framing(_)
+            | Self::ManyInterim
+            | Self::TooManyRedirects(_)
+            | Self::Redirect { .. }
+            | Self::NoName(_)
             | Self::Bug => Status::Error,
+        }
+    }
+
+    /// How long the server asks to be left alone, if it does.
+    pub(super) fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Beside { failure, .. } => failure.retry_after(),
+            _ => None,
         }
     }
 
@@ -114,18 +198,32 @@ impl Failure {
             Self::Resolve(_) | Self::Connect(_) | Self::Broken(_) | Self::ConnectTimeout(_) | Self::IdleTimeout(_) => {
                 true
             }
+            // RFC 9110, section 15, and RFC 6585: too slow, too many, or trouble that may pass.
+            Self::Status { code, .. } => matches!(code, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Truncated(_) | Self::HalfHead | Self::NoReply => true,
+            Self::Beside { failure, .. } => failure.is_retryable(),
             Self::Timeout(_)
             | Self::TooLong(_)
             | Self::TooLongToChange(_)
             | Self::Memory
             | Self::Deliver { .. }
             | Self::Local { .. }
-            | Self::NoReply
             | Self::HalfReply
             | Self::Reply(_)
+            | Self::TooFarOff { .. }
+            | Self::Head { .. }
+            | Self::Framing(_)
+            | Self::ManyInterim
+            | Self::TooManyRedirects(_)
+            | Self::Redirect { .. }
+            | Self::NoName(_)
             | Self::Bug => false,
         }
     }
+}
+
+fn hint(bad: BadResponse) -> &'static str {
+    if bad == BadResponse::NoHttp { " (a poem without it? write HOST:PORT)" } else { "" }
 }
 
 fn network_status(error: &io::Error) -> Status {

@@ -3,9 +3,9 @@
 //! Sans-I/O: nothing here waits, touches a socket, reads a clock or draws a random number of its own. A model asks
 //! how long it may wait, waits in its own way, and tells what came of it, and when.
 //!
-//! An attempt has one leg, to the server of the poem, or a second one, to a transform server. They are alike to a
-//! model: connect to [`address`](Fetch::address), send what is [`unsent`](Fetch::unsent) (to the poem's server,
-//! nothing), and read until it is enough.
+//! An attempt has one leg, to the server of the poem, or several: a poem over HTTP may be elsewhere, and any poem may have to
+//! go to a transform server. They are alike to a model: connect to [`address`](Fetch::address), send what is
+//! [`unsent`](Fetch::unsent) (to a server that speaks first, nothing), and read until it is enough.
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::http::{Download, Heard, Then};
 use super::sink::Delivery;
+use super::source::Source;
 use super::transform::Exchange;
 use super::{Event, Failure, Job};
 use crate::address::Address;
@@ -33,10 +35,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// next. They are called in this order, those with a `*` any number of times:
 ///
 /// ```text
-///   begin ──▶ attempt ──▶ connected ──▶ sent* ──▶ received* ──▶ leg_ended ──▶ ended ──▶ settled
-///                ▲            ▲                                   │             │
+///   begin ──▶ attempt ──▶ connected ──▶ sent* ──▶ received* ──▶ leg_ended ──▶ ended ──▶ delivered*
+///                ▲        or reused                               │             │
+///                │            ▲                                   │             │
 ///                │            ╰──────── true: another leg ────────╯             │
-///                ╰──────────────── Some: another attempt, after this pause ─────╯
+///                ╰───────────── Retry: another attempt, after this pause ───────╯
 /// ```
 ///
 /// Whatever fails goes to the next step that takes a `Result`: a connection that cannot be made, a wait that lasts
@@ -45,8 +48,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// of the stream does.
 ///
 /// **Questions** change nothing, and are asked before each wait: [`address`](Self::address) (whom to connect to),
-/// [`candidates`](Self::candidates) (at which of its addresses first), [`unsent`](Self::unsent) (what to write) and
-/// [`patience`](Self::patience) (how long to wait).
+/// [`takes_kept`](Self::takes_kept) (may it be an old connection), [`candidates`](Self::candidates) (at which of its
+/// addresses first), [`unsent`](Self::unsent) (what to write), [`has_room`](Self::has_room) (may more be read) and
+/// [`patience`](Self::patience) (how long to wait); and [`keeps`](Self::keeps) before `leg_ended` (may the connection be
+/// kept).
 ///
 /// The observers of the job hear of a step within its call. A fetch that is dropped before it is settled has failed
 /// with [`Failure::Bug`], at the last moment that it was told of.
@@ -62,7 +67,9 @@ pub(super) struct Fetch {
     attempts: u32,
     bytes: u64,
     settled: bool,
-    /// The second leg, if the poem is to be transformed.
+    /// The requests for the poem, if it comes over HTTP.
+    download: Option<Box<Download>>,
+    /// The last leg, if the poem is to be transformed.
     exchange: Option<Box<Exchange>>,
     /// The address to which the connection of the latest attempt stood: if there is another attempt, that one failed.
     reached: Option<SocketAddr>,
@@ -82,6 +89,19 @@ pub(super) enum Flow {
 pub(super) enum For {
     Connection,
     Bytes,
+    /// For our own disk.
+    Room,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another one, after this pause.
+    Retry(Duration),
+    /// The poem is whole, and delivered elsewhere: [`Fetch::delivered`] will tell when.
+    Delivery,
+    /// Nothing: it is delivered, or has failed.
+    Settled,
 }
 
 /// The deadline of one wait, and the failure of a wait that lasts longer.
@@ -149,6 +169,7 @@ impl Fetch {
             attempts: 0,
             bytes: 0,
             settled: false,
+            download: None,
             exchange: None,
             reached: None,
             unchanged: None,
@@ -163,6 +184,7 @@ impl Fetch {
         self.attempts += 1;
         self.bytes = 0;
         self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
+        self.download = self.source().url().map(|url| Box::new(Download::new(url, &self.job.http)));
         self.unchanged = None;
         self.observe(now, &Event::Attempt(self.attempts));
         self.job.sink.open(self.index)
@@ -178,14 +200,33 @@ impl Fetch {
 
     /// The connection of this leg stands.
     pub(super) fn connected(&mut self, now: Instant) {
-        let event = if self.is_asking() { Event::ConnectedVia } else { Event::Connected };
-        self.observe(now, &event);
+        match self.is_asking() {
+            true => self.observe(now, &Event::ConnectedVia),
+            false => self.is_connected(false, now),
+        }
+    }
+
+    /// The connection of this leg is one that was kept.
+    pub(super) fn reused(&mut self, now: Instant) {
+        if let Some(download) = &mut self.download {
+            download.reused();
+        }
+        self.is_connected(true, now);
+    }
+
+    fn is_connected(&mut self, reused: bool, now: Instant) {
+        self.observe(now, &Event::Connected { reused });
+        if let Some(download) = &self.download {
+            self.job.observe(self.index, now, &Event::Requested(download.url()));
+        }
     }
 
     /// A write took the first `bytes` of what was unsent.
     pub(super) fn sent(&mut self, bytes: usize) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.sent(bytes);
+        match (&mut self.exchange, &mut self.download) {
+            (Some(exchange), _) if exchange.is_asking() => exchange.sent(bytes),
+            (_, Some(download)) => download.sent(bytes),
+            _ => {}
         }
     }
 
@@ -194,48 +235,82 @@ impl Fetch {
     /// # Errors
     /// The time for the whole poem is up, it is too long, the sink fails, or the reply is malformed. The leg ends with this error.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
-        let asking = self.is_asking();
-        if !asking {
-            self.bytes += bytes.len() as u64;
-            self.observe(now, &Event::Received(bytes.len()));
-            if let Some(limit) = self.job.limits.max_size
-                && self.bytes > limit
-            {
-                return Err(Failure::TooLong(limit));
-            }
-        }
         if let Some(limit) = self.job.limits.timeout
             && now.saturating_duration_since(self.started) >= limit
         {
             // A poem that flows without end never has to be waited for.
             return Err(Failure::Timeout(limit));
         }
-        match &mut self.exchange {
-            None => self.job.sink.write(self.index, bytes)?,
-            Some(exchange) if asking => {
-                if exchange.hear(bytes)? {
-                    return Ok(Flow::Enough);
+        if let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.is_asking()) {
+            return Ok(if exchange.hear(bytes)? { Flow::Enough } else { Flow::More });
+        }
+        let Some(mut download) = self.download.take() else {
+            return self.poem(bytes, now).map(|()| Flow::More);
+        };
+        let flow = self.reply(&mut download, bytes, now);
+        self.download = Some(download);
+        flow
+    }
+
+    /// Takes a part of an HTTP reply.
+    fn reply(&mut self, download: &mut Download, mut bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
+        loop {
+            match download.hear(&mut bytes, &self.job.http)? {
+                Heard::Head { status, length } => {
+                    self.observe(now, &Event::Replied { status, length });
+                    self.check_size(length.unwrap_or(0))?;
                 }
-            }
-            Some(exchange) => {
-                if let Err(failure) = exchange.grow(bytes) {
-                    // It goes where it would have gone without a transform.
-                    self.job.sink.write(self.index, exchange.poem())?;
-                    self.exchange = None;
-                    self.unchanged = Some(failure);
-                    self.job.sink.write(self.index, bytes)?;
-                }
+                Heard::Poem(part) => self.poem(part, now)?,
+                Heard::More => return Ok(Flow::More),
+                Heard::End => return Ok(Flow::Enough),
             }
         }
-        Ok(Flow::More)
+    }
+
+    /// Takes a part of the poem.
+    fn poem(&mut self, bytes: &[u8], now: Instant) -> Result<(), Failure> {
+        self.bytes += bytes.len() as u64;
+        self.observe(now, &Event::Received(bytes.len()));
+        self.check_size(self.bytes)?;
+        let Some(mut exchange) = self.exchange.take() else { return self.job.sink.write(self.index, bytes) };
+        match exchange.grow(bytes) {
+            Ok(()) => self.exchange = Some(exchange),
+            Err(failure) => {
+                // It goes where it would have gone without a transform.
+                self.unchanged = Some(failure);
+                let (buffer, range) = exchange.into_result();
+                self.job.sink.write_all(self.index, buffer, range)?;
+                self.job.sink.write(self.index, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<(), Failure> {
+        match self.job.limits.max_size {
+            Some(limit) if bytes > limit => Err(Failure::TooLong(limit)),
+            _ => Ok(()),
+        }
     }
 
     /// A leg came to an end: of its stream, of its reply, or by a failure. Returns whether there is another leg.
     ///
     /// # Errors
     /// The attempt has failed. (A failed transform is no failure of the attempt.)
-    pub(super) fn leg_ended(&mut self, result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
+    pub(super) fn leg_ended(&mut self, mut result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
         self.now = now;
+        if let Some(download) = &mut self.download
+            && !self.exchange.as_ref().is_some_and(|exchange| exchange.is_asking())
+        {
+            match download.end(result, &self.job.http)? {
+                Then::Done => result = self.job.sink.learn_name(self.index, download.json()),
+                Then::Again | Then::Beside => return Ok(true),
+                Then::Redirect => {
+                    self.job.observe(self.index, now, &Event::Redirected(download.url()));
+                    return Ok(true);
+                }
+            }
+        }
         let Some((exchange, via)) = self.exchange.as_mut().zip(self.job.via.as_ref()) else {
             result?;
             if let Some((failure, via)) = self.unchanged.take().zip(self.job.via.as_ref()) {
@@ -250,46 +325,50 @@ impl Fetch {
             return Ok(true);
         }
         // Whatever has become of the transform, the poem is here.
-        let reply = match (result, exchange.reply()) {
+        let reply = match (result, exchange.reply_len()) {
             (Ok(()), Some(reply)) => Ok(reply),
             (Ok(()), None) if exchange.has_no_reply() => Err(Failure::NoReply),
             (Ok(()), None) => Err(Failure::HalfReply),
             (Err(failure), _) => Err(failure),
         };
-        let poem = match &reply {
-            Ok(reply) => {
-                self.job.observe(self.index, now, &Event::Changed(reply.len()));
-                reply
-            }
+        match reply {
+            Ok(length) => self.job.observe(self.index, now, &Event::Changed(length)),
             Err(failure) => {
-                self.job.observe(self.index, now, &Event::Unchanged { via, failure });
-                exchange.poem()
+                self.job.observe(self.index, now, &Event::Unchanged { via, failure: &failure });
+                exchange.without_reply();
             }
-        };
-        self.job.sink.write(self.index, poem).map(|()| false)
+        }
+        let Some(exchange) = self.exchange.take() else { return Err(Failure::Bug) };
+        let (buffer, range) = exchange.into_result();
+        self.job.sink.write_all(self.index, buffer, range).map(|()| false)
     }
 
-    /// The attempt came to an end. Returns the pause before the next attempt, or `None`: the poem is settled, that is
-    /// delivered or failed.
-    pub(super) fn ended(&mut self, result: Result<(), Failure>, now: Instant) -> Option<Duration> {
+    /// The attempt came to an end.
+    pub(super) fn ended(&mut self, result: Result<(), Failure>, now: Instant) -> Next {
         let failure = match result {
-            Ok(()) => {
-                self.finish(now);
-                return None;
-            }
+            Ok(()) => return self.deliver(now),
             Err(failure) => failure,
         };
         self.job.sink.void(self.index);
-        match self.pause_after(&failure, now) {
-            Some(pause) => {
+        match self.pause_after(failure, now) {
+            Ok((failure, pause)) => {
                 self.observe(now, &Event::Retry { failure: &failure, pause });
-                Some(pause)
+                Next::Retry(pause)
             }
-            None => {
+            Err(failure) => {
                 self.fail(&failure, now);
-                None
+                Next::Settled
             }
         }
+    }
+
+    /// Something has become of what is delivered elsewhere. Returns whether this poem is settled with that.
+    pub(super) fn delivered(&mut self) -> bool {
+        match self.job.sink.delivery(self.index) {
+            Some(delivery) => self.settle(delivery),
+            None => return false,
+        }
+        true
     }
 
     /// After a panic: the poem fails with [`Failure::Bug`] if it is not settled. The other poems go on.
@@ -306,12 +385,35 @@ impl Fetch {
         &self.job
     }
 
+    /// Where the poem comes from.
+    pub(super) fn source(&self) -> &Source {
+        &self.job.sources[self.index]
+    }
+
     /// The server of this leg.
     pub(super) fn address(&self) -> &Address {
-        match &self.job.via {
-            Some(via) if self.is_asking() => &via.address,
-            _ => &self.job.addresses[self.index],
+        match (&self.job.via, &self.download) {
+            (Some(via), _) if self.is_asking() => &via.address,
+            (_, Some(download)) => download.address(&self.job.http),
+            _ => self.source().address(),
         }
+    }
+
+    /// The server to which a connection will do that has been kept; `None`: it has to be a new one.
+    pub(super) fn takes_kept(&self) -> Option<&Address> {
+        let takes = self.download.as_ref().is_some_and(|download| download.takes_kept());
+        (takes && !self.is_asking()).then(|| self.address())
+    }
+
+    /// The server whose connection may be kept after this leg; `None`: it is to be closed.
+    pub(super) fn keeps(&self) -> Option<&Address> {
+        let keeps = self.download.as_ref().is_some_and(|download| download.is_kept());
+        (keeps && !self.is_asking()).then(|| self.address())
+    }
+
+    /// Whether more may be read. If not, whoever delivers the poems will tell when.
+    pub(super) fn has_room(&self) -> bool {
+        self.job.sink.has_room()
     }
 
     /// The addresses that were `found` for this leg, in the order in which they are to be tried. They begin after the one
@@ -322,7 +424,11 @@ impl Fetch {
 
     /// What is to be sent before anything can be read; `None`: nothing, or nothing any more.
     pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
-        self.exchange.as_ref()?.unsent()
+        match (&self.exchange, &self.download) {
+            (Some(exchange), _) if exchange.is_asking() => exchange.unsent(),
+            (_, Some(download)) => download.unsent().map(|rest| [rest, &[], &[]].map(IoSlice::new)),
+            _ => None,
+        }
     }
 
     /// The deadline of a wait that begins `now`: that of this wait, or that of the whole poem if it is sooner.
@@ -332,6 +438,7 @@ impl Fetch {
         let phase = match what {
             For::Connection => Patience::new(limits.connect_timeout, now, now, Failure::ConnectTimeout),
             For::Bytes => Patience::new(limits.idle_timeout, now, now, Failure::IdleTimeout),
+            For::Room => whole,
         };
         phase.or_shorter(whole)
     }
@@ -347,30 +454,58 @@ impl Fetch {
         self.job.observe(self.index, now, event);
     }
 
-    /// Exponential backoff with jitter: between half and one and a half times the doubled pause. `None`: no retry.
-    fn pause_after(&mut self, failure: &Failure, now: Instant) -> Option<Duration> {
+    /// Exponential backoff with jitter: between half and one and a half times the doubled pause, or as long as the server
+    /// has asked for.
+    ///
+    /// # Errors
+    /// There is no retry.
+    fn pause_after(&mut self, failure: Failure, now: Instant) -> Result<(Failure, Duration), Failure> {
         let limits = &self.job.limits;
         if self.attempts > limits.retries || !failure.is_retryable() {
-            return None;
+            return Err(failure);
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << (self.attempts - 1).min(16));
-        let pause = doubled.mul_f64(0.5 + self.chance.f64()).min(LONGEST_PAUSE);
-        let elapsed = now.saturating_duration_since(self.started);
-        let too_late = limits.timeout.is_some_and(|limit| elapsed + pause >= limit);
-        (!too_late).then_some(pause)
+        let mut pause = doubled.mul_f64(0.5 + self.chance.f64()).min(LONGEST_PAUSE);
+        let left = limits.timeout.map(|limit| limit.saturating_sub(now.saturating_duration_since(self.started)));
+        if let Some(asked) = failure.retry_after().map(|after| after.from(self.job.date(now))) {
+            let than = match left {
+                Some(left) if asked >= left => Some("which is longer than --timeout leaves"),
+                _ => (asked > limits.retry_after_max).then_some("which is longer than --retry-after-max"),
+            };
+            if let Some(than) = than {
+                let wait = Duration::from_secs(asked.as_secs());
+                return Err(Failure::TooFarOff { failure: Box::new(failure), wait, than });
+            }
+            pause = pause.max(asked);
+        }
+        if left.is_some_and(|left| pause >= left) { Err(failure) } else { Ok((failure, pause)) }
     }
 
-    /// Delivers the poem. The observers hear of it when the sink has taken it, however long that takes.
-    fn finish(&mut self, now: Instant) {
-        self.settled = true;
+    /// Delivers the poem.
+    fn deliver(&mut self, now: Instant) -> Next {
         self.exchange = None;
-        let delivery = self.job.sink.finish(self.index);
+        self.download = None;
+        self.observe(now, &Event::Whole);
+        match self.job.sink.finish(self.index) {
+            Some(delivery) => {
+                self.settle(delivery);
+                Next::Settled
+            }
+            None => Next::Delivery,
+        }
+    }
+
+    /// The poem is delivered, if it is not lost. The observers hear of it when the sink has taken it, however long that
+    /// took.
+    fn settle(&mut self, delivery: Delivery) {
+        self.settled = true;
+        let whole = self.now;
         if !delivery.lost.iter().any(|(index, _)| *index == self.index) {
-            let now = now + delivery.took;
+            let now = whole + delivery.took;
             let elapsed = now.saturating_duration_since(self.started);
             self.observe(now, &Event::Done { bytes: self.bytes, elapsed });
         }
-        self.tell_lost(now, delivery);
+        self.tell_lost(whole, delivery);
     }
 
     fn fail(&mut self, failure: &Failure, now: Instant) {
@@ -403,7 +538,7 @@ fn chance(seed: u64, index: usize) -> Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{FetchLimits, Observer, Order, Sink, Task, Via};
+    use crate::client::{Concurrency, FetchLimits, HttpOptions, Observer, Order, Sink, Task, Via};
     use crate::sync::lock;
     use std::io::{self, Write};
     use std::num::NonZeroUsize;
@@ -418,7 +553,8 @@ mod tests {
         timeout: None,
         max_size: None,
         retries: 0,
-        max_concurrency: NonZeroUsize::MIN,
+        retry_after_max: Duration::from_secs(60),
+        concurrency: Concurrency::Together(NonZeroUsize::MIN),
     };
 
     /// The observer that collects the events of a run, one line each: `TASK EVENT`, or `TASK @MS EVENT`.
@@ -430,7 +566,14 @@ mod tests {
             let event = match event {
                 Event::Started => "started".to_owned(),
                 Event::Attempt(number) => format!("attempt {number}"),
-                Event::Connected => "connected".to_owned(),
+                Event::Connected { reused: false } => "connected".to_owned(),
+                Event::Connected { reused: true } => "connected again".to_owned(),
+                Event::Requested(url) => format!("requested {url}"),
+                Event::Replied { status, length: None } => format!("replied {status}"),
+                Event::Replied { status, length: Some(length) } => format!("replied {status}, {length} bytes"),
+                Event::Redirected(url) => format!("redirected {url}"),
+                // After all else but its end.
+                Event::Whole => return,
                 Event::Received(bytes) => format!("received {bytes}"),
                 Event::Asking(via) => format!("asking {}", via.transform),
                 Event::ConnectedVia => "connected via".to_owned(),
@@ -472,11 +615,28 @@ mod tests {
 
     impl Run {
         fn into(limits: FetchLimits, seed: u64, via: bool, sink: impl FnOnce(Page) -> Sink) -> Self {
-            let addresses = ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec();
+            Self::of(&["10000", "10001", "10002"], limits, HttpOptions::default(), seed, via, sink)
+        }
+
+        /// Two poems over HTTP, on stdout.
+        fn over_http(limits: FetchLimits, http: HttpOptions, via: bool) -> Self {
+            let sink = |page| Sink::stream(Box::new(page), Order::Completion, 2);
+            Self::of(&["http://poems:1/a", "http://poems:1/b"], limits, http, 7, via, sink)
+        }
+
+        fn of(
+            sources: &[&str],
+            limits: FetchLimits,
+            http: HttpOptions,
+            seed: u64,
+            via: bool,
+            sink: impl FnOnce(Page) -> Sink,
+        ) -> Self {
+            let sources = sources.iter().map(|text| text.parse().expect("valid")).collect();
             let (told, page, clock) = (Arc::new(Told::default()), Page::default(), Instant::now());
             let via = via.then(|| Via { transform: "shout".to_owned(), address: "11000".parse().expect("valid") });
-            let job = Job::new(addresses, limits, sink(page.clone()), vec![told.clone()], clock, seed).through(via);
-            Self { job: Arc::new(job), clock, told, page }
+            let job = Job::new(sources, limits, sink(page.clone()), vec![told.clone()], clock, seed);
+            Self { job: Arc::new(job.over_http(http).through(via)), clock, told, page }
         }
 
         fn new(limits: FetchLimits) -> Self {
@@ -520,6 +680,11 @@ mod tests {
         io::Error::from_raw_os_error(28)
     }
 
+    /// The pause, if there is to be another attempt.
+    fn pause(next: Next) -> Option<Duration> {
+        if let Next::Retry(pause) = next { Some(pause) } else { None }
+    }
+
     /// The pauses of a poem of which every attempt fails, at no cost of time.
     fn pauses(seed: u64, index: usize, retries: u32) -> Vec<Duration> {
         let run = Run::with_seed(FetchLimits { retries, ..UNLIMITED }, seed);
@@ -528,8 +693,8 @@ mod tests {
         loop {
             fetch.attempt(run.clock).expect("nothing to open");
             match fetch.ended(Err(reset()), run.clock) {
-                Some(pause) => pauses.push(pause),
-                None => return pauses,
+                Next::Retry(pause) => pauses.push(pause),
+                Next::Delivery | Next::Settled => return pauses,
             }
         }
     }
@@ -542,14 +707,14 @@ mod tests {
         fetch.connected(run.at(3));
         assert_eq!(fetch.received(b"half a", run.at(4)).expect("nothing wrong"), Flow::More);
         let broken = fetch.leg_ended(Err(reset()), run.at(5)).expect_err("no poem");
-        let pause = fetch.ended(Err(broken), run.at(6)).expect("a retry");
+        let pause = pause(fetch.ended(Err(broken), run.at(6))).expect("a retry");
         assert!(pause >= 50 * MS && pause < 150 * MS, "{pause:?}");
         fetch.attempt(run.at(200)).expect("nothing to open");
         fetch.connected(run.at(201));
         fetch.received(b"a ", run.at(202)).expect("nothing wrong");
         fetch.received(b"poem", run.at(203)).expect("nothing wrong");
         assert!(!fetch.leg_ended(Ok(()), run.at(204)).expect("a poem"));
-        assert_eq!(fetch.ended(Ok(()), run.at(205)), None);
+        assert_eq!(fetch.ended(Ok(()), run.at(205)), Next::Settled);
         drop(fetch);
         assert_eq!(
             run.timed_events(),
@@ -593,7 +758,7 @@ mod tests {
                 fetch.connected(run.clock);
             }
             let failure = fetch.leg_ended(Err(failure), run.clock).expect_err("no poem");
-            assert!(fetch.ended(Err(failure), run.clock).is_some());
+            assert!(pause(fetch.ended(Err(failure), run.clock)).is_some());
         }
         assert_eq!(fetch.candidates(&[b]), [b], "there may be others by now");
     }
@@ -639,7 +804,11 @@ mod tests {
             let run = Run::new(FetchLimits { retries: 1, timeout: Some(timeout), ..UNLIMITED });
             let mut fetch = Fetch::begin(&run.job, 0, run.clock);
             fetch.attempt(run.clock).expect("nothing to open");
-            assert_eq!(fetch.ended(Err(reset()), run.clock + elapsed), is_retried.then_some(pause), "{timeout:?}");
+            assert_eq!(
+                self::pause(fetch.ended(Err(reset()), run.clock + elapsed)),
+                is_retried.then_some(pause),
+                "{timeout:?}"
+            );
             let last = if is_retried { "1 retry: " } else { "1 failed: " };
             assert_eq!(run.events().last(), Some(&format!("{last}connection reset by peer")));
         }
@@ -720,7 +889,7 @@ mod tests {
         }
         let failure = fetch.received(b"and so on", run.at(101)).expect_err("too late");
         let failure = fetch.leg_ended(Err(failure), run.at(101)).expect_err("no poem");
-        assert_eq!(fetch.ended(Err(failure), run.at(101)), None);
+        assert_eq!(fetch.ended(Err(failure), run.at(101)), Next::Settled);
         assert_eq!(run.timed_events().last().expect("events"), "1 @101 failed: not complete after 100ms");
     }
 
@@ -738,7 +907,7 @@ mod tests {
             let received = pieces.iter().try_for_each(|piece| fetch.received(piece.as_bytes(), run.at(2)).map(drop));
             let result = fetch.leg_ended(received, run.at(3)).map(drop);
             assert!(matches!(result, Ok(()) | Err(Failure::TooLong(10))));
-            assert_eq!(fetch.ended(result, run.at(4)), None);
+            assert_eq!(fetch.ended(result, run.at(4)), Next::Settled);
             assert_eq!(run.events().last().expect("an end"), end);
         }
     }
@@ -759,7 +928,7 @@ mod tests {
             assert_eq!(is_asked, !unchanged, "{pieces}");
             assert_eq!(fetch.unsent().is_some(), !unchanged);
             if unchanged {
-                assert_eq!(fetch.ended(Ok(()), run.at(5)), None);
+                assert_eq!(fetch.ended(Ok(()), run.at(5)), Next::Settled);
                 let last = &run.events()[3 + usize::from(pieces)..];
                 let done = format!("1 done {}", usize::from(pieces) * PIECE);
                 assert_eq!(last, ["1 unchanged: the poem is longer than 67108864 bytes", &done]);
@@ -817,7 +986,7 @@ mod tests {
             assert_eq!(fetch.received(first, run.at(7)).expect("so far so good"), Flow::More, "{cut}");
             assert_eq!(fetch.received(rest, run.at(8)).expect("a reply"), Flow::Enough, "{cut}");
             assert!(!fetch.leg_ended(Ok(()), run.at(9)).expect("the last leg"));
-            assert_eq!(fetch.ended(Ok(()), run.at(10)), None);
+            assert_eq!(fetch.ended(Ok(()), run.at(10)), Next::Settled);
             assert_eq!(run.events(), [&ASKED[..], &["1 changed 7", "1 done 6"]].concat());
             assert_eq!(run.page(), "A POEM.");
         }
@@ -845,7 +1014,7 @@ mod tests {
             }
             let result = failure.map_or(Ok(()), |failure| Err(failure()));
             assert!(!fetch.leg_ended(result, run.at(8)).expect("the poem is here"));
-            assert_eq!(fetch.ended(Ok(()), run.at(9)), None, "{why}");
+            assert_eq!(fetch.ended(Ok(()), run.at(9)), Next::Settled, "{why}");
             let unchanged = format!("1 unchanged: {why}");
             assert_eq!(run.events(), [&ASKED[..], &[&unchanged, "1 done 6"]].concat());
             assert_eq!(run.page(), "a poem");
@@ -874,11 +1043,158 @@ mod tests {
         fetch.connected(run.at(0));
         fetch.received(b"half", run.at(0)).expect("nothing wrong");
         let failure = fetch.leg_ended(Err(reset()), run.at(0)).expect_err("no poem");
-        assert!(fetch.ended(Err(failure), run.at(0)).is_some());
+        assert!(pause(fetch.ended(Err(failure), run.at(0))).is_some());
         fetch.attempt(run.at(200)).expect("nothing to open");
         fetch.received(b"whole", run.at(201)).expect("nothing wrong");
         assert!(fetch.leg_ended(Ok(()), run.at(202)).expect("a poem"));
         assert_eq!(send(&mut fetch, 100), b"11:shout.whole,");
+    }
+
+    /// Sends the request that is due, and takes a reply in pieces of so many bytes. Returns what `leg_ended` says.
+    fn exchange(fetch: &mut Fetch, run: &Run, reply: &[u8], size: usize) -> Result<bool, Failure> {
+        fetch.connected(run.at(1));
+        send(fetch, 1_000);
+        let mut result = Ok(());
+        for piece in reply.chunks(size) {
+            match fetch.received(piece, run.at(2)) {
+                Ok(Flow::More) => {}
+                Ok(Flow::Enough) => break,
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
+                }
+            }
+        }
+        fetch.leg_ended(result, run.at(3))
+    }
+
+    const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\na poem";
+
+    #[test]
+    fn a_poem_over_http_is_asked_for_and_a_redirect_is_another_leg() {
+        let moved = b"HTTP/1.1 302 Found\r\nLocation: //others/c?d\r\nContent-Length: 4\r\n\r\ngone";
+        for size in 1..=moved.len() {
+            let run = Run::over_http(UNLIMITED, HttpOptions::default(), false);
+            let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+            fetch.attempt(run.at(0)).expect("nothing to open");
+            assert_eq!((fetch.address().to_string(), fetch.keeps()), ("poems:1".to_owned(), None));
+            assert!(exchange(&mut fetch, &run, moved, size).expect("another leg"));
+            assert_eq!(fetch.address().to_string(), "others:80");
+            assert!(!exchange(&mut fetch, &run, REPLY, size).expect("a poem"));
+            assert_eq!(fetch.ended(Ok(()), run.at(4)), Next::Settled);
+            let received: Vec<String> = REPLY[REPLY.len() - 6..].iter().map(|_| "1 received 1".to_owned()).collect();
+            let told = run.events();
+            let before = [
+                "1 started",
+                "1 attempt 1",
+                "1 connected",
+                "1 requested http://poems:1/a",
+                "1 replied 302",
+                "1 redirected http://others/c?d",
+                "1 connected",
+                "1 requested http://others/c?d",
+                "1 replied 200, 6 bytes",
+            ];
+            assert_eq!(told[..before.len()], before, "{size}");
+            assert!(size > 1 || told[before.len()..told.len() - 1] == received, "{told:?}");
+            assert_eq!((told.last().map(String::as_str), run.page().as_str()), (Some("1 done 6"), "a poem"));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_meanwhile_is_replaced_and_that_counts_as_no_attempt() {
+        let endings: [fn() -> Result<(), Failure>; 2] = [|| Ok(()), || Err(reset())];
+        for end in endings {
+            let run = Run::over_http(UNLIMITED, HttpOptions::default(), false);
+            let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+            fetch.attempt(run.at(0)).expect("nothing to open");
+            assert_eq!(fetch.takes_kept().map(ToString::to_string).as_deref(), Some("poems:1"));
+            fetch.reused(run.at(1));
+            send(&mut fetch, 10);
+            assert!(fetch.leg_ended(end(), run.at(2)).expect("once more"));
+            assert_eq!((fetch.takes_kept(), fetch.unsent().is_some()), (None, true));
+            assert!(!exchange(&mut fetch, &run, REPLY, 100).expect("a poem"));
+            assert_eq!(fetch.ended(Ok(()), run.at(4)), Next::Settled);
+            let told = run.events();
+            assert_eq!(told[1..3], ["1 attempt 1", "1 connected again"]);
+            assert_eq!(told.last().map(String::as_str), Some("1 done 6"));
+
+            // On a new one it is a failure; and so it is when a byte has come.
+            for (is_reused, heard) in [(false, &b""[..]), (true, b"H")] {
+                let mut fetch = Fetch::begin(&run.job, 1, run.at(0));
+                fetch.attempt(run.at(0)).expect("nothing to open");
+                if is_reused {
+                    fetch.reused(run.at(1));
+                } else {
+                    fetch.connected(run.at(1));
+                }
+                send(&mut fetch, 10);
+                if !heard.is_empty() {
+                    assert_eq!(fetch.received(heard, run.at(1)).expect("part of a head"), Flow::More);
+                }
+                let failure = fetch.leg_ended(end(), run.at(2)).expect_err("no poem");
+                assert!(failure.is_retryable(), "{failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_asks_to_be_left_alone_is_unless_that_is_too_long() {
+        let hour = 3_600;
+        for (retry_after, timeout, expected) in [
+            ("1", None, "retry 1000"),
+            ("60", None, "retry 60000"),
+            ("0", None, "retry"),
+            ("nonsense", None, "retry"),
+            ("61", None, "in 1m 1s, which is longer than --retry-after-max"),
+            ("99999999999999999999", None, "which is longer than --retry-after-max"),
+            ("20", Some(hour), "retry 20000"),
+            ("20", Some(20), "in 20s, which is longer than --timeout leaves"),
+            ("Sun, 06 Nov 1994 08:49:47 GMT\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT", None, "retry 10000"),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", None, "retry"),
+        ] {
+            let limits = FetchLimits { retries: 1, timeout: timeout.map(Duration::from_secs), ..UNLIMITED };
+            let run = Run::over_http(limits, HttpOptions::default(), false);
+            let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+            fetch.attempt(run.at(0)).expect("nothing to open");
+            let reply = format!("HTTP/1.1 503 Busy\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n");
+            let failure = exchange(&mut fetch, &run, reply.as_bytes(), 7).expect_err("no poem");
+            match fetch.ended(Err(failure), run.at(3)) {
+                Next::Retry(pause) if expected == "retry" => assert!(pause < 150 * MS, "{retry_after}: {pause:?}"),
+                Next::Retry(pause) => assert_eq!(format!("retry {}", pause.as_millis()), expected, "{retry_after}"),
+                Next::Settled => {
+                    let last = run.events().pop().expect("an event");
+                    assert!(last.starts_with("1 failed: HTTP 503 Busy, and asks to come back in "), "{last}");
+                    assert!(last.ends_with(expected), "{last}");
+                }
+                Next::Delivery => panic!("it has failed"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_poem_over_http_that_is_too_long_fails_before_its_first_byte_if_it_says_so() {
+        let limits = FetchLimits { max_size: Some(5), ..UNLIMITED };
+        for (head, events) in [("Content-Length: 6", 5), ("Transfer-Encoding: chunked", 6)] {
+            let run = Run::over_http(limits.clone(), HttpOptions::default(), false);
+            let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+            fetch.attempt(run.at(0)).expect("nothing to open");
+            let reply = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n6\r\na poem\r\n0\r\n\r\n");
+            let failure = exchange(&mut fetch, &run, reply.as_bytes(), 1_000).expect_err("too long");
+            assert!(matches!(failure, Failure::TooLong(5)), "{failure}");
+            assert_eq!(run.events().len(), events, "{:?}", run.events());
+        }
+    }
+
+    #[test]
+    fn a_poem_over_http_is_transformed_as_others_are() {
+        let run = Run::over_http(UNLIMITED, HttpOptions::default(), true);
+        let mut fetch = Fetch::begin(&run.job, 0, run.at(0));
+        fetch.attempt(run.at(0)).expect("nothing to open");
+        assert!(exchange(&mut fetch, &run, REPLY, 5).expect("a poem"));
+        assert_eq!((fetch.address().port(), fetch.takes_kept(), fetch.keeps()), (11_000, None, None));
+        assert!(!exchange(&mut fetch, &run, b"7:A POEM.,", 3).expect("a reply"));
+        assert_eq!((fetch.ended(Ok(()), run.at(5)), run.page().as_str()), (Next::Settled, "A POEM."));
     }
 
     #[test]
@@ -895,7 +1211,7 @@ mod tests {
             (Failure::Deliver { place: "stdout".to_owned(), error: full() }, false),
             (Failure::no_socket(error()), false),
             (Failure::no_thread(error()), false),
-            (Failure::NoReply, false),
+            (Failure::NoReply, true),
             (Failure::Bug, false),
         ] {
             let run = Run::new(FetchLimits { retries: 1, ..UNLIMITED });
@@ -903,7 +1219,7 @@ mod tests {
             fetch.attempt(run.clock).expect("nothing to open");
             let word = if is_retried { "retry" } else { "failed" };
             let line = format!("1 {word}: {failure}");
-            assert_eq!(fetch.ended(Err(failure), run.clock).is_some(), is_retried, "{line}");
+            assert_eq!(pause(fetch.ended(Err(failure), run.clock)).is_some(), is_retried, "{line}");
             assert_eq!(run.events().last(), Some(&line));
         }
     }
@@ -912,11 +1228,11 @@ mod tests {
     fn a_poem_that_cannot_be_put_anywhere_fails_at_once() {
         let run = Run::into(FetchLimits { retries: 3, ..UNLIMITED }, 7, false, |_| {
             let addresses = ["1", "2", "3"].map(|text| text.parse().expect("valid"));
-            Sink::files(Path::new("/dev/null/poems"), &addresses)
+            Sink::files(Path::new("/dev/null/poems"), &addresses, None)
         });
         let mut fetch = Fetch::begin(&run.job, 0, run.clock);
         let failure = fetch.attempt(run.clock).expect_err("no directory");
-        assert_eq!(fetch.ended(Err(failure), run.clock), None);
+        assert_eq!(fetch.ended(Err(failure), run.clock), Next::Settled);
         let lines = ["1 started", "1 attempt 1", "1 failed: cannot write /dev/null/poems: not a directory"];
         assert_eq!(run.events(), lines);
     }
@@ -961,7 +1277,7 @@ mod tests {
         drop(fetch);
         let mut fetch = Fetch::begin(&run.job, 2, run.at(5));
         fetch.attempt(run.at(6)).expect("nothing to open");
-        assert_eq!(fetch.ended(Ok(()), run.at(7)), None);
+        assert_eq!(fetch.ended(Ok(()), run.at(7)), Next::Settled);
         drop(fetch);
         assert_eq!(
             run.timed_events()[4..],

@@ -10,36 +10,50 @@
 //! | [`Model::Select`] | `select.rs` | the program, in one place, for all poems |
 //! | [`Model::Async`] | `tasks.rs` | nobody: a runtime wakes one task a poem |
 
+mod bell;
 mod blocking;
 mod failure;
 mod fetch;
+mod files;
 mod held;
+mod http;
+mod idle;
+mod naming;
 mod observer;
 mod ordered;
 mod report_builder;
 mod resolver;
+mod scribe;
 mod select;
 mod sink;
+mod source;
+mod target;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod transform;
+mod turns;
 
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
+pub use http::HttpOptions;
+pub use naming::{Template, TemplateError};
 pub use observer::{Event, Observer, Task};
 pub use ordered::Order;
 pub use report_builder::ReportBuilder;
 pub use sink::Sink;
+pub use source::{Source, SourceError};
+pub use target::{Target, TargetError};
+pub use turns::Concurrency;
 
 /// The buffer of one recv(2), in bytes. A large one makes large poems cheap, and costs small ones nothing.
 const READ_SIZE: usize = 256 * 1024;
@@ -78,6 +92,14 @@ impl Model {
             Self::Blocking => "get-poetry-blocking",
             Self::Threads => "get-poetry-threads",
             Self::Select => "get-poetry-select",
+        }
+    }
+
+    /// How many poems it can have under way at once, if so many may be.
+    pub fn concurrency(self, allowed: Concurrency) -> Concurrency {
+        match self {
+            Self::Blocking => Concurrency::Together(NonZeroUsize::MIN),
+            Self::Async | Self::Threads | Self::Select => allowed,
         }
     }
 
@@ -121,8 +143,10 @@ pub struct FetchLimits {
     pub max_size: Option<u64>,
     /// Attempts after the first. The poem fails with the last one's failure.
     pub retries: u32,
+    /// The longest wait for an HTTP server that asks to be left alone for a while.
+    pub retry_after_max: Duration,
     /// Poems under way at once. More wait until one of these is settled.
-    pub max_concurrency: NonZeroUsize,
+    pub concurrency: Concurrency,
 }
 
 /// A transform for every poem, and the server that does it.
@@ -134,35 +158,46 @@ pub struct Via {
     pub address: Address,
 }
 
-/// The job of one run of a client: addresses, limits, the sink of the poems, the observers; and its time and chance.
+/// The job of one run of a client: sources, limits, the sink of the poems, the observers; and its time and chance.
 pub struct Job {
-    addresses: Vec<Address>,
+    sources: Vec<Source>,
     limits: FetchLimits,
+    http: HttpOptions,
     via: Option<Via>,
     sink: Sink,
     observers: Vec<Arc<dyn Observer>>,
     clock: Instant,
+    /// The date at `clock`.
+    started: SystemTime,
     seed: u64,
     counts: CallCounts,
 }
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("addresses", &self.addresses).field("limits", &self.limits).finish()
+        f.debug_struct("Job").field("sources", &self.sources).field("limits", &self.limits).finish()
     }
 }
 
 impl Job {
     /// A job whose times count from `clock`, and whose random numbers (the jitter of retries) follow from `seed`.
     pub fn new(
-        addresses: Vec<Address>,
+        sources: Vec<Source>,
         limits: FetchLimits,
         sink: Sink,
         observers: Vec<Arc<dyn Observer>>,
         clock: Instant,
         seed: u64,
     ) -> Self {
-        Self { addresses, limits, via: None, sink, observers, clock, seed, counts: CallCounts::default() }
+        let started = SystemTime::now() - clock.elapsed();
+        let (http, counts) = (HttpOptions::default(), CallCounts::default());
+        Self { sources, limits, http, via: None, sink, observers, clock, started, seed, counts }
+    }
+
+    /// Has poems fetched over HTTP in this way.
+    #[must_use]
+    pub fn over_http(self, http: HttpOptions) -> Self {
+        Self { http, ..self }
     }
 
     /// Has each poem sent through a transform server. If that fails, the poem is delivered as it came.
@@ -188,10 +223,15 @@ impl Job {
         self.counts.read()
     }
 
+    /// The date at the moment `now`.
+    fn date(&self, now: Instant) -> SystemTime {
+        self.started + now.saturating_duration_since(self.clock)
+    }
+
     /// Tells the observers what happened at the moment `now`.
     fn observe(&self, index: usize, now: Instant, event: &Event<'_>) {
         let at = now.saturating_duration_since(self.clock);
-        let task = Task { number: index + 1, address: &self.addresses[index] };
+        let task = Task { number: index + 1, source: &self.sources[index] };
         for observer in &self.observers {
             observer.observe(task, at, event);
         }

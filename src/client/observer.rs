@@ -4,16 +4,17 @@
 
 use std::time::Duration;
 
+use super::source::Source;
 use super::{Failure, Via};
-use crate::address::Address;
+use crate::proto::http::target::Url;
 
 /// The poem that an event is about.
 #[derive(Debug, Clone, Copy)]
 pub struct Task<'a> {
     /// The number of the poem, from 1, in the order of the command line.
     pub number: usize,
-    /// The server.
-    pub address: &'a Address,
+    /// Where it comes from.
+    pub source: &'a Source,
 }
 
 /// The events of a poem's life, in this order; `Attempt` to `Retry` once for each attempt.
@@ -23,8 +24,22 @@ pub enum Event<'a> {
     Started,
     /// An attempt begins, counted from 1: the name is looked up, then the connection made.
     Attempt(u32),
-    /// The connection stands.
-    Connected,
+    /// The connection stands. With several requests over HTTP, once for each.
+    Connected {
+        /// Whether it has had a request before.
+        reused: bool,
+    },
+    /// This URL is asked for, over HTTP.
+    Requested(&'a Url),
+    /// The head of an HTTP reply is here.
+    Replied {
+        /// The status code.
+        status: u16,
+        /// The length of the poem in bytes, if the reply has it and says so.
+        length: Option<u64>,
+    },
+    /// The poem is elsewhere, and will be asked for there.
+    Redirected(&'a Url),
     /// A read brought so many bytes.
     Received(usize),
     /// The poem is whole, and is now to be transformed.
@@ -47,6 +62,8 @@ pub enum Event<'a> {
         /// The time until the next attempt.
         pause: Duration,
     },
+    /// The poem is whole, in its last form, and is now delivered.
+    Whole,
     /// The poem is whole and delivered.
     Done {
         /// Bytes received, before any transform.

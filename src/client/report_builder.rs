@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::source::Source;
+use super::turns::Concurrency;
 use super::{Event, Model, Observer, Task, Via};
-use crate::address::Address;
-use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
+use crate::report::{Calls, Events, HttpReport, Report, Status, TaskReport, TransformReport};
 use crate::sync::lock;
 use crate::units::{Micros, micros};
 
@@ -16,16 +17,18 @@ pub struct ReportBuilder {
     started: SystemTime,
     clock: Instant,
     with_events: bool,
+    sources: Vec<Source>,
+    concurrency: Concurrency,
     /// One entry a poem, with the status `interrupted` until it is settled.
     tasks: Mutex<Vec<TaskReport>>,
 }
 
 impl ReportBuilder {
     /// A builder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
-    pub fn new(model: Model, addresses: &[Address], clock: Instant, with_events: bool) -> Self {
-        let unheard_of = |(index, address): (usize, &Address)| TaskReport {
+    pub fn new(model: Model, sources: &[Source], concurrency: Concurrency, clock: Instant, with_events: bool) -> Self {
+        let unheard_of = |(index, source): (usize, &Source)| TaskReport {
             task: index + 1,
-            address: address.to_string(),
+            address: source.to_string(),
             name: None,
             status: Status::Interrupted,
             error: None,
@@ -35,16 +38,20 @@ impl ReportBuilder {
             start_us: None,
             connected_us: None,
             first_byte_us: None,
+            whole_us: None,
             end_us: None,
             events: Events::default(),
             transform: None,
+            http: source.url().map(|_| HttpReport::default()),
         };
         Self {
             model,
             started: SystemTime::now(),
             clock,
             with_events,
-            tasks: Mutex::new(addresses.iter().enumerate().map(unheard_of).collect()),
+            sources: sources.to_vec(),
+            concurrency: model.concurrency(concurrency),
+            tasks: Mutex::new(sources.iter().enumerate().map(unheard_of).collect()),
         }
     }
 
@@ -75,11 +82,14 @@ impl ReportBuilder {
             elapsed_us = elapsed_us.max(task.end_us.unwrap_or(0));
         }
         let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
+        let took: Option<Vec<Micros>> = tasks.iter().map(|task| Some(task.end_us? - task.start_us?)).collect();
+        let bound_us = took.map(|took| self.concurrency.bound(self.sources.iter().zip(took)));
         Report {
             schema: Report::SCHEMA,
             model: self.model.name().into(),
             started: self.started,
             elapsed_us,
+            bound_us,
             ok,
             failed: tasks.len() - ok,
             calls,
@@ -99,10 +109,33 @@ impl Observer for ReportBuilder {
                 record.bytes = 0;
                 record.connected_us = None;
                 record.first_byte_us = None;
+                record.whole_us = None;
                 record.events = Events::default();
                 record.transform = None;
+                record.http = record.http.map(|_| HttpReport::default());
             }
-            Event::Connected => record.connected_us = Some(at),
+            Event::Connected { reused } => {
+                record.connected_us.get_or_insert(at);
+                if let Some(http) = &mut record.http {
+                    http.reused += u32::from(*reused);
+                }
+            }
+            Event::Requested(_) => {
+                if let Some(http) = &mut record.http {
+                    http.requests += 1;
+                }
+            }
+            Event::Replied { status, .. } => {
+                if let Some(http) = &mut record.http {
+                    http.http_status = Some(*status);
+                }
+            }
+            Event::Redirected(_) => {
+                if let Some(http) = &mut record.http {
+                    http.redirects += 1;
+                }
+            }
+            Event::Whole => record.whole_us = Some(at),
             Event::Received(bytes) => {
                 record.bytes += *bytes as u64;
                 record.first_byte_us.get_or_insert(at);
@@ -170,23 +203,25 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn addresses() -> Vec<Address> {
+    const ALL: Concurrency = Concurrency::Together(std::num::NonZeroUsize::MAX);
+
+    fn sources() -> Vec<Source> {
         ["10000", "10001", "10002"].map(|text| text.parse().expect("valid")).to_vec()
     }
 
     fn tell(builder: &ReportBuilder, number: usize, at: u32, event: &Event<'_>) {
-        let address = &addresses()[number - 1];
-        builder.observe(Task { number, address }, at * MS, event);
+        let source = &sources()[number - 1];
+        builder.observe(Task { number, source }, at * MS, event);
     }
 
     #[test]
     fn a_run_is_written_down_as_it_was_told() {
         let names = [Some("donne".to_owned()), None];
-        let builder = ReportBuilder::new(Model::Select, &addresses(), Instant::now(), true).named(names);
+        let builder = ReportBuilder::new(Model::Select, &sources(), ALL, Instant::now(), true).named(names);
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
-            (2, Event::Connected),
+            (2, Event::Connected { reused: false }),
             (5, Event::Received(10)),
             (9, Event::Received(7)),
             (9, Event::Done { bytes: 17, elapsed: 8 * MS }),
@@ -205,12 +240,12 @@ mod tests {
 
     #[test]
     fn a_retry_starts_the_record_anew_but_for_its_beginning() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), true);
+        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), true);
         let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
-            (2, Event::Connected),
+            (2, Event::Connected { reused: false }),
             (3, Event::Received(10)),
             (4, Event::Retry { failure: &failure, pause: MS }),
             (5, Event::Attempt(2)),
@@ -226,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_is_not_settled_is_interrupted() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), false);
         tell(&builder, 1, 0, &Event::Started);
         let report = builder.report(Calls::default());
         assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
@@ -236,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_poem_that_could_not_be_written_after_all_is_no_longer_ok() {
-        let builder = ReportBuilder::new(Model::Async, &addresses(), Instant::now(), false);
+        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), false);
         tell(&builder, 3, 0, &Event::Started);
         tell(&builder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
         let failure = Failure::Deliver { place: "stdout".to_owned(), error: io::ErrorKind::StorageFull.into() };

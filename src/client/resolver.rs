@@ -3,13 +3,13 @@
 //! getaddrinfo(3) waits, and has no readiness to ask for. Therefore threads do the asking, and a byte on a
 //! socketpair(2) tells the loop that there are answers: to poll(2) a name is then a descriptor like any other.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
+use super::bell::Bell;
 use crate::address::Address;
 use crate::sync::lock;
 
@@ -23,9 +23,7 @@ pub(super) struct Resolver {
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
     /// Readable when there are answers.
-    bell: UnixStream,
-    /// The other end, shared by the threads.
-    ring: Arc<UnixStream>,
+    bell: Bell,
     threads: usize,
     asked: Ticket,
 }
@@ -47,11 +45,8 @@ impl Resolver {
     pub(super) fn new() -> io::Result<Self> {
         let (questions, queue) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
-        let (bell, ring) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        ring.set_nonblocking(true)?;
         let queue = Arc::new(Mutex::new(queue));
-        Ok(Self { questions, queue, answers, answer, bell, ring: Arc::new(ring), threads: 0, asked: 0 })
+        Ok(Self { questions, queue, answers, answer, bell: Bell::new()?, threads: 0, asked: 0 })
     }
 
     /// Asks for the addresses of a name; the answer will carry this ticket.
@@ -69,23 +64,21 @@ impl Resolver {
         Ok(ticket)
     }
 
-    /// Takes the answers that have come since the last call, and empties the socket.
+    /// Takes the answers that have come since the last call, and silences the bell.
     pub(super) fn answers(&mut self) -> Vec<Answer> {
-        let mut rings = [0; 64];
-        while matches!(self.bell.read(&mut rings), Ok(n) if n > 0) {}
+        self.bell.silence();
         self.answers.try_iter().collect()
     }
 
     fn start_thread(&self) -> io::Result<()> {
-        let (queue, answer, ring) = (Arc::clone(&self.queue), self.answer.clone(), Arc::clone(&self.ring));
+        let (queue, answer, rope) = (Arc::clone(&self.queue), self.answer.clone(), self.bell.rope());
         let body = move || {
             loop {
                 let Ok(Question { ticket, address }) = lock(&queue).recv() else { return };
                 if answer.send(Answer { ticket, addresses: address.resolve() }).is_err() {
                     return;
                 }
-                // EAGAIN: the socket is full, and readable.
-                let _ = (&*ring).write(&[1]);
+                rope.ring();
             }
         };
         thread::Builder::new().name("resolver".to_owned()).spawn(body).map(|_| ())

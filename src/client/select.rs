@@ -11,9 +11,9 @@
 //!       ╰──── Pausing ◀────╯  (if it may try again)
 //! ```
 //!
-//! (A poem that is to be transformed goes a second time from left to right, with something to be sent between
-//! Connecting and Receiving. While it is Connecting, it may have several sockets, one for each address that has not
-//! answered yet.)
+//! (A poem that is to be transformed goes a second time from left to right, and so does one over HTTP that is elsewhere, with
+//! something to be sent between Connecting and Receiving. While it is Connecting, it may have several sockets, one for each
+//! address that has not answered yet. A file is written by a scribe: a poem that has to wait for it is Full, or Delivering.)
 //!
 //! The kernel looks at every descriptor in each call: with many poems that is what the model costs. (The
 //! namesake, select(2), is kept out: it cannot see descriptors above 1023.)
@@ -30,55 +30,73 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
-use super::fetch::{Fetch, Flow, For, Patience};
+use super::bell::Bell;
+use super::fetch::{Fetch, Flow, For, Next, Patience};
+use super::idle::Idle;
 use super::resolver::{Resolver, Ticket};
+use super::turns::Turns;
 use super::{Failure, Job, READ_SIZE};
 use crate::candidates::{Candidate, Candidates, refuse_itself};
 use crate::errors::is_for_later;
 
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
-    let mut resolver = Resolver::new()?;
-    let mut buffer = vec![0; READ_SIZE];
-    let mut indices = 0..job.addresses.len();
+    let mut tools = Tools { resolver: Resolver::new()?, kept: Idle::default(), buffer: vec![0; READ_SIZE] };
+    let scribe = Bell::new()?;
+    let rope = scribe.rope();
+    job.sink.with_scribe(job.sources.len(), move |_| rope.ring());
+    let mut turns = Turns::new(&job.sources, job.limits.concurrency);
     let mut poems: Vec<Poem> = Vec::new();
     loop {
         // Begin as many poems as may be under way at once.
-        let room = job.limits.max_concurrency.get() - poems.len();
-        for index in indices.by_ref().take(room) {
+        while let Some(index) = turns.next() {
             let mut poem = Poem::begin(job, index);
-            poem.step(Wakeup::Time, &mut resolver, &mut buffer);
+            poem.step(Wakeup::Time, &mut tools);
             poems.push(poem);
         }
-        poems.retain(|poem| !poem.is_settled());
+        for settled in poems.extract_if(.., |poem| poem.is_settled()) {
+            turns.settled(settled.fetch.source());
+        }
         if poems.is_empty() {
-            if indices.is_empty() {
+            if turns.are_over() {
+                job.sink.dismiss_scribe();
                 return Ok(());
             }
             continue;
         }
 
         // Wait until one of them can go on, or has waited long enough.
-        let Ready { poems: ready, resolver: answered } = wait(&poems, &resolver, job)?;
+        let Ready { poems: ready, resolver: answered, scribe: written } = wait(&poems, &tools.resolver, &scribe, job)?;
 
         // Let those go on. One step each: whoever sends fastest must not get all the time.
         let now = Instant::now();
         for (poem, ready) in poems.iter_mut().zip(ready) {
             if ready {
                 job.counts.add_wakeup();
-                poem.step(Wakeup::Ready, &mut resolver, &mut buffer);
+                poem.step(Wakeup::Ready, &mut tools);
             } else if poem.deadline().is_some_and(|deadline| deadline <= now) {
-                poem.step(Wakeup::Time, &mut resolver, &mut buffer);
+                poem.step(Wakeup::Time, &mut tools);
             }
         }
         if answered {
-            for answer in resolver.answers() {
+            for answer in tools.resolver.answers() {
                 // No match if that fetch has timed out meanwhile.
                 if let Some(poem) = poems.iter_mut().find(|poem| poem.waits_for(answer.ticket)) {
-                    poem.step(Wakeup::Resolved(answer.addresses), &mut resolver, &mut buffer);
+                    poem.step(Wakeup::Resolved(answer.addresses), &mut tools);
                 }
             }
         }
+        if written {
+            scribe.silence();
+            poems.iter_mut().for_each(|poem| poem.step(Wakeup::Written, &mut tools));
+        }
     }
+}
+
+/// What all poems share.
+struct Tools {
+    resolver: Resolver,
+    kept: Idle<TcpStream>,
+    buffer: Vec<u8>,
 }
 
 /// What poll(2) called ready.
@@ -87,13 +105,15 @@ struct Ready {
     poems: Vec<bool>,
     /// Whether the resolver has answers.
     resolver: bool,
+    /// Whether the scribe has written something.
+    scribe: bool,
 }
 
 /// The one call that waits.
-fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
-    let mut ready = Ready { poems: vec![false; poems.len()], resolver: false };
+fn wait(poems: &[Poem], resolver: &Resolver, scribe: &Bell, job: &Job) -> io::Result<Ready> {
+    let mut ready = Ready { poems: vec![false; poems.len()], resolver: false, scribe: false };
     let mut whose = Vec::with_capacity(poems.len());
-    let mut sockets = Vec::with_capacity(poems.len() + 1);
+    let mut sockets = Vec::with_capacity(poems.len() + 2);
     for (number, poem) in poems.iter().enumerate() {
         poem.interests(|socket, readiness| {
             whose.push(number);
@@ -101,6 +121,7 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
         });
     }
     sockets.push(PollFd::new(resolver.as_fd(), PollFlags::POLLIN));
+    sockets.push(PollFd::new(scribe.as_fd(), PollFlags::POLLIN));
 
     let first_deadline = poems.iter().filter_map(Poem::deadline).min();
     job.counts.add_wait();
@@ -109,11 +130,13 @@ fn wait(poems: &[Poem], resolver: &Resolver, job: &Job) -> io::Result<Ready> {
         Err(Errno::EINTR) => return Ok(ready), // stopped and continued, for instance
         Err(errno) => return Err(errno.into()),
     }
-    for (number, socket) in whose.into_iter().zip(&sockets) {
-        // POLLERR and POLLHUP count too: the next call on the socket says what is the matter.
-        ready.poems[number] |= socket.any().unwrap_or(true);
+    // POLLERR and POLLHUP count too: the next call on the socket says what is the matter.
+    let mut is_ready = sockets.iter().map(|socket| socket.any().unwrap_or(true));
+    for (number, is_ready) in whose.into_iter().zip(&mut is_ready) {
+        ready.poems[number] |= is_ready;
     }
-    ready.resolver = sockets.last().is_some_and(|bell| bell.any().unwrap_or(true));
+    ready.resolver = is_ready.next().unwrap_or(true);
+    ready.scribe = is_ready.next().unwrap_or(true);
     Ok(ready)
 }
 
@@ -143,8 +166,12 @@ enum State {
     Sending { stream: TcpStream, patience: Patience },
     /// Bytes may come.
     Receiving { stream: TcpStream, patience: Patience },
+    /// Bytes may come, but the disk has to take those that are here first.
+    Full { stream: TcpStream, patience: Patience },
     /// Everything on this connection is said.
     Complete,
+    /// The poem is whole, and the scribe is not done with its file.
+    Delivering,
     /// Delivered or failed.
     Settled,
 }
@@ -164,6 +191,8 @@ enum Wakeup {
     Time,
     /// The resolver has answered.
     Resolved(io::Result<Vec<SocketAddr>>),
+    /// The scribe has written something.
+    Written,
 }
 
 impl Poem {
@@ -201,18 +230,19 @@ impl Poem {
                 let limits = under_way.iter().filter_map(|connecting| connecting.patience.until());
                 limits.chain(candidates.due()).min()
             }
-            State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. } => {
-                patience.until()
-            }
-            State::Complete | State::Settled => None,
+            State::Resolving { patience, .. }
+            | State::Sending { patience, .. }
+            | State::Receiving { patience, .. }
+            | State::Full { patience, .. } => patience.until(),
+            State::Complete | State::Delivering | State::Settled => None,
         }
     }
 
     /// Goes on as far as is possible without waiting. A panic is the failure of this poem, and of no other.
-    fn step(&mut self, wakeup: Wakeup, resolver: &mut Resolver, buffer: &mut [u8]) {
+    fn step(&mut self, wakeup: Wakeup, tools: &mut Tools) {
         let step = AssertUnwindSafe(|| {
             let state = mem::replace(&mut self.state, State::Settled);
-            let mut next = self.next(state, wakeup, resolver, buffer);
+            let mut next = self.next(state, wakeup, tools);
             let result = loop {
                 let leg = match next {
                     Ok(State::Complete) => Ok(()),
@@ -223,15 +253,17 @@ impl Poem {
                     Err(failure) => Err(failure),
                 };
                 match self.fetch.leg_ended(leg, Instant::now()) {
-                    Ok(true) => next = self.set_out(resolver),
+                    Ok(true) => next = self.set_out(tools),
                     Ok(false) => break Ok(()),
                     Err(failure) => break Err(failure),
                 }
             };
             let now = Instant::now();
-            if let Some(pause) = self.fetch.ended(result, now) {
-                self.state = State::Pausing { until: now + pause };
-            }
+            self.state = match self.fetch.ended(result, now) {
+                Next::Retry(pause) => State::Pausing { until: now + pause },
+                Next::Delivery => State::Delivering,
+                Next::Settled => State::Settled,
+            };
         });
         if catch_unwind(step).is_err() {
             self.fetch.give_up();
@@ -239,17 +271,11 @@ impl Poem {
     }
 
     /// The state that follows this one; an error ends the attempt.
-    fn next(
-        &mut self,
-        state: State,
-        wakeup: Wakeup,
-        resolver: &mut Resolver,
-        buffer: &mut [u8],
-    ) -> Result<State, Failure> {
+    fn next(&mut self, state: State, wakeup: Wakeup, tools: &mut Tools) -> Result<State, Failure> {
         match (state, wakeup) {
             (State::Pausing { .. }, Wakeup::Time) => {
                 self.fetch.attempt(Instant::now())?;
-                self.set_out(resolver)
+                self.set_out(tools)
             }
             (State::Resolving { .. }, Wakeup::Resolved(answer)) => {
                 let addresses = answer.map_err(Failure::Resolve)?;
@@ -258,21 +284,30 @@ impl Poem {
             (State::Connecting { under_way, candidates }, Wakeup::Ready) => self.ready(under_way, candidates),
             (State::Connecting { under_way, candidates }, Wakeup::Time) => self.late(under_way, candidates),
             (State::Sending { stream, patience }, Wakeup::Ready) => self.write(stream, patience),
-            (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, buffer),
+            (State::Receiving { stream, patience }, Wakeup::Ready) => self.read(stream, patience, tools),
+            (State::Full { stream, .. }, Wakeup::Written) => self.talk(stream),
+            (State::Delivering, Wakeup::Written) if self.fetch.delivered() => Ok(State::Settled),
             (
-                State::Resolving { patience, .. } | State::Sending { patience, .. } | State::Receiving { patience, .. },
+                State::Resolving { patience, .. }
+                | State::Sending { patience, .. }
+                | State::Receiving { patience, .. }
+                | State::Full { patience, .. },
                 Wakeup::Time,
             ) => Err(patience.lost()),
             // A wakeup that this state does not wait for.
-            (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_)) => Ok(state),
+            (state, Wakeup::Ready | Wakeup::Time | Wakeup::Resolved(_) | Wakeup::Written) => Ok(state),
         }
     }
 
-    /// Begins the connection of a leg.
-    fn set_out(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
+    /// Begins a leg: on a connection that has been kept, or with making one.
+    fn set_out(&mut self, tools: &mut Tools) -> Result<State, Failure> {
+        if let Some(stream) = self.fetch.takes_kept().and_then(|server| tools.kept.take(server)) {
+            self.fetch.reused(Instant::now());
+            return self.talk(stream);
+        }
         match self.fetch.address().literal() {
             Some(address) => self.connect(&[address]),
-            None => self.resolve(resolver),
+            None => self.resolve(&mut tools.resolver),
         }
     }
 
@@ -353,39 +388,48 @@ impl Poem {
         refuse_itself(&socket, address).map_err(Failure::Connect)?;
         self.fetch.reached(address);
         self.fetch.connected(Instant::now());
-        Ok(self.send_or_receive(socket.into()))
+        self.talk(socket.into())
     }
 
-    /// The state after a connection stands, or after a write: what is to be sent comes first.
-    fn send_or_receive(&self, stream: TcpStream) -> State {
+    /// Goes on with a connection that stands, without waiting: what is to be sent comes first, and as a rule the socket
+    /// takes it.
+    fn talk(&mut self, stream: TcpStream) -> Result<State, Failure> {
         let patience = self.fetch.patience(For::Bytes, Instant::now());
         match self.fetch.unsent() {
-            Some(_) => State::Sending { stream, patience },
-            None => State::Receiving { stream, patience },
+            Some(_) => self.write(stream, patience),
+            None => Ok(State::Receiving { stream, patience }),
         }
     }
 
     fn write(&mut self, mut stream: TcpStream, patience: Patience) -> Result<State, Failure> {
-        let Some(parts) = self.fetch.unsent() else { return Ok(self.send_or_receive(stream)) };
+        let Some(parts) = self.fetch.unsent() else { return self.talk(stream) };
         match stream.write_vectored(&parts) {
             Ok(n) => {
                 self.fetch.sent(n);
-                Ok(self.send_or_receive(stream))
+                self.talk(stream)
             }
             Err(error) if is_for_later(&error) => Ok(State::Sending { stream, patience }),
             Err(error) => Err(Failure::Broken(error)),
         }
     }
 
-    fn read(&mut self, mut stream: TcpStream, patience: Patience, buffer: &mut [u8]) -> Result<State, Failure> {
+    fn read(&mut self, mut stream: TcpStream, patience: Patience, tools: &mut Tools) -> Result<State, Failure> {
+        if !self.fetch.has_room() {
+            return Ok(State::Full { stream, patience: self.fetch.patience(For::Room, Instant::now()) });
+        }
         self.fetch.job().counts.add_read();
-        match stream.read(buffer) {
+        match stream.read(&mut tools.buffer) {
             Ok(0) => Ok(State::Complete),
-            Ok(n) => match self.fetch.received(&buffer[..n], Instant::now())? {
+            Ok(n) => match self.fetch.received(&tools.buffer[..n], Instant::now())? {
                 Flow::More => {
                     Ok(State::Receiving { stream, patience: self.fetch.patience(For::Bytes, Instant::now()) })
                 }
-                Flow::Enough => Ok(State::Complete),
+                Flow::Enough => {
+                    if let Some(server) = self.fetch.keeps() {
+                        tools.kept.put(server.clone(), stream);
+                    }
+                    Ok(State::Complete)
+                }
             },
             Err(error) if is_for_later(&error) => Ok(State::Receiving { stream, patience }),
             Err(error) => Err(Failure::Broken(error)),

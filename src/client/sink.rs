@@ -1,15 +1,18 @@
 //! The sink of a run, where its poems go: to a stream, whole and unmixed; into files; nowhere.
 
-use std::fmt::{self, Display};
+use std::fmt;
 use std::io::{self, Write};
-use std::mem;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Failure;
+use super::files::Files;
+use super::naming::Template;
 use super::ordered::{Order, OrderedWriter, State};
-use crate::address::Address;
+use super::scribe::{Scribe, Word};
+use super::source::Source;
 use crate::sync::lock;
 use crate::whole_file::WholeFile;
 
@@ -22,7 +25,8 @@ pub struct Sink(Kind);
 
 enum Kind {
     Nowhere,
-    Files { directory: PathBuf, names: Vec<String>, open: Vec<Mutex<Option<WholeFile>>> },
+    /// Written where they are fetched, or by a scribe, if a model has asked for one.
+    Files(Arc<Files>, OnceLock<Scribe>),
     Stream(Mutex<OrderedWriter>),
 }
 
@@ -54,19 +58,11 @@ impl Sink {
         Self(Kind::Nowhere)
     }
 
-    /// A sink that writes each poem into a file of its own, `NUMBER-HOST-PORT.txt`, which is there only when it is
-    /// whole. The directory is made if there is none.
-    pub fn files(directory: &Path, addresses: &[Address]) -> Self {
-        let width = addresses.len().to_string().len();
-        let name = |(index, address): (usize, &Address)| {
-            let host = address.host().replace([':', '%', '/'], "_");
-            format!("{:0width$}-{host}-{}.txt", index + 1, address.port())
-        };
-        Self(Kind::Files {
-            directory: directory.to_owned(),
-            names: addresses.iter().enumerate().map(name).collect(),
-            open: addresses.iter().map(|_| Mutex::new(None)).collect(),
-        })
+    /// A sink that writes each poem into a file of its own, which is there only when it is whole. The directory is made if
+    /// there is none. A poem over HTTP is called as the last segment of its URL, or as the template says, another one
+    /// `NUMBER-HOST-PORT.txt`; where two would have the same name, their number stands before it.
+    pub fn files(directory: &Path, sources: &[Source], template: Option<&Template>) -> Self {
+        Self(Kind::Files(Arc::new(Files::new(directory, sources, template)), OnceLock::new()))
     }
 
     /// Checks, before anything is fetched, that files could be made in this directory, or the directory itself in the one
@@ -86,24 +82,45 @@ impl Sink {
         Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
     }
 
+    /// Has files written by a scribe, who calls `tell` when there is something to be looked at. Without files there is
+    /// nothing to do for one; and if the system gives no thread, they are written where they are fetched.
+    pub(super) fn with_scribe(&self, poems: usize, tell: impl Fn(Word) + Send + 'static) {
+        if let Kind::Files(files, scribe) = &self.0
+            && let Ok(started) = Scribe::start(Arc::clone(files), poems, tell)
+        {
+            let _ = scribe.set(started);
+        }
+    }
+
+    /// The scribe, if there is one.
+    fn scribe(&self) -> Option<&Scribe> {
+        match &self.0 {
+            Kind::Files(_, scribe) => scribe.get(),
+            Kind::Nowhere | Kind::Stream(_) => None,
+        }
+    }
+
+    /// Whether more bytes may come. If not, the scribe will tell when there is room.
+    pub(super) fn has_room(&self) -> bool {
+        self.scribe().is_none_or(Scribe::has_room)
+    }
+
+    /// Lets the scribe go, when every poem is settled.
+    pub(super) fn dismiss_scribe(&self) {
+        if let Some(scribe) = self.scribe() {
+            scribe.dismiss();
+        }
+    }
+
     /// Begins an attempt.
     ///
     /// # Errors
     /// The temporary file cannot be made.
     pub(crate) fn open(&self, task: usize) -> Result<(), Failure> {
-        if let Kind::Files { directory, names, open } = &self.0 {
-            let mut slot = lock(&open[task]);
-            let path = directory.join(&names[task]);
-            let made = match WholeFile::create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::create_dir_all(directory).and_then(|()| WholeFile::create(&path))
-                }
-                made => made,
-            };
-            let file = made.map_err(|error| undelivered(&directory.display(), error))?;
-            *slot = Some(file);
+        match &self.0 {
+            Kind::Files(files, scribe) if scribe.get().is_none() => files.open(task),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes the next bytes of a poem.
@@ -113,40 +130,68 @@ impl Sink {
     pub(crate) fn write(&self, task: usize, bytes: &[u8]) -> Result<(), Failure> {
         match &self.0 {
             Kind::Nowhere => Ok(()),
-            Kind::Files { directory, names, open } => match lock(&open[task]).as_mut() {
-                Some(file) => {
-                    let place = || directory.join(&names[task]);
-                    file.as_file().write_all(bytes).map_err(|error| undelivered(&place().display(), error))
-                }
-                None => Err(Failure::Bug),
+            Kind::Files(files, scribe) => match scribe.get() {
+                Some(scribe) => scribe.write(task, bytes.to_vec(), 0..bytes.len()),
+                None => files.write(task, bytes),
             },
             Kind::Stream(ordered) => lock(ordered).write(task, bytes),
         }
     }
 
-    /// Ends a whole poem: bytes that have not been written yet are written now, if it is the poem's turn.
-    #[must_use]
-    pub(crate) fn finish(&self, task: usize) -> Delivery {
-        match &self.0 {
-            Kind::Nowhere => Delivery::nothing(),
-            Kind::Files { directory, names, open } => Delivery::of(|| {
-                let path = directory.join(&names[task]);
-                let place = path.display();
-                match lock(&open[task]).take().map(|file| file.persist(&path)) {
-                    Some(Ok(())) => Vec::new(),
-                    Some(Err(error)) => vec![(task, undelivered(&place, error))],
-                    None => vec![(task, Failure::Bug)],
-                }
-            }),
-            Kind::Stream(ordered) => Delivery::of(|| lock(ordered).settle(task, State::Whole)),
+    /// Takes a part of a buffer as the next bytes of a poem, and the buffer with it: it may be large.
+    ///
+    /// # Errors
+    /// As with `write`.
+    pub(super) fn write_all(&self, task: usize, buffer: Vec<u8>, range: Range<usize>) -> Result<(), Failure> {
+        match self.scribe() {
+            Some(scribe) => scribe.write(task, buffer, range),
+            None => self.write(task, &buffer[range]),
         }
+    }
+
+    /// Takes what stands beside a poem, which may tell the name of its file.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) fn learn_name(&self, task: usize, json: &[u8]) -> Result<(), Failure> {
+        match &self.0 {
+            Kind::Files(files, _) => files.learn_name(task, json),
+            Kind::Nowhere | Kind::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Ends a whole poem: bytes that have not been written yet are written now, if it is the poem's turn. `None`: the
+    /// scribe does it, and [`delivery`](Self::delivery) will have the end.
+    #[must_use]
+    pub(crate) fn finish(&self, task: usize) -> Option<Delivery> {
+        let lost = |result: Result<(), Failure>| result.err().map(|failure| (task, failure)).into_iter().collect();
+        match &self.0 {
+            Kind::Nowhere => Some(Delivery::nothing()),
+            Kind::Files(files, scribe) => match scribe.get() {
+                Some(scribe) => {
+                    scribe.finish(task);
+                    None
+                }
+                None => Some(Delivery::of(|| lost(files.finish(task)))),
+            },
+            Kind::Stream(ordered) => Some(Delivery::of(|| lock(ordered).settle(task, State::Whole))),
+        }
+    }
+
+    /// The end of a poem that the scribe has been told to finish, if it has come.
+    pub(super) fn delivery(&self, task: usize) -> Option<Delivery> {
+        let (took, result) = self.scribe()?.settled(task)?;
+        Some(Delivery { took, lost: result.err().map(|failure| (task, failure)).into_iter().collect() })
     }
 
     /// Drops the bytes of this attempt.
     pub(crate) fn void(&self, task: usize) {
         match &self.0 {
             Kind::Nowhere => {}
-            Kind::Files { open, .. } => *lock(&open[task]) = None,
+            Kind::Files(files, scribe) => match scribe.get() {
+                Some(scribe) => scribe.void(task),
+                None => files.void(task),
+            },
             Kind::Stream(ordered) => lock(ordered).void(task),
         }
     }
@@ -156,7 +201,7 @@ impl Sink {
     pub(crate) fn abandon(&self, task: usize) -> Delivery {
         self.void(task);
         match &self.0 {
-            Kind::Nowhere | Kind::Files { .. } => Delivery::nothing(),
+            Kind::Nowhere | Kind::Files(..) => Delivery::nothing(),
             Kind::Stream(ordered) => Delivery::of(|| lock(ordered).settle(task, State::Lost)),
         }
     }
@@ -165,35 +210,25 @@ impl Sink {
     #[must_use]
     pub(crate) fn end(&self) -> Vec<(usize, Failure)> {
         match &self.0 {
-            Kind::Nowhere | Kind::Files { .. } => Vec::new(),
+            Kind::Nowhere | Kind::Files(..) => Vec::new(),
             Kind::Stream(ordered) => lock(ordered).end(),
         }
     }
 
-    /// Removes temporary files, for a process that ends in the middle of a run.
-    ///
-    /// Nobody may create a file after this: a fetch that goes on on another thread would leave it behind. Each file's
-    /// lock is therefore never released (its guard is leaked), and a fetch that wants it waits for the process to end.
+    /// Removes temporary files, for a process that ends in the middle of a run. Nobody may create a file after this: a
+    /// fetch that goes on on another thread, or the scribe, would leave it behind.
     pub fn clean_up(&self) {
-        if let Kind::Files { open, .. } = &self.0 {
-            for file in open {
-                let mut file = lock(file);
-                *file = None;
-                mem::forget(file);
-            }
+        if let Kind::Files(files, _) = &self.0 {
+            files.clean_up();
         }
     }
-}
-
-fn undelivered(place: &dyn Display, error: io::Error) -> Failure {
-    Failure::Deliver { place: place.to_string(), error }
 }
 
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nowhere => "Nowhere",
-            Self::Files { .. } => "Files",
+            Self::Files(..) => "Files",
             Self::Stream(_) => "Stream",
         })
     }
@@ -208,7 +243,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("temporary directory");
         let directory = parent.path().join("new/poems");
         let addresses = ["10000", "[::1]:80"].map(|text| text.parse().expect("valid"));
-        let sink = Sink::files(&directory, &addresses);
+        let sink = Sink::files(&directory, &addresses, None);
         let names = || {
             let mut names: Vec<String> = std::fs::read_dir(&directory)
                 .expect("directory")
@@ -225,7 +260,7 @@ mod tests {
         sink.write(0, b"whole").expect("written");
         sink.write(1, b"half").expect("written");
         assert!(names().iter().all(|name| name.starts_with('.')), "{:?}", names());
-        assert!(sink.finish(0).lost.is_empty());
+        assert!(sink.finish(0).expect("at once").lost.is_empty());
         sink.clean_up();
         assert_eq!(names(), ["1-127.0.0.1-10000.txt"]);
         let poem = std::fs::read_to_string(directory.join("1-127.0.0.1-10000.txt"));
@@ -251,11 +286,11 @@ mod tests {
     fn the_time_that_a_stream_takes_is_told() {
         let sink = Sink::stream(Box::new(Slow), Order::Request { retries: false, by_line: false }, 2);
         sink.write(1, b"waits for its turn").expect("held");
-        assert!(sink.finish(1).lost.is_empty());
+        assert!(sink.finish(1).expect("at once").lost.is_empty());
         assert!(sink.abandon(0).took >= Duration::from_millis(1));
         let sink = Sink::stream(Box::new(Slow), Order::Completion, 1);
         sink.write(0, b"at its end").expect("held");
-        assert!(sink.finish(0).took >= Duration::from_millis(1));
-        assert_eq!(Sink::discard().finish(0).took, Duration::ZERO);
+        assert!(sink.finish(0).expect("at once").took >= Duration::from_millis(1));
+        assert_eq!(Sink::discard().finish(0).expect("at once").took, Duration::ZERO);
     }
 }

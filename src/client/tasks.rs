@@ -16,10 +16,14 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, RuntimeMetrics};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, timeout_at};
 
-use super::fetch::{Fetch, Flow, For, Patience};
+use super::fetch::{Fetch, Flow, For, Next, Patience};
+use super::idle::Idle;
+use super::scribe::Word;
+use super::turns::Turns;
 use super::{Failure, Job, READ_SIZE};
 use crate::candidates::{Candidate, Candidates, first_to_end, refuse_itself};
 use crate::pool::{NotCalled, Pool};
@@ -27,40 +31,88 @@ use crate::pool::{NotCalled, Pool};
 /// Threads for names: as many as the runtime would have for what blocks.
 static LOOK_UPS: Pool = Pool::new(512);
 
-/// The read buffer and the metrics of the runtime, shared by all tasks.
+/// What all tasks share: the read buffer, connections that are kept, the scribe's words, whose turn it is, and the metrics of
+/// the runtime.
 struct Shared {
     buffer: RefCell<Vec<u8>>,
+    kept: RefCell<Idle<TcpStream>>,
+    words: Arc<Words>,
+    turns: RefCell<Turns>,
     metrics: RuntimeMetrics,
+}
+
+/// The scribe's words, for the tasks that wait for them.
+struct Words {
+    room: Notify,
+    /// One for each poem.
+    settled: Vec<Notify>,
 }
 
 pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, fetch_all(job));
+    job.sink.dismiss_scribe();
     Ok(())
 }
 
 async fn fetch_all(job: &Arc<Job>) {
-    let metrics = Handle::current().metrics();
-    let shared = Rc::new(Shared { buffer: RefCell::new(vec![0; READ_SIZE]), metrics });
+    let words = Arc::new(Words { room: Notify::new(), settled: job.sources.iter().map(|_| Notify::new()).collect() });
+    let heard = Arc::clone(&words);
+    job.sink.with_scribe(job.sources.len(), move |word| match word {
+        Word::Room => heard.room.notify_waiters(),
+        Word::Settled(index) => heard.settled[index].notify_one(),
+    });
+    let shared = Rc::new(Shared {
+        buffer: RefCell::new(vec![0; READ_SIZE]),
+        kept: RefCell::default(),
+        words,
+        turns: RefCell::new(Turns::new(&job.sources, job.limits.concurrency)),
+        metrics: Handle::current().metrics(),
+    });
     let mut running = JoinSet::new();
-    for index in 0..job.addresses.len() {
-        if running.len() == job.limits.max_concurrency.get() {
-            // After a panic, too: the fetch has failed when it was dropped.
-            let _ = running.join_next().await;
+    loop {
+        while let Some(index) = take_turn(&shared) {
+            running.spawn_local(fetch(Arc::clone(job), index, Rc::clone(&shared)));
         }
-        running.spawn_local(fetch(Arc::clone(job), index, Rc::clone(&shared)));
+        // After a panic, too: the fetch has failed when it was dropped.
+        if running.join_next().await.is_none() {
+            return;
+        }
     }
-    while running.join_next().await.is_some() {}
+}
+
+fn take_turn(shared: &Shared) -> Option<usize> {
+    shared.turns.borrow_mut().next()
 }
 
 async fn fetch(job: Arc<Job>, index: usize, shared: Rc<Shared>) {
+    let _turn = Turn { job: &job, index, shared: &shared };
     let mut fetch = Fetch::begin(&job, index, Instant::now());
     loop {
         let result = attempt(&mut fetch, &shared).await;
         match fetch.ended(result, Instant::now()) {
-            Some(pause) => sleep(pause).await,
-            None => return,
+            Next::Retry(pause) => sleep(pause).await,
+            Next::Delivery => {
+                while !fetch.delivered() {
+                    shared.words.settled[index].notified().await;
+                }
+                return;
+            }
+            Next::Settled => return,
         }
+    }
+}
+
+/// The turn of one poem. When it is dropped, in a panic too, it is another one's.
+struct Turn<'a> {
+    job: &'a Job,
+    index: usize,
+    shared: &'a Shared,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.turns.borrow_mut().settled(&self.job.sources[self.index]);
     }
 }
 
@@ -74,18 +126,42 @@ async fn attempt(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
     }
 }
 
-/// One connection, from its beginning to its end.
+/// One exchange, on a connection that is new or has been kept.
 async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
-    let mut stream = connect(fetch).await?;
-    fetch.connected(Instant::now());
+    let kept = fetch.takes_kept().and_then(|server| shared.kept.borrow_mut().take(server));
+    let mut stream = match kept {
+        Some(stream) => {
+            fetch.reused(Instant::now());
+            stream
+        }
+        None => {
+            let stream = connect(fetch).await?;
+            fetch.connected(Instant::now());
+            stream
+        }
+    };
+    send(fetch, &mut stream).await?;
+    receive(fetch, &mut stream, shared).await?;
+    if let Some(server) = fetch.keeps() {
+        shared.kept.borrow_mut().put(server.clone(), stream);
+    }
+    Ok(())
+}
+
+async fn send(fetch: &mut Fetch, stream: &mut TcpStream) -> Result<(), Failure> {
     while let Some(parts) = fetch.unsent() {
-        let write = poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
+        let write = poll_fn(|context| Pin::new(&mut *stream).poll_write_vectored(context, &parts));
         let result = within(fetch.patience(For::Bytes, Instant::now()), write).await?;
         fetch.job().counts.add_wakeup();
         fetch.sent(result.map_err(Failure::Broken)?);
     }
+    Ok(())
+}
+
+async fn receive(fetch: &mut Fetch, stream: &mut TcpStream, shared: &Shared) -> Result<(), Failure> {
     loop {
-        let read = poll_fn(|context| read_into(&mut stream, &shared.buffer, context));
+        wait_for_room(fetch, shared).await?;
+        let read = poll_fn(|context| read_into(stream, &shared.buffer, context));
         let result = within(fetch.patience(For::Bytes, Instant::now()), read).await?;
         let counts = &fetch.job().counts;
         counts.set_waits(shared.metrics.worker_park_count(0));
@@ -100,6 +176,17 @@ async fn leg(fetch: &mut Fetch, shared: &Shared) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Waits for the disk, if it has to write what is here already.
+async fn wait_for_room(fetch: &Fetch, shared: &Shared) -> Result<(), Failure> {
+    while !fetch.has_room() {
+        let room = shared.words.room.notified();
+        if !fetch.has_room() {
+            within(fetch.patience(For::Room, Instant::now()), room).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads into the shared buffer, which is this task's until its next await.

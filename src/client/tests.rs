@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{FetchLimits, Job, Model, ReportBuilder, Sink};
+use super::{Concurrency, FetchLimits, Job, Model, ReportBuilder, Sink, Source};
 use crate::address::{Address, made_up};
 use crate::report::{Status, TaskReport};
 
@@ -24,14 +24,15 @@ const LIMITS: FetchLimits = FetchLimits {
     idle_timeout: Some(PATIENCE),
     timeout: None,
     retries: 0,
-    max_concurrency: NonZeroUsize::MIN,
+    retry_after_max: Duration::ZERO,
+    concurrency: Concurrency::Together(NonZeroUsize::MIN),
 };
 
 /// Fetches a poem, and returns what became of it.
 fn fetch(model: Model, address: &Address, limits: &FetchLimits) -> TaskReport {
-    let (clock, addresses) = (Instant::now(), vec![address.clone()]);
-    let builder = Arc::new(ReportBuilder::new(model, &addresses, clock, false));
-    let job = Arc::new(Job::new(addresses, limits.clone(), Sink::discard(), vec![builder.clone()], clock, 7));
+    let (clock, sources) = (Instant::now(), vec![Source::Poem(address.clone())]);
+    let builder = Arc::new(ReportBuilder::new(model, &sources, limits.concurrency, clock, false));
+    let job = Arc::new(Job::new(sources, limits.clone(), Sink::discard(), vec![builder.clone()], clock, 7));
     model.run(&job).expect("it runs");
     builder.report(job.calls()).tasks.remove(0)
 }

@@ -9,23 +9,23 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use super::blocking;
+use super::blocking::{self, Kept};
 use super::fetch::Fetch;
-use super::{Failure, Job};
+use super::turns::Turns;
+use super::{Failure, Job, READ_SIZE};
 
 /// How long a thread that has ended may still count as one of the system's, and the pause between two looks.
 const LAST_STEPS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
 
 pub(super) fn run(job: &Arc<Job>) {
     let (ended, endings) = mpsc::channel();
+    let kept = Kept::default();
     thread::scope(|scope| {
-        let mut running = Running { threads: 0, last_end: None, endings };
-        for index in 0..job.addresses.len() {
-            if running.threads == job.limits.max_concurrency.get() {
-                running.wait_for_one();
-            }
+        let turns = Turns::new(&job.sources, job.limits.concurrency);
+        let mut running = Running { job, turns, threads: 0, last_end: None, endings };
+        while let Some(index) = running.next() {
             loop {
-                match start_one(scope, job, index, ended.clone()) {
+                match start_one(scope, job, index, &kept, ended.clone()) {
                     Ok(()) => {
                         running.threads += 1;
                         break;
@@ -34,6 +34,7 @@ pub(super) fn run(job: &Arc<Job>) {
                     Err(error) if running.threads == 0 => {
                         let now = Instant::now();
                         Fetch::begin(job, index, now).ended(Err(Failure::no_thread(error)), now);
+                        running.turns.settled(&job.sources[index]);
                         break;
                     }
                     // EAGAIN: the system has no more threads now; one of ours will give its own back.
@@ -49,38 +50,54 @@ fn start_one<'scope>(
     scope: &'scope Scope<'scope, '_>,
     job: &'scope Arc<Job>,
     index: usize,
-    ended: Sender<()>,
+    kept: &'scope Kept,
+    ended: Sender<usize>,
 ) -> io::Result<()> {
     let body = move || {
-        let _ended = SendOnDrop(ended);
-        blocking::fetch(job, index);
+        let _ended = SendOnDrop(ended, index);
+        blocking::fetch(job, index, kept, &mut vec![0; READ_SIZE]);
     };
     thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body).map(|_| ())
 }
 
-/// Sends on drop, so that a panic counts as an end.
-struct SendOnDrop(Sender<()>);
+/// Sends the number of its poem on drop, so that a panic counts as an end.
+struct SendOnDrop(Sender<usize>, usize);
 
 impl Drop for SendOnDrop {
     fn drop(&mut self) {
         // Fails when the last poem has been started: then nothing is waited for but the end of the scope.
-        let _ = self.0.send(());
+        let _ = self.0.send(self.1);
     }
 }
 
-/// The threads that have not ended.
-struct Running {
+/// The threads that have not ended, and the poems that have not begun.
+struct Running<'a> {
+    job: &'a Job,
+    turns: Turns,
     threads: usize,
     /// When the last one ended.
     last_end: Option<Instant>,
-    endings: Receiver<()>,
+    endings: Receiver<usize>,
 }
 
-impl Running {
+impl Running<'_> {
+    /// The next poem, as soon as it may begin.
+    fn next(&mut self) -> Option<usize> {
+        loop {
+            let next = self.turns.next();
+            if next.is_some() || self.turns.are_over() {
+                return next;
+            }
+            self.wait_for_one();
+        }
+    }
+
     /// Waits for the end of one thread. There must be one.
     fn wait_for_one(&mut self) {
         // Cannot fail: each thread holds a sender until its end.
-        let _ = self.endings.recv();
+        if let Ok(index) = self.endings.recv() {
+            self.turns.settled(&self.job.sources[index]);
+        }
         self.threads -= 1;
         self.last_end = Some(Instant::now());
     }

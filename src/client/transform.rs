@@ -3,6 +3,7 @@
 //! Sans-I/O: the bytes come and go as [`super::fetch`] hands them on. The server side is in `server/transform.rs`.
 
 use std::io::IoSlice;
+use std::ops::Range;
 
 use super::Failure;
 use crate::proto::netstring::{Decoder, Outgoing};
@@ -26,7 +27,7 @@ pub(super) struct Exchange {
     /// Bytes of the reply that have arrived.
     arrived: Vec<u8>,
     /// The payload within `arrived`, from and to, when the reply is complete.
-    reply: Option<(usize, usize)>,
+    reply: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -96,14 +97,34 @@ impl Exchange {
         let mut rest = &self.arrived[..];
         if let Some(payload) = Decoder::new(limit).decode(&mut rest).map_err(Failure::Reply)? {
             let end = self.arrived.len() - rest.len() - 1;
-            self.reply = Some((end - payload.len(), end));
+            self.reply = Some(end - payload.len()..end);
         }
         Ok(self.reply.is_some())
     }
 
-    /// The reply, if it is complete.
-    pub(super) fn reply(&self) -> Option<&[u8]> {
-        self.reply.map(|(start, end)| &self.arrived[start..end])
+    /// The length of the reply, if it is complete.
+    pub(super) fn reply_len(&self) -> Option<usize> {
+        self.reply.as_ref().map(Range::len)
+    }
+
+    /// The reply, or the poem if there is none, and where it is in its buffer.
+    pub(super) fn into_result(self) -> (Vec<u8>, Range<usize>) {
+        match (self.reply, self.request) {
+            (Some(range), _) => (self.arrived, range),
+            (None, request) => {
+                let buffer = match request {
+                    Request::Growing(request) => request,
+                    Request::Asking(request) => request.into_payload(),
+                };
+                let end = buffer.len();
+                (buffer, self.poem..end)
+            }
+        }
+    }
+
+    /// Forgets the reply: the poem is the result.
+    pub(super) fn without_reply(&mut self) {
+        self.reply = None;
     }
 
     /// Whether no byte of a reply has arrived.
@@ -149,9 +170,13 @@ mod tests {
         for byte in b"6:A POEM" {
             assert!(matches!(exchange.hear(&[*byte]), Ok(false)));
         }
-        assert_eq!((exchange.reply(), exchange.has_no_reply()), (None, false));
+        assert_eq!((exchange.reply_len(), exchange.has_no_reply()), (None, false));
         assert!(matches!(exchange.hear(b", and more"), Ok(true)));
-        assert_eq!(exchange.reply(), Some(&b"A POEM"[..]));
+        assert_eq!(exchange.reply_len(), Some(6));
+        let (buffer, range) = exchange.into_result();
+        assert_eq!(&buffer[range], b"A POEM");
+        let (buffer, range) = asked(b"a poem").into_result();
+        assert_eq!(&buffer[range], b"a poem");
     }
 
     #[test]

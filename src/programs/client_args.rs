@@ -1,19 +1,22 @@
 //! Arguments that the clients and their race share: what to fetch, and how to draw it.
 
-use std::path::Path;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::address::Address;
 use crate::cli::Error;
+use crate::client::Target;
 use crate::report::Report;
 use crate::report::waterfall::{Chart, svg};
-use crate::target::Target;
 use crate::whole_file;
 
-const FORMS: &str = "Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT, or one of these after NAME=";
+const FORMS: &str = "\
+Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT; over HTTP http://HOST[:PORT]/PATH; or NAME= and one of these";
 const FORMS_AND_NAMES: &str = "\
-Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT, or one of these after NAME=
+Servers: PORT (on this machine), HOST:PORT or [IPv6]:PORT; over HTTP http://HOST[:PORT]/PATH; or NAME= and one of these
 
 The name, as in donne=10000, stands for the poem in pictures and reports. It has up to 64 characters and no =, and does \
 not look like a host or a port.";
@@ -21,25 +24,48 @@ not look like a host or a port.";
 /// The targets, one a poem.
 #[derive(Debug, Args)]
 pub(super) struct TargetArgs {
-    #[arg(required = true, value_name = "ADDR", id = "targets", help = FORMS, long_help = FORMS_AND_NAMES)]
+    #[arg(required_unless_present = "input", value_name = "ADDR", id = "targets")]
+    #[arg(help = FORMS, long_help = FORMS_AND_NAMES)]
     list: Vec<Target>,
+
+    /// Read more of them from FILE, or from stdin if that is -: one a line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
 }
 
 impl TargetArgs {
-    /// The targets, in order.
-    pub(super) fn list(&self) -> &[Target] {
-        &self.list
+    /// The targets, in order: those of the command line, and then those of the file.
+    ///
+    /// # Errors
+    /// It cannot be read, or has something else in it; or there is no target at all.
+    pub(super) fn resolve(&self) -> Result<Vec<Target>, Error> {
+        let mut targets = self.list.clone();
+        let Some(path) = &self.input else { return Ok(targets) };
+        let (place, text) = match path.as_os_str() == "-" {
+            true => {
+                let mut text = String::new();
+                ("stdin".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
+            }
+            false => (path.display().to_string(), fs::read_to_string(path)),
+        };
+        let text = text.map_err(|error| Error::cannot("read", &place, &error))?;
+        for (number, line) in text.lines().enumerate() {
+            // A fragment of a URL is no comment.
+            let line = line.split_once(" #").map_or(line, |(line, _)| line).trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let target = line.parse();
+            targets.push(target.map_err(|why| Error::usage(format!("{place}, line {}: '{line}': {why}", number + 1)))?);
+        }
+        if targets.is_empty() { Err(Error::usage(format!("there is no address in {place}"))) } else { Ok(targets) }
     }
+}
 
-    /// The servers, in order.
-    pub(super) fn addresses(&self) -> Vec<Address> {
-        self.list.iter().map(|target| target.address.clone()).collect()
-    }
-
-    /// The names, in the order of the servers.
-    pub(super) fn names(&self) -> Vec<Option<String>> {
-        self.list.iter().map(|target| target.name.clone()).collect()
-    }
+/// The proxy of `--proxy`: an address, or its URL as other programs have it.
+pub(super) fn proxy(text: &str) -> Result<Address, String> {
+    let address = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
+    address.parse().map_err(|error| format!("{error}"))
 }
 
 /// Checks a file that is to be written at the end, before anything is fetched for it.

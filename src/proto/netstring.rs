@@ -215,6 +215,11 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
     pub fn payload(&self) -> &P {
         &self.payload
     }
+
+    /// The payload, when the frame is no longer needed.
+    pub fn into_payload(self) -> P {
+        self.payload
+    }
 }
 
 #[cfg(test)]

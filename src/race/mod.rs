@@ -24,7 +24,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::client::Model;
+use crate::client::{Concurrency, Model, Source};
 use crate::report::Report;
 use crate::units::{Micros, micros};
 
@@ -82,8 +82,8 @@ pub struct Standing {
     pub time_us: Micros,
     /// The shortest and the longest time.
     pub spread_us: (Micros, Micros),
-    /// The least time that is possible in this model: the sum over the poems for the blocking one, the slowest poem for
-    /// the others.
+    /// The least time that is possible in this model: the sum over the poems for the blocking one; the slowest poem for
+    /// the others, or more if not all may be under way at once.
     pub bound_us: Micros,
     /// The median of each cost.
     pub cost: Cost,
@@ -210,31 +210,35 @@ fn field(status: &str, name: &str) -> u64 {
 }
 
 /// The summaries of these runs, in the order of the models. A run counts for times and costs if all its poems arrived:
-/// a poem that fails may do so very fast.
-pub fn summaries(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
+/// a poem that fails may do so very fast. The poems come from these sources, so many at once.
+pub fn summaries(
+    models: &[Model],
+    runs: &[(Model, Run)],
+    sources: &[Source],
+    concurrency: Concurrency,
+) -> Vec<Summary> {
     let counting: Vec<&(Model, Run)> = runs.iter().filter(|(_, run)| run.report.failed == 0).collect();
     let poems = server_times(&counting);
     let summary = |&model: &Model| Summary {
         model: model.name(),
         runs: counting.iter().filter(|(one, _)| *one == model).count(),
         missing: runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run.report.failed).sum(),
-        standing: standing(model, &counting, &poems),
+        standing: standing(model, &counting, || {
+            model.concurrency(concurrency).bound(sources.iter().zip(poems.iter().copied()))
+        }),
     };
     models.iter().map(summary).collect()
 }
 
 /// The standing of one model; `None` if none of these runs is its own.
-fn standing(model: Model, runs: &[&(Model, Run)], poems: &[Micros]) -> Option<Standing> {
+fn standing(model: Model, runs: &[&(Model, Run)], bound: impl Fn() -> Micros) -> Option<Standing> {
     let of: Vec<&Run> = runs.iter().filter(|(one, _)| *one == model).map(|(_, run)| run).collect();
     let times: Vec<Micros> = of.iter().map(|run| run.report.elapsed_us).collect();
     let cost = |part: fn(&Cost) -> u64| median(of.iter().map(|run| part(&run.cost)).collect());
     Some(Standing {
         spread_us: (*times.iter().min()?, *times.iter().max()?),
         time_us: median(times),
-        bound_us: match model {
-            Model::Blocking => poems.iter().sum(),
-            Model::Async | Model::Select | Model::Threads => poems.iter().copied().max().unwrap_or(0),
-        },
+        bound_us: bound(),
         cost: Cost {
             start_up_us: cost(|cost| cost.start_up_us),
             cpu_us: cost(|cost| cost.cpu_us),
@@ -281,6 +285,12 @@ mod tests {
         (model, Run { report: report(model.name(), tasks), cost: Cost::default() })
     }
 
+    /// The summaries of runs with two poems, both at once.
+    fn of_all(models: &[Model], runs: &[(Model, Run)]) -> Vec<Summary> {
+        let sources = ["1", "2"].map(|port| port.parse().expect("a source"));
+        summaries(models, runs, &sources, Concurrency::wanted(None))
+    }
+
     #[test]
     fn the_bound_is_the_sum_or_the_slowest() {
         let runs = [
@@ -289,7 +299,7 @@ mod tests {
             run(Model::Blocking, &[(0, 300), (300, 990)]),
             run(Model::Async, &[(0, 300), (0, 600)]),
         ];
-        let summaries = summaries(&[Model::Async, Model::Blocking], &runs);
+        let summaries = of_all(&[Model::Async, Model::Blocking], &runs);
         let standings: Vec<&Standing> = summaries.iter().filter_map(|summary| summary.standing.as_ref()).collect();
         let [asynchronous, blocking] = standings[..] else { panic!("two models") };
         assert_eq!((asynchronous.time_us, asynchronous.bound_us), (600, 600));
@@ -301,7 +311,7 @@ mod tests {
     fn a_server_that_serves_one_at_a_time_is_no_better_than_its_word() {
         // The same server twice: asked at once, the second poem waits for the first.
         let runs = [run(Model::Blocking, &[(0, 300), (300, 600)]), run(Model::Async, &[(0, 300), (0, 600)])];
-        let summaries = summaries(&[Model::Blocking, Model::Async], &runs);
+        let summaries = of_all(&[Model::Blocking, Model::Async], &runs);
         let standings: Vec<&Standing> = summaries.iter().filter_map(|summary| summary.standing.as_ref()).collect();
         assert_eq!((standings[0].bound_us, standings[1].bound_us), (600, 300));
         assert_eq!((standings[0].ratio(), standings[1].ratio()), (1.0, 2.0));
@@ -327,7 +337,7 @@ mod tests {
             failed(Model::Async, 6, 1),
             counted(60),
         ];
-        let [asynchronous, select] = &summaries(&[Model::Async, Model::Select], &runs)[..] else { panic!("two") };
+        let [asynchronous, select] = &of_all(&[Model::Async, Model::Select], &runs)[..] else { panic!("two") };
         assert_eq!((asynchronous.runs, asynchronous.missing), (2, 3));
         let standing = asynchronous.standing.as_ref().expect("two runs");
         assert_eq!((standing.time_us, standing.spread_us, standing.bound_us), (600, (600, 600), 600));

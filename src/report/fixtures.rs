@@ -23,9 +23,11 @@ pub(crate) fn task(number: usize, start: Micros, end: Micros) -> TaskReport {
         start_us: Some(start),
         connected_us: Some(start + third),
         first_byte_us: Some(start + 2 * third),
+        whole_us: None,
         end_us: Some(end),
         events,
         transform: None,
+        http: None,
     }
 }
 
@@ -36,6 +38,7 @@ pub(crate) fn report(model: &'static str, tasks: Vec<TaskReport>) -> Report {
         model: model.into(),
         started: SystemTime::UNIX_EPOCH,
         elapsed_us: tasks.iter().filter_map(|task| task.end_us).max().unwrap_or(0),
+        bound_us: None,
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),

@@ -16,7 +16,7 @@ fn refuse(name: &str, args: &[&str], code: i32, parts: &[&str]) {
 
 #[test]
 fn addresses_of_no_known_form() {
-    let forms = "an address is PORT, HOST:PORT or [IPv6]:PORT";
+    let forms = "an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH";
     for client in CLIENTS.into_iter().chain(["poetry-race"]) {
         refuse(client, &["poems.example=10000"], 2, &["'poems.example=10000'", "the name could be a host", forms]);
         for target in ["donne=", "=10000", "10001=10000", "donne=keats=10000", "don\u{7}ne=1"] {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use poetry_suite::client::{Event, FetchLimits, Job, Model, Observer, ReportBuilder, Sink, Task};
+use poetry_suite::client::{Concurrency, Event, FetchLimits, Job, Model, Observer, ReportBuilder, Sink, Task};
 use poetry_suite::report::Status;
 
 use crate::harness::Server;
@@ -26,14 +26,16 @@ fn a_bug_in_one_task_costs_one_poem() {
     for model in Model::ALL {
         let addresses = vec![server.port().parse().expect("a port"); 4];
         let clock = Instant::now();
-        let builder = Arc::new(ReportBuilder::new(model, &addresses, clock, true));
+        let concurrency = Concurrency::Together(NonZeroUsize::new(2).expect("not zero"));
+        let builder = Arc::new(ReportBuilder::new(model, &addresses, concurrency, clock, true));
         let limits = FetchLimits {
             max_size: None,
             connect_timeout: None,
             idle_timeout: None,
             timeout: None,
             retries: 3,
-            max_concurrency: NonZeroUsize::new(2).expect("not zero"),
+            retry_after_max: Duration::ZERO,
+            concurrency,
         };
         let observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), Arc::new(Clumsy { task: 2 })];
         let job = Arc::new(Job::new(addresses, limits, Sink::discard(), observers, clock, 0));

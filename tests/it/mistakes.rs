@@ -203,22 +203,22 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["get-poetry", "0"],
         2,
-        "invalid value '0' for '<ADDR>...': the port is not between 1 and 65535; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value '0' for '[ADDR]...': the port is not between 1 and 65535; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "99999"],
         2,
-        "invalid value '99999' for '<ADDR>...': the port is not between 1 and 65535; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value '99999' for '[ADDR]...': the port is not between 1 and 65535; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "localhost"],
         2,
-        "invalid value 'localhost' for '<ADDR>...': no port; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value 'localhost' for '[ADDR]...': no port; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "::1:80"],
         2,
-        "invalid value '::1:80' for '<ADDR>...': an IPv6 address needs brackets; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value '::1:80' for '[ADDR]...': an IPv6 address needs brackets; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "-j", "0", "1"],
@@ -315,7 +315,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         "--replay <FILE> cannot be used with --script <FILE>; see --help",
     ),
     (&["transformedpoetry", "--list", "--port"], 2, "--port <N> has no value; see --help"),
-    (&["get-poetry", "-x", "1"], 2, "unexpected argument '-x'; see --help"),
+    (&["get-poetry", "-X", "1"], 2, "unexpected argument '-X'; see --help"),
     (
         &["get-poetry", "--idle-timeout", "1y2", "1"],
         2,
@@ -326,12 +326,12 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["get-poetry", "donne="],
         2,
-        "invalid value 'donne=' for '<ADDR>...': no port; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value 'donne=' for '[ADDR]...': no port; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (
         &["get-poetry", "=1"],
         2,
-        "invalid value '=1' for '<ADDR>...': no name before the =; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=; see --help",
+        "invalid value '=1' for '[ADDR]...': no name before the =; an address is PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=; see --help",
     ),
     (&["poetry-race", "--runs"], 2, "--runs <N> has no value; see --help"),
     (&["poetryd", "--config"], 2, "--config <FILE> has no value; see --help"),

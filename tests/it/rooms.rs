@@ -9,7 +9,6 @@ use regex_lite::{Captures, Regex};
 /// One noun each, for everybody.
 const GROUND: &[&str] = &[
     "address",
-    "target",
     "candidates",
     "comparison",
     "errors",

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use console::{Term, truncate_str};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::address::Address;
 use crate::cli::terminal::Screen;
-use crate::client::{Event, Observer, Task};
+use crate::client::{Event, Observer, Source, Task};
+use crate::report::Status;
 use crate::sync::lock;
 
 /// The time between two drawings. People see no faster change.
@@ -27,9 +27,9 @@ pub(super) struct Bars {
 
 impl Bars {
     /// Bars for these poems on `screen`, if it has any; times count from `clock`.
-    pub(super) fn new(screen: &Screen, addresses: &[Address], clock: Instant) -> Option<Self> {
+    pub(super) fn new(screen: &Screen, sources: &[Source], clock: Instant) -> Option<Self> {
         let bars = screen.bars()?;
-        let board = Arc::new(Mutex::new(Board::new(addresses)));
+        let board = Arc::new(Mutex::new(Board::new(sources)));
         let drawing = Arc::new(Mutex::new(Drawing { bars, lines: Vec::new(), closed: false }));
         let (alive, ticks) = mpsc::channel();
         let (shared_board, shared_canvas) = (Arc::clone(&board), Arc::clone(&drawing));
@@ -102,6 +102,7 @@ impl Drawing {
 struct Board {
     poems: Vec<Poem>,
     done: usize,
+    not_found: usize,
     failed: usize,
 }
 
@@ -110,6 +111,8 @@ struct Poem {
     title: String,
     state: State,
     bytes: u64,
+    /// The bytes that there will be, if that is known.
+    length: Option<u64>,
     connected: Duration,
 }
 
@@ -120,6 +123,7 @@ enum State {
     Waiting,
     Receiving,
     Transforming,
+    Delivering,
     Pausing,
     Over,
 }
@@ -132,6 +136,7 @@ impl State {
             Self::Waiting => "waiting",
             Self::Receiving => "receiving",
             Self::Transforming => "transforming",
+            Self::Delivering => "delivering",
             Self::Pausing => "to be retried",
             Self::Over => "over",
         }
@@ -139,27 +144,39 @@ impl State {
 }
 
 impl Board {
-    fn new(addresses: &[Address]) -> Self {
-        let digits = addresses.len().to_string().len();
-        let width = addresses.iter().map(|address| address.to_string().len()).max().unwrap_or(0);
-        let poem = |(index, address): (usize, &Address)| Poem {
-            title: format!("Task {:digits$}  {:width$}", index + 1, address.to_string()),
+    fn new(sources: &[Source]) -> Self {
+        let digits = sources.len().to_string().len();
+        let width = sources.iter().map(|source| source.to_string().len()).max().unwrap_or(0);
+        let poem = |(index, source): (usize, &Source)| Poem {
+            title: format!("Task {:digits$}  {:width$}", index + 1, source.to_string()),
             state: State::NotStarted,
             bytes: 0,
+            length: None,
             connected: Duration::ZERO,
         };
-        Self { poems: addresses.iter().enumerate().map(poem).collect(), done: 0, failed: 0 }
+        Self { poems: sources.iter().enumerate().map(poem).collect(), done: 0, not_found: 0, failed: 0 }
     }
 
     fn note(&mut self, index: usize, at: Duration, event: &Event<'_>) {
         let poem = &mut self.poems[index];
         poem.state = match event {
-            Event::Started | Event::ConnectedVia | Event::Changed(_) | Event::Unchanged { .. } => return,
+            Event::Replied { length, .. } => {
+                poem.length = poem.length.or(*length);
+                return;
+            }
+            Event::Started
+            | Event::Requested(_)
+            | Event::ConnectedVia
+            | Event::Changed(_)
+            | Event::Unchanged { .. } => return,
             Event::Attempt(_) => {
-                poem.bytes = 0;
+                (poem.bytes, poem.length) = (0, None);
                 State::Connecting
             }
-            Event::Connected => {
+            Event::Redirected(_) => State::Connecting,
+            // What stands beside the poem is asked for when the poem is here.
+            Event::Connected { .. } if poem.bytes > 0 => return,
+            Event::Connected { .. } => {
                 poem.connected = at;
                 State::Waiting
             }
@@ -168,16 +185,20 @@ impl Board {
                 State::Receiving
             }
             Event::Asking(_) => State::Transforming,
+            Event::Whole => State::Delivering,
             Event::Retry { .. } => State::Pausing,
             Event::Done { .. } => {
                 self.done += 1;
                 State::Over
             }
-            Event::Failed(_) => {
+            Event::Failed(failure) => {
                 if poem.state == State::Over {
                     self.done -= 1;
                 }
-                self.failed += 1;
+                match failure.status() {
+                    Status::NotFound => self.not_found += 1,
+                    _ => self.failed += 1,
+                }
                 State::Over
             }
         };
@@ -201,6 +222,7 @@ impl Board {
         let states = [
             State::Receiving,
             State::Transforming,
+            State::Delivering,
             State::Waiting,
             State::Connecting,
             State::Pausing,
@@ -213,11 +235,16 @@ impl Board {
             .map(|&state| format!("{} {}", count(state), state.word()))
             .collect();
         parts.push(HumanBytes(poems.iter().map(|poem| poem.bytes).sum()).to_string());
-        let over = match (self.done, self.failed) {
-            (0, 0) => String::new(),
-            (done, 0) => format!("; {done} done"),
-            (done, failed) => format!("; {done} done, {failed} failed"),
-        };
+        let mut over = Vec::new();
+        if self.done + self.not_found + self.failed > 0 {
+            over.push(format!("{} done", self.done));
+        }
+        for (number, word) in [(self.not_found, "not found"), (self.failed, "failed")] {
+            if number > 0 {
+                over.push(format!("{number} {word}"));
+            }
+        }
+        let over = if over.is_empty() { String::new() } else { format!("; {}", over.join(", ")) };
         format!("and {} more: {}{over}", poems.len(), parts.join(", "))
     }
 }
@@ -230,7 +257,15 @@ impl Poem {
         }
         let millis = now.saturating_sub(self.connected).as_millis().max(1);
         let rate = u64::try_from(u128::from(self.bytes) * 1_000 / millis).unwrap_or(u64::MAX);
-        format!("{start}  {:>12}  {:>12}/s", HumanBytes(self.bytes).to_string(), HumanBytes(rate).to_string())
+        let line =
+            format!("{start}  {:>12}  {:>12}/s", HumanBytes(self.bytes).to_string(), HumanBytes(rate).to_string());
+        match self.length.filter(|&length| length > 0) {
+            None => line,
+            Some(length) => {
+                let percent = u128::from(self.bytes) * 100 / u128::from(length);
+                format!("{line}  {:>3} % of {}", percent.min(100), HumanBytes(length))
+            }
+        }
     }
 }
 
@@ -242,15 +277,15 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn board(poems: u16) -> Board {
-        let addresses: Vec<Address> = (0..poems).map(|n| (10_000 + n).to_string().parse().expect("a port")).collect();
-        Board::new(&addresses)
+        let sources: Vec<Source> = (0..poems).map(|n| (10_000 + n).to_string().parse().expect("a port")).collect();
+        Board::new(&sources)
     }
 
     #[test]
     fn each_poem_has_its_line_until_it_is_over() {
         let mut board = board(3);
         board.note(0, SECOND, &Event::Attempt(1));
-        board.note(0, SECOND, &Event::Connected);
+        board.note(0, SECOND, &Event::Connected { reused: false });
         board.note(0, 2 * SECOND, &Event::Received(600));
         board.note(1, SECOND, &Event::Attempt(1));
         assert_eq!(
@@ -271,7 +306,7 @@ mod tests {
         let mut board = board(40);
         for poem in 0..30 {
             board.note(poem, SECOND, &Event::Attempt(1));
-            board.note(poem, SECOND, &Event::Connected);
+            board.note(poem, SECOND, &Event::Connected { reused: false });
             board.note(poem, SECOND, &Event::Received(10));
         }
         board.note(0, SECOND, &Event::Done { bytes: 10, elapsed: SECOND });
@@ -280,6 +315,36 @@ mod tests {
         assert_eq!(lines.len(), 9);
         assert_eq!(lines[8], "and 30 more: 20 receiving, 10 not started, 200 B; 1 done, 1 failed");
         assert_eq!(board.render(1, SECOND).len(), 1);
+    }
+
+    #[test]
+    fn a_length_that_is_known_gives_percents_that_begin_anew_with_a_retry() {
+        let mut board = board(1);
+        let failure = Failure::Bug;
+        for _ in 0..2 {
+            board.note(0, SECOND, &Event::Attempt(1));
+            board.note(0, SECOND, &Event::Connected { reused: false });
+            assert_eq!(board.render(24, 3 * SECOND), ["Task 1  127.0.0.1:10000  waiting"]);
+            board.note(0, SECOND, &Event::Replied { status: 200, length: Some(1_000) });
+            board.note(0, 2 * SECOND, &Event::Received(599));
+            let line = "Task 1  127.0.0.1:10000  receiving          599 B         299 B/s   59 % of 1000 B";
+            assert_eq!(board.render(24, 3 * SECOND), [line]);
+            board.note(0, 2 * SECOND, &Event::Received(900));
+            assert!(board.render(24, 3 * SECOND)[0].contains("  100 % of "), "{:?}", board.render(24, 3 * SECOND));
+            board.note(0, 3 * SECOND, &Event::Retry { failure: &failure, pause: SECOND });
+        }
+    }
+
+    #[test]
+    fn the_folded_line_counts_outcomes() {
+        let mut board = board(40);
+        board.note(0, SECOND, &Event::Done { bytes: 10, elapsed: SECOND });
+        let not_found = Failure::Status { code: 404, reason: String::new(), retry_after: None };
+        board.note(1, SECOND, &Event::Failed(&not_found));
+        let last = |board: &Board| board.render(2, SECOND).pop().expect("a line");
+        assert_eq!(last(&board), "and 38 more: 38 not started, 0 B; 1 done, 1 not found");
+        board.note(2, SECOND, &Event::Failed(&Failure::Bug));
+        assert_eq!(last(&board), "and 37 more: 37 not started, 0 B; 1 done, 1 not found, 1 failed");
     }
 
     #[test]

@@ -40,14 +40,29 @@ impl Observer for Messages {
         if matches!(event, Event::Received(_)) && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let Task { number, address } = task;
+        let Task { number, source: address } = task;
         let _voice = lock(&self.voice);
         match event {
             Event::Started if !self.tell_starts => {}
             Event::Started => info!(task = number, %address, "Task {number}: get poetry from: {address}"),
             Event::Attempt(1) => {}
             Event::Attempt(attempt) => debug!(task = number, %address, attempt, "Task {number}: attempt {attempt}"),
-            Event::Connected => debug!(task = number, %address, "Task {number}: connected to {address}"),
+            Event::Connected { reused: false } => {
+                debug!(task = number, %address, "Task {number}: connected to {}", address.address());
+            }
+            Event::Connected { reused: true } => {
+                debug!(task = number, %address, "Task {number}: has a kept connection");
+            }
+            Event::Requested(url) => debug!(task = number, %address, "Task {number}: asking for {url}"),
+            Event::Replied { status, length: None } => {
+                debug!(task = number, %address, http_status = status, "Task {number}: HTTP {status}");
+            }
+            Event::Replied { status, length: Some(length) } => {
+                let all = count(*length, "byte");
+                debug!(task = number, %address, http_status = status, length, "Task {number}: HTTP {status}, {all} of poetry");
+            }
+            Event::Redirected(url) => debug!(task = number, %address, "Task {number}: redirected to {url}"),
+            Event::Whole => {}
             Event::Received(bytes) => {
                 let got = count(*bytes as u64, "byte");
                 debug!(task = number, %address, bytes, "Task {number}: got {got} of poetry from {address}");

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::sys::prctl;
@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use tracing::warn;
 
-use super::client_args::{DrawingArgs, TargetArgs, check_file, check_picture};
+use super::client_args::{self, DrawingArgs, TargetArgs, check_file, check_picture};
 use crate::address::Address;
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::Signals;
@@ -29,7 +29,9 @@ use crate::cli::terminal::Screen;
 use crate::cli::terminal::is_same_stream;
 use crate::cli::values::{self, Known, Limit};
 use crate::cli::{Error, open_files, terminal};
-use crate::client::{FetchLimits, Job, Model, Observer, Order, ReportBuilder, Sink, Via};
+use crate::client::{
+    Concurrency, FetchLimits, HttpOptions, Job, Model, Observer, Order, ReportBuilder, Sink, Source, Template, Via,
+};
 use crate::race;
 use crate::transforms;
 use crate::units::count;
@@ -42,8 +44,8 @@ const OTHER_FILES: u64 = 32;
 
 /// Fetch poems from servers that give them out, and measure how long it takes
 ///
-/// A server sends its poem as soon as it is connected to, and the end of the stream is the end of the poem. Each
-/// poem is written to stdout whole, as soon as it is complete.
+/// A server sends its poem as soon as it is connected to, and the end of the stream is the end of the poem; or it is
+/// asked for it over HTTP. Each poem is written to stdout whole, as soon as it is complete.
 ///
 /// get-poetry (async), get-poetry-blocking, get-poetry-threads and get-poetry-select do the same in four models
 /// of waiting.
@@ -59,9 +61,25 @@ pub struct Args {
 
     /// Write each poem into a file in DIR instead of to stdout
     ///
-    /// It is named TASK-HOST-PORT.txt, and is there only when it is whole.
+    /// It is named TASK-HOST-PORT.txt, over HTTP as the last part of the URL; TASK- stands before a name that two would
+    /// have. It is there only when it is whole.
     #[arg(short, long, help_heading = "Poems", value_name = "DIR", conflicts_with = "discard")]
     output: Option<PathBuf>,
+
+    /// Name files of poems over HTTP so, as in '{task}-{stem}.{ext}'
+    ///
+    /// {stem} and {ext} are the last part of the URL before and after its last dot, {STEM} is in capitals, {host} is the
+    /// server, {task} the number of the poem, and {json.KEY} a string of what --beside brings. Spaces in them become _, and
+    /// so does whatever would lead out of DIR.
+    #[arg(long, help_heading = "Poems", value_name = "TEMPLATE", requires = "output")]
+    name: Option<Template>,
+
+    /// Fetch REF after each poem, relative to its URL: JSON, for {json.KEY} of --name
+    ///
+    /// It is a JSON object of at most 64 KiB. A poem beside which there is none is lost, and so is one whose name another
+    /// one has already.
+    #[arg(long, help_heading = "Poems", value_name = "REF", requires = "name")]
+    beside: Option<String>,
 
     /// Write poems nowhere, only measure
     #[arg(long, help_heading = "Poems")]
@@ -97,8 +115,8 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Report")]
     drawing: DrawingArgs,
 
-    /// Fetch at most N poems at once [default: all]
-    #[arg(short = 'j', long, help_heading = "Limits", value_name = "N")]
+    /// Fetch at most N poems at once [default: 50 over HTTP, and all others]
+    #[arg(short = 'j', visible_short_alias = 'm', long, help_heading = "Limits", value_name = "N")]
     #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     max_concurrency: Option<NonZeroUsize>,
 
@@ -128,10 +146,27 @@ pub struct Args {
 
     /// Try again up to N times if a poem fails, after pauses that double
     ///
-    /// If a name has several addresses, with the one after the one that failed.
+    /// If a name has several addresses, with the one after the one that failed. Of what an HTTP server says, 408, 429, 500,
+    /// 502, 503, 504 and a reply that breaks off are tried again.
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
     #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
     retries: u32,
+
+    /// Wait for a server that says Retry-After for at most so long, or give the poem up
+    #[arg(long, help_heading = "HTTP", value_name = "DURATION", default_value = "60s")]
+    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    retry_after_max: Duration,
+
+    /// Send requests through this HTTP proxy: an address, or http:// and an address
+    ///
+    /// No variable of the environment is read for that.
+    #[arg(short = 'x', long, help_heading = "HTTP", value_name = "ADDR", value_parser = client_args::proxy)]
+    proxy: Option<Address>,
+
+    /// Follow at most N redirects; 0: none
+    #[arg(long, help_heading = "HTTP", value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
+    redirects: u32,
 
     /// End the run when the first poem has failed; those under way are interrupted
     #[arg(long, help_heading = "Limits")]
@@ -157,6 +192,8 @@ Examples:
       A poem in lower case
   get-poetry --fail-early --timeout 10s -o poems 10000 10001 10002
       All poems, or an end as soon as one of them is lost
+  get-poetry -o flags --beside metadata.json --name '{json.country}.{ext}' http://localhost:8001/flags/{ad,ae}/{ad,ae}.gif
+      Over HTTP: pictures, and what stands beside them for their names
   get-poetry --json --timeout 10s 10000 | jq .tasks
       Only the measurements
   get-poetry --discard --waterfall --timeline poems.svg donne=10000 keats=10001
@@ -187,29 +224,32 @@ fn run(model: Model, args: &Args) -> Result<u8, Error> {
     }
     let signals = Signals::block_with_hangup();
     end_with_the_race()?;
+    let targets = args.targets.resolve()?;
+    let (names, sources): (Vec<Option<String>>, Vec<Source>) =
+        targets.into_iter().map(|target| (target.name, target.source)).unzip();
+    args.check_http(&sources)?;
     let screen = args.screen();
     args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
     let clock = Instant::now();
-    let limits = args.limits(model, open_files::raise_limit());
+    let limits = args.limits(model, &sources, open_files::raise_limit());
 
-    let addresses = args.targets.addresses();
-    let bars = Bars::new(&screen, &addresses, clock).map(Arc::new);
+    let bars = Bars::new(&screen, &sources, clock).map(Arc::new);
     let messages = Arc::new(Messages::new(bars.is_none()));
     let reports = args.reports();
-    let builder = ReportBuilder::new(model, &addresses, clock, reports.have_reads()).named(args.targets.names());
-    let builder = Arc::new(builder);
+    let builder = ReportBuilder::new(model, &sources, limits.concurrency, clock, reports.have_reads());
+    let builder = Arc::new(builder.named(names));
     let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), messages.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
 
     let finish = Arc::new(Finish::new(builder, messages, bars, reports));
-    let sink = args.sink(screen, &finish, &addresses);
+    let sink = args.sink(screen, &finish, &sources);
     if args.fail_early {
         // After the others: they have heard of the failure when it ends the run.
         observers.push(Arc::new(FailEarly(Arc::clone(&finish))));
     }
     let via = args.via();
-    let job = Job::new(addresses, limits, sink, observers, clock, fastrand::u64(..));
-    let job = Arc::new(job.through(via));
+    let job = Job::new(sources, limits, sink, observers, clock, fastrand::u64(..));
+    let job = Arc::new(job.over_http(args.http()).through(via));
     finish.watch(&job, signals)?;
     let result = model.run(&job);
     let status = finish.end(Cause::Complete);
@@ -236,16 +276,16 @@ impl Args {
     }
 
     /// The limits of each fetch, with no more poems at once than there may be open files.
-    fn limits(&self, model: Model, open_files: u64) -> FetchLimits {
+    fn limits(&self, model: Model, sources: &[Source], open_files: u64) -> FetchLimits {
         // A name may take another socket while one of its addresses does not answer.
         let is_name = |address: &Address| address.literal().is_none();
-        let mut addresses = self.targets.list().iter().map(|target| &target.address).chain(&self.via);
+        let mut addresses = sources.iter().map(Source::address).chain(&self.via).chain(&self.proxy);
         let has_two_sockets = matches!(model, Model::Select | Model::Async) && addresses.any(is_name);
         let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
-        let wanted = self.max_concurrency.unwrap_or(NonZeroUsize::MAX);
-        if possible.get() < wanted.get().min(self.targets.list().len()) {
+        let wanted = Concurrency::wanted(self.max_concurrency);
+        if possible.get() < wanted.of(sources) {
             let poems = count(possible.get() as u64, "poem");
             warn!("At most {poems} at once: the limit of open files is {open_files}");
         }
@@ -255,8 +295,33 @@ impl Args {
             timeout: self.timeout.0,
             max_size: Some(self.max_size).filter(|&size| size > 0),
             retries: self.retries,
-            max_concurrency: wanted.min(possible),
+            retry_after_max: self.retry_after_max,
+            concurrency: wanted.at_most(possible, sources),
         }
+    }
+
+    /// Checks what is only about HTTP.
+    ///
+    /// # Errors
+    /// There is no poem over HTTP, or a flag lacks another one.
+    fn check_http(&self, sources: &[Source]) -> Result<(), Error> {
+        let given = [("--name", self.name.is_some()), ("--proxy", self.proxy.is_some())];
+        if let Some((flag, _)) = given.into_iter().find(|(_, is_given)| *is_given)
+            && sources.iter().all(|source| source.url().is_none())
+        {
+            return Err(Error::usage(format!("{flag} is about poems over HTTP, and no address begins with http://")));
+        }
+        let needs = self.name.as_ref().is_some_and(Template::needs_json);
+        match (needs, &self.beside) {
+            (true, None) => Err(Error::usage("{json.KEY} in --name is what --beside brings, which is not given")),
+            (false, Some(_)) => Err(Error::usage("--beside is for {json.KEY} in --name, and there is none")),
+            _ => Ok(()),
+        }
+    }
+
+    /// How poems are fetched over HTTP.
+    fn http(&self) -> HttpOptions {
+        HttpOptions { proxy: self.proxy.clone(), redirects: self.redirects, beside: self.beside.clone() }
     }
 
     /// The forms of the report.
@@ -271,9 +336,9 @@ impl Args {
     }
 
     /// The place of the poems. A stdout that turns out to be closed ends the run.
-    fn sink(&self, screen: Screen, finish: &Arc<Finish>, addresses: &[Address]) -> Sink {
+    fn sink(&self, screen: Screen, finish: &Arc<Finish>, sources: &[Source]) -> Sink {
         if let Some(directory) = &self.output {
-            return Sink::files(directory, addresses);
+            return Sink::files(directory, sources, self.name.as_ref());
         }
         if self.discard || self.json {
             return Sink::discard();
@@ -285,7 +350,7 @@ impl Args {
         };
         let finish = Arc::clone(finish);
         let stdout = Stdout::new(screen, move || finish.exit(Cause::NobodyReads));
-        Sink::stream(Box::new(stdout), order, addresses.len())
+        Sink::stream(Box::new(stdout), order, sources.len())
     }
 
     /// The transform of each poem, and its server.

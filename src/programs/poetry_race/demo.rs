@@ -6,12 +6,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::cli::Error;
+use crate::client::Target;
 use crate::net::Stoppable;
 use crate::pace::{Pace, Plan, Tempo};
 use crate::poem::NamedPoem;
 use crate::server::fault_plan::FaultPlan;
 use crate::server::slow::{SlowServer, Stopper};
-use crate::target::Target;
 
 /// The poems, and how many bytes of each are a piece.
 const POEMS: [(&str, u64); 3] = [("ecstasy", 30), ("fascination", 10), ("science", 10)];

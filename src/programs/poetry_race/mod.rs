@@ -22,7 +22,7 @@ use super::client_args::{DrawingArgs, TargetArgs, check_picture};
 use crate::cli::signals::{self, Signals};
 use crate::cli::values::Known;
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
-use crate::client::Model;
+use crate::client::{Concurrency, Model, Source, Target};
 use crate::race::assertion::Assertion;
 use crate::race::estimate::Estimate;
 use crate::race::{self, Run, Standing, Summary};
@@ -30,7 +30,6 @@ use crate::report::Report;
 use crate::report::table::Table;
 use crate::report::waterfall::text;
 use crate::sync::lock;
-use crate::target::Target;
 use crate::units::{Micros, count, in_one_unit};
 use crate::whole_file;
 
@@ -111,7 +110,7 @@ pub struct Args {
 /// Servers have to be named, unless it brings its own.
 fn or_a_demo(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
-        "targets" => arg.required(false).required_unless_present("demo"),
+        "targets" => arg.required_unless_present_any(["demo", "input"]),
         _ => arg,
     }
 }
@@ -191,11 +190,15 @@ fn run(args: &Args) -> Result<u8, Error> {
     let stage = Stage::new();
     Stage::leave_on(signals, &stage)?;
     let demo = if args.demo { Some(Demo::start()?) } else { None };
-    let targets = demo.as_ref().map_or_else(|| args.targets.list(), Demo::targets);
-    let runs = all_runs(args, targets, &models, &stage)?;
+    let targets = match &demo {
+        Some(demo) => demo.targets().to_vec(),
+        None => args.targets.resolve()?,
+    };
+    let runs = all_runs(args, &targets, &models, &stage)?;
     stage.progress.finish_and_clear();
-    let summaries = race::summaries(&models, &runs);
-    stdout::write_all(args.result(targets, &summaries).as_bytes())?;
+    let sources: Vec<Source> = targets.iter().map(|target| target.source.clone()).collect();
+    let summaries = race::summaries(&models, &runs, &sources, Concurrency::wanted(args.max_concurrency));
+    stdout::write_all(args.result(&targets, &summaries).as_bytes())?;
     draw(args, &summaries, &runs)?;
     Ok(judge(args, &summaries, &runs))
 }
@@ -476,7 +479,7 @@ fn json(targets: &[Target], summaries: &[Summary]) -> String {
         names: Option<Vec<Option<String>>>,
         models: &'a [Summary],
     }
-    let addresses = targets.iter().map(|target| target.address.to_string()).collect();
+    let addresses = targets.iter().map(|target| target.source.to_string()).collect();
     let names: Vec<Option<String>> = targets.iter().map(|target| target.name.clone()).collect();
     let names = Some(names).filter(|names| names.iter().any(Option::is_some));
     let result = Result { schema: 2, addresses, names, models: summaries };

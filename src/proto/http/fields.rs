@@ -1,6 +1,6 @@
 //! The fields of a head, and what they mean.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use httparse::Header;
 
@@ -57,6 +57,41 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
+/// How long a server asks to be left alone: `Retry-After` (RFC 9110, section 10.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// For so long.
+    In(Duration),
+    /// Until then.
+    At(SystemTime),
+}
+
+impl RetryAfter {
+    /// The field of a reply; `None`: it has none, or none that could be understood.
+    pub fn of(fields: &Fields<'_>) -> Option<Self> {
+        let value = fields.get("retry-after")?;
+        if !value.is_empty() && value.iter().all(u8::is_ascii_digit) {
+            // One that does not fit is as long as never.
+            let seconds = str::from_utf8(value).ok()?.parse().unwrap_or(u64::MAX);
+            return Some(Self::In(Duration::from_secs(seconds)));
+        }
+        let until = parse_date(value)?;
+        // By the clock of the server, if it shows it: ours may be another one.
+        match fields.get("date").and_then(parse_date) {
+            Some(now) => Some(Self::In(until.duration_since(now).unwrap_or_default())),
+            None => Some(Self::At(until)),
+        }
+    }
+
+    /// The time from `now` on.
+    pub fn from(self, now: SystemTime) -> Duration {
+        match self {
+            Self::In(time) => time,
+            Self::At(until) => until.duration_since(now).unwrap_or_default(),
+        }
+    }
+}
+
 /// A time as a field has it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub fn date(time: SystemTime) -> String {
     httpdate::fmt_http_date(time)
@@ -69,7 +104,7 @@ pub fn parse_date(value: &[u8]) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::super::head::{Room, request};
     use super::*;
@@ -96,6 +131,30 @@ mod tests {
                 fields.iter().map(|(name, _)| name).filter(|name| !fields.is_hop_by_hop(name)).collect();
             assert_eq!(kept, ["Accept"]);
         });
+    }
+
+    #[test]
+    fn a_server_asks_to_be_left_alone_for_seconds_or_until_a_date() {
+        let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let dated = "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+        for (lines, expected) in [
+            ("Retry-After: 120\r\n".to_owned(), Some(RetryAfter::In(Duration::from_secs(120)))),
+            (dated.to_owned(), Some(RetryAfter::At(time))),
+            (format!("{dated}Date: Sun, 06 Nov 1994 08:49:30 GMT\r\n"), Some(RetryAfter::In(Duration::from_secs(7)))),
+            (format!("{dated}Date: Sun, 06 Nov 1994 08:50:00 GMT\r\n"), Some(RetryAfter::In(Duration::ZERO))),
+            (
+                "Retry-After: 99999999999999999999999\r\n".to_owned(),
+                Some(RetryAfter::In(Duration::from_secs(u64::MAX))),
+            ),
+            ("Retry-After: -1\r\n".to_owned(), None),
+            ("Retry-After:\r\n".to_owned(), None),
+            (String::new(), None),
+        ] {
+            with_fields(&lines, |fields| assert_eq!(RetryAfter::of(&fields), expected, "{lines}"));
+        }
+        let at = RetryAfter::At(time);
+        assert_eq!(at.from(time - Duration::from_secs(9)), Duration::from_secs(9));
+        assert_eq!(at.from(time + Duration::from_secs(9)), Duration::ZERO);
     }
 
     #[test]

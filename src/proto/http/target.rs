@@ -9,7 +9,7 @@ use crate::address::Address;
 
 /// An `http` URL (RFC 9110, section 4.2.1): a server, and what is asked for there. [`fmt::Display`] writes it in its
 /// canonical form, without a port of 80 and without dot segments.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Url {
     address: Address,
     /// The path and the query, percent-encoded, as a request has them.

@@ -37,6 +37,7 @@ const WAITING_COLOUR: Colour = Colour { light: "#818b98", dark: "#6e7681" };
 const RECEIVING_COLOUR: Colour = Colour { light: "#218bff", dark: "#1f6feb" };
 const READ_COLOUR: Colour = Colour { light: "#0550ae", dark: "#79c0ff" };
 const TRANSFORMING_COLOUR: Colour = Colour { light: "#8250df", dark: "#a371f7" };
+const DELIVERING_COLOUR: Colour = Colour { light: "#1a7f37", dark: "#3fb950" };
 const BAD_COLOUR: Colour = Colour { light: "#cf222e", dark: "#f85149" };
 
 pub(super) const PAGE: Ink = Ink::filled("page", PAGE_COLOUR);
@@ -52,6 +53,7 @@ pub(super) const WAITING: Ink = Ink::filled("waiting", WAITING_COLOUR);
 pub(super) const RECEIVING: Ink = Ink::filled("receiving", RECEIVING_COLOUR);
 pub(super) const READ: Ink = Ink::drawn("read", READ_COLOUR, &[]);
 pub(super) const TRANSFORMING: Ink = Ink::hatched("transforming", TRANSFORMING_COLOUR);
+pub(super) const DELIVERING: Ink = Ink::filled("delivering", DELIVERING_COLOUR);
 pub(super) const CROSS: Ink = Ink::drawn("cross", TRANSFORMING_COLOUR, &[]);
 pub(super) const DONE: Ink = Ink::filled("done", READ_COLOUR);
 pub(super) const END: Ink = Ink::drawn("end", BAD_COLOUR, &[("stroke-width", "2")]);
@@ -59,7 +61,7 @@ pub(super) const END: Ink = Ink::drawn("end", BAD_COLOUR, &[("stroke-width", "2"
 /// The line that runs along the time axis of a picture that moves.
 pub(super) const PLAYHEAD: Ink = Ink::drawn("playhead", TEXT_COLOUR, &[("stroke-width", "1.5")]);
 
-const INKS: [Ink; 17] = [
+const INKS: [Ink; 18] = [
     PAGE,
     TITLE,
     LABEL,
@@ -73,6 +75,7 @@ const INKS: [Ink; 17] = [
     RECEIVING,
     READ,
     TRANSFORMING,
+    DELIVERING,
     CROSS,
     DONE,
     END,
@@ -152,7 +155,7 @@ mod tests {
     fn text_and_states_stand_out_from_either_page() {
         assert!((contrast("#ffffff", "#000000") - 21.0).abs() < 1e-9);
         let texts = [TITLE, LABEL, FAINT, BAD].map(|ink| (ink, 4.5));
-        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DONE, END, PLAYHEAD]
+        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DELIVERING, DONE, END, PLAYHEAD]
             .map(|ink| (ink, 3.0));
         for (ink, least) in texts.into_iter().chain(states) {
             let ((Paint::Colour(colour), _) | (_, Paint::Colour(colour))) = (ink.fill, ink.stroke) else {

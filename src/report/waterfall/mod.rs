@@ -83,6 +83,8 @@ pub enum State {
     Receiving,
     /// The poem is whole, and at the transform server.
     Transforming,
+    /// The poem is whole, and waits for the disk, or for whoever reads.
+    Delivering,
 }
 
 /// How a poem ended.
@@ -96,13 +98,14 @@ pub enum Outcome {
     TimedOut,
     /// The client was stopped.
     Interrupted,
-    /// Anything else: refused, unreachable, not to be written.
+    /// Anything else: refused, unreachable, not found, truncated, not to be written.
     Failed,
 }
 
 impl State {
     /// All states, in the order in which a poem goes through them.
-    pub const ALL: [Self; 5] = [Self::NotStarted, Self::Connecting, Self::Waiting, Self::Receiving, Self::Transforming];
+    pub const ALL: [Self; 6] =
+        [Self::NotStarted, Self::Connecting, Self::Waiting, Self::Receiving, Self::Transforming, Self::Delivering];
 
     /// The name of the state in legends.
     pub fn word(self) -> &'static str {
@@ -112,6 +115,7 @@ impl State {
             Self::Waiting => "waiting",
             Self::Receiving => "receiving",
             Self::Transforming => "transforming",
+            Self::Delivering => "delivering",
         }
     }
 }
@@ -176,7 +180,7 @@ impl Panel {
 
 impl Lane {
     fn of(task: &TaskReport, digits: usize, unit: Unit) -> Self {
-        let label = format!("{:digits$}  {}", task.task, task.name.as_ref().unwrap_or(&task.address));
+        let label = format!("{:digits$}  {}", task.task, name(task));
         let (Some(start), Some(end)) = (task.start_us, task.end_us) else {
             let sentence = format!("{} was not started.", subject(task));
             let note = State::NotStarted.word().to_owned();
@@ -184,12 +188,15 @@ impl Lane {
         };
         // Each state lasts until the beginning of the next state that was reached.
         let transform = task.transform.as_ref().map(|transform| transform.start_us);
+        // One that cannot be measured in the unit of the chart is none.
+        let delivery = task.whole_us.filter(|whole| unit.write(end - end.min(*whole)) != unit.write(0));
         let begins = [
             (State::NotStarted, Some(0)),
             (State::Connecting, Some(start)),
             (State::Waiting, task.connected_us),
             (State::Receiving, task.first_byte_us),
             (State::Transforming, transform),
+            (State::Delivering, delivery),
         ];
         let mut phases: Vec<Phase> = Vec::new();
         for (state, begin) in begins.into_iter().filter_map(|(state, begin)| Some((state, begin?.min(end)))) {
@@ -217,10 +224,18 @@ impl Lane {
     }
 }
 
+/// What a poem is called in its lane: its name, or its server, or the end of its URL, which says more than the beginning.
+fn name(task: &TaskReport) -> &str {
+    match &task.name {
+        Some(name) => name,
+        None => task.address.trim_end_matches('/').rsplit('/').next().unwrap_or(&task.address),
+    }
+}
+
 fn note(task: &TaskReport, took: &str) -> String {
     match task.status {
         Status::Ok => format!("{took}{}", remarks(task)),
-        status => format!("{}{}", status.word(), remarks(task)),
+        status => format!("{}{}", status.word().replace('_', " "), remarks(task)),
     }
 }
 
@@ -254,7 +269,7 @@ fn sentence(task: &TaskReport, phases: &[Phase], end: Micros, unit: Unit) -> Str
     }
     let and = if sentence.ends_with(", ") { "and " } else { "" };
     let outcome = match Outcome::of(task.status) {
-        Outcome::Failed => format!("lost ({})", task.status.word()),
+        Outcome::Failed => format!("lost ({})", task.status.word().replace('_', " ")),
         outcome => outcome.word().to_owned(),
     };
     sentence + and + &format!("{outcome} at {}{}.", unit.write(end), remarks(task))
@@ -281,7 +296,9 @@ impl Outcome {
             Status::Reset => Self::Cut,
             Status::Timeout => Self::TimedOut,
             Status::Interrupted => Self::Interrupted,
-            Status::Refused | Status::Unreachable | Status::Error => Self::Failed,
+            Status::NotFound | Status::Truncated | Status::Refused | Status::Unreachable | Status::Error => {
+                Self::Failed
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use svg::Document;
 use svg::node::element::{Circle, Definitions, Description, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
 
 use super::ink::{
-    BAD, CONNECTING, CROSS, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, PLAYHEAD, READ, RECEIVING, RULE,
-    TITLE, TRANSFORMING, WAITING, style,
+    BAD, CONNECTING, CROSS, DELIVERING, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, PLAYHEAD, READ,
+    RECEIVING, RULE, TITLE, TRANSFORMING, WAITING, style,
 };
 use super::{Chart, Lane, Outcome, Panel, Phase, State, Unit, tick};
 use crate::units::Micros;
@@ -273,6 +273,7 @@ fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -
         State::Waiting => group.add(block(WAITING, 0.4)),
         State::Receiving => group.add(block(RECEIVING, 1.0)),
         State::Transforming => group.add(block(TRANSFORMING, 0.8)),
+        State::Delivering => group.add(block(DELIVERING, 0.6)),
     }
 }
 

@@ -34,11 +34,13 @@ impl Canvas {
             (State::Waiting, true) => '░',
             (State::Receiving, true) => '█',
             (State::Transforming, true) => '▓',
+            (State::Delivering, true) => '▒',
             (State::NotStarted, false) => '.',
             (State::Connecting, false) => '-',
             (State::Waiting, false) => '~',
             (State::Receiving, false) => '#',
             (State::Transforming, false) => '%',
+            (State::Delivering, false) => '+',
         }
     }
 
@@ -56,6 +58,7 @@ impl Canvas {
             State::Connecting => Style::new().yellow(),
             State::Receiving => Style::new().blue(),
             State::Transforming => Style::new().magenta(),
+            State::Delivering => Style::new().green(),
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What a client is to fetch: a server, and a name for its poem if it has one: `donne=10001`.
+//! What a client is to fetch: the source of a poem, and a name for it if it has one: `donne=10001`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use crate::address::Address;
+use super::source::{FORMS, Source, SourceError};
 
-/// A target of a client as somebody wrote it: the address of a server, with `NAME=` before it or without.
+/// A target of a client as somebody wrote it: the source of a poem, with `NAME=` before it or without.
 ///
 /// The name is a label in pictures and reports, and nothing else; several targets may have the same one.
 /// [`fmt::Display`] writes a form that can be parsed again.
@@ -14,15 +14,19 @@ use crate::address::Address;
 pub struct Target {
     /// The name, not empty.
     pub name: Option<String>,
-    /// The server.
-    pub address: Address,
+    /// Where the poem comes from.
+    pub source: Source,
 }
 
 /// Why a text is no [`Target`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}; an address is PORT, HOST:PORT or [IPv6]:PORT, or one of these after NAME=")]
-pub struct TargetError {
-    why: &'static str,
+pub enum TargetError {
+    /// The name cannot be one.
+    #[error("{0}; {FORMS}")]
+    Name(&'static str),
+    /// The source is none.
+    #[error(transparent)]
+    Source(SourceError),
 }
 
 /// The longest name, in characters. Pictures cut off longer ones than fit.
@@ -32,18 +36,20 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let (name, address) = match text.split_once('=') {
-            Some((name, address)) => (Some(name), address),
+        let (name, source) = match text.split_once('=') {
+            // A URL may have one in its path, or in its query.
+            Some((start, _)) if start.contains("://") => (None, text),
+            Some((name, source)) => (Some(name), source),
             None => (None, text),
         };
         if let Some(why) = name.and_then(unfit) {
-            return Err(TargetError { why });
+            return Err(TargetError::Name(why));
         }
-        if name.is_some() && address.contains('=') {
-            return Err(TargetError { why: "a name has no =" });
+        if name.is_some() && source.split("://").next().is_some_and(|start| start.contains('=')) {
+            return Err(TargetError::Name("a name has no ="));
         }
-        let address = address.parse::<Address>().map_err(|error| TargetError { why: error.why() })?;
-        Ok(Self { name: name.map(str::to_owned), address })
+        let source = source.parse().map_err(TargetError::Source)?;
+        Ok(Self { name: name.map(str::to_owned), source })
     }
 }
 
@@ -75,7 +81,7 @@ fn could_be_a_host(name: &str) -> bool {
 
 /// Characters that end a line, steer a terminal, turn the direction of text or leave no trace (but those that join
 /// letters); and those that XML 1.0 has no form for.
-fn is_invisible(c: char) -> bool {
+pub(super) fn is_invisible(c: char) -> bool {
     let code = u32::from(c);
     c.is_control()
         || matches!(code, 0x61c | 0xad | 0x200b | 0x200e..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff)
@@ -87,7 +93,7 @@ impl fmt::Display for Target {
         if let Some(name) = &self.name {
             write!(f, "{name}=")?;
         }
-        self.address.fmt(f)
+        self.source.fmt(f)
     }
 }
 
@@ -96,10 +102,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(text: &str) -> Result<(Option<String>, String), &'static str> {
+    fn parse(text: &str) -> Result<(Option<String>, String), String> {
         match text.parse::<Target>() {
-            Ok(target) => Ok((target.name, target.address.to_string())),
-            Err(error) => Err(error.why),
+            Ok(target) => Ok((target.name, target.source.to_string())),
+            Err(TargetError::Name(why)) => Err(why.to_owned()),
+            Err(error) => Err(error.to_string().split(';').next().unwrap_or_default().to_owned()),
         }
     }
 
@@ -112,6 +119,9 @@ mod tests {
             ("John Donne, p. 7=poems.example:80", Some("John Donne, p. 7"), "poems.example:80"),
             ("詩=[::1]:80", Some("詩"), "[::1]:80"),
             ("2nd=9", Some("2nd"), "127.0.0.1:9"),
+            ("http://poems.example/donne", None, "http://poems.example/donne"),
+            ("http://poems.example/a=b?c=d", None, "http://poems.example/a=b?c=d"),
+            ("donne=HTTP://poems.example:80?c=d", Some("donne"), "http://poems.example/?c=d"),
         ] {
             assert_eq!(parse(text), Ok((name.map(str::to_owned), address.to_owned())), "{text}");
         }
@@ -139,6 +149,8 @@ mod tests {
             ("127.0.0.1:80=80", "the name could be a host"),
             ("poems:80=80", "the name could be a host"),
             ("::1=80", "the name could be a host"),
+            ("a=b=http://poems.example/", "a name has no ="),
+            ("donne=https://poems.example/", "https is not spoken here"),
         ] {
             assert_eq!(parse(text).expect_err(text), why, "{text}");
         }
@@ -149,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_parses_to_the_same(text in "(\\PC{0,9}=)?[a-z]{1,9}:[1-9]") {
+        fn what_is_shown_parses_to_the_same(text in "(\\PC{0,9}=)?(http://)?[a-z]{1,9}:[1-9](/[a-z=?]{0,9})?") {
             if let Ok(target) = text.parse::<Target>() {
                 prop_assert_eq!(&target, &target.to_string().parse::<Target>().expect("shown"));
             }
