@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// The end that is heard: readable since it has rung.
 #[derive(Debug)]
@@ -14,14 +15,20 @@ pub(super) struct Bell {
 
 /// The end that rings, for any number of threads.
 #[derive(Debug, Clone)]
-pub(super) struct Rope(Arc<UnixStream>);
+pub(super) struct Rope(Arc<Ring>);
+
+#[derive(Debug)]
+struct Ring {
+    socket: UnixStream,
+    /// Whether it rings: once is enough.
+    rings: AtomicBool,
+}
 
 impl Bell {
     pub(super) fn new() -> io::Result<Self> {
-        let (heard, rope) = UnixStream::pair()?;
+        let (heard, socket) = UnixStream::pair()?;
         heard.set_nonblocking(true)?;
-        rope.set_nonblocking(true)?;
-        Ok(Self { heard, rope: Rope(Arc::new(rope)) })
+        Ok(Self { heard, rope: Rope(Arc::new(Ring { socket, rings: AtomicBool::new(false) })) })
     }
 
     pub(super) fn rope(&self) -> Rope {
@@ -30,15 +37,19 @@ impl Bell {
 
     /// Makes it silent again. Whatever it has rung for is to be looked at after this, not before.
     pub(super) fn silence(&self) {
-        let mut rings = [0; 64];
-        while matches!((&self.heard).read(&mut rings), Ok(n) if n == rings.len()) {}
+        // EAGAIN: it did not ring.
+        let _ = (&self.heard).read(&mut [0]);
+        // Not before: who rings now must be heard.
+        self.rope.0.rings.store(false, SeqCst);
     }
 }
 
 impl Rope {
     pub(super) fn ring(&self) {
-        // EAGAIN: the socket is full, and readable.
-        let _ = (&*self.0).write(&[1]);
+        if !self.0.rings.swap(true, SeqCst) {
+            // There is room for one byte, and the other end is there as long as anybody listens.
+            let _ = (&self.0.socket).write(&[1]);
+        }
     }
 }
 

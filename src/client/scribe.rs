@@ -5,6 +5,7 @@
 //! full, nobody reads more from the network until there is room, and so the servers wait for the disk. What becomes of a
 //! file, its poem hears: an error fails the poem, and no poem is done before its file has its name.
 
+use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -17,6 +18,9 @@ use crate::sync::lock;
 
 /// The bytes in the queue at which the others have to wait. One more read of each of those who are reading may come.
 const LIMIT: usize = 4 << 20;
+
+/// The bytes of a poem that wait until there are more of it, or it is whole: a small file is one order.
+const SMALL: usize = 16 << 10;
 
 /// The longest wait at the end of a run, for files that are to be removed. A disk that blocks is not waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -52,6 +56,8 @@ struct Desk {
 /// What has become of a poem so far.
 #[derive(Debug, Default)]
 struct Sheet {
+    /// The bytes that are no order yet.
+    begun: Vec<u8>,
     /// Why it cannot be delivered, until that is told.
     failure: Option<Failure>,
     /// How long its end took, when that is done; until that is told.
@@ -60,7 +66,8 @@ struct Sheet {
 
 enum Order {
     Write(usize, Vec<u8>, Range<usize>),
-    Finish(usize, Instant),
+    /// With the last bytes.
+    Finish(usize, Vec<u8>, Instant),
     Void(usize),
 }
 
@@ -100,11 +107,30 @@ impl Scribe {
         !is_full()
     }
 
-    /// Takes a part of a buffer as the next bytes of a poem.
+    /// Takes the next bytes of a poem.
     ///
     /// # Errors
     /// Earlier ones could not be written.
-    pub(super) fn write(&self, task: usize, buffer: Vec<u8>, range: Range<usize>) -> Result<(), Failure> {
+    pub(super) fn write(&self, task: usize, bytes: &[u8]) -> Result<(), Failure> {
+        let mut sheet = lock(&self.desk.sheets[task]);
+        if sheet.begun.len() + bytes.len() > SMALL {
+            let begun = mem::take(&mut sheet.begun);
+            drop(sheet);
+            if !begun.is_empty() {
+                let all = 0..begun.len();
+                self.write_part(task, begun, all)?;
+            }
+            return self.write_part(task, bytes.to_vec(), 0..bytes.len());
+        }
+        sheet.begun.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Takes a part of a buffer as the first bytes of a poem.
+    ///
+    /// # Errors
+    /// Earlier ones could not be written.
+    pub(super) fn write_part(&self, task: usize, buffer: Vec<u8>, range: Range<usize>) -> Result<(), Failure> {
         if let Some(failure) = lock(&self.desk.sheets[task]).failure.take() {
             return Err(failure);
         }
@@ -115,11 +141,13 @@ impl Scribe {
 
     /// Ends a whole poem. [`Word::Settled`] will be told.
     pub(super) fn finish(&self, task: usize) {
-        self.order(Order::Finish(task, Instant::now()));
+        let begun = mem::take(&mut lock(&self.desk.sheets[task]).begun);
+        self.order(Order::Finish(task, begun, Instant::now()));
     }
 
     /// Drops the bytes of an attempt.
     pub(super) fn void(&self, task: usize) {
+        lock(&self.desk.sheets[task]).begun = Vec::new();
         self.order(Order::Void(task));
     }
 
@@ -159,9 +187,11 @@ impl Desk {
                     tell(Word::Room);
                 }
             }
-            Order::Finish(task, since) => {
+            Order::Finish(task, bytes, since) => {
                 if lock(&self.sheets[task]).failure.is_none() {
-                    let finished = open(files, writing, task).and_then(|()| files.finish(task));
+                    let opened = open(files, writing, task);
+                    let written = opened.and_then(|()| files.write(task, &bytes));
+                    let finished = written.and_then(|()| files.finish(task));
                     self.note(task, finished, files, writing);
                 }
                 writing[task] = false;

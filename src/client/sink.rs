@@ -131,20 +131,20 @@ impl Sink {
         match &self.0 {
             Kind::Nowhere => Ok(()),
             Kind::Files(files, scribe) => match scribe.get() {
-                Some(scribe) => scribe.write(task, bytes.to_vec(), 0..bytes.len()),
+                Some(scribe) => scribe.write(task, bytes),
                 None => files.write(task, bytes),
             },
             Kind::Stream(ordered) => lock(ordered).write(task, bytes),
         }
     }
 
-    /// Takes a part of a buffer as the next bytes of a poem, and the buffer with it: it may be large.
+    /// Takes a part of a buffer as the first bytes of a poem, and the buffer with it: it may be large.
     ///
     /// # Errors
     /// As with `write`.
     pub(super) fn write_all(&self, task: usize, buffer: Vec<u8>, range: Range<usize>) -> Result<(), Failure> {
         match self.scribe() {
-            Some(scribe) => scribe.write(task, buffer, range),
+            Some(scribe) => scribe.write_part(task, buffer, range),
             None => self.write(task, &buffer[range]),
         }
     }

@@ -5,6 +5,7 @@ mod command;
 mod connecting;
 mod contract;
 mod documents;
+mod downloads;
 mod failures;
 mod fastpoetry;
 mod faults;
