@@ -92,6 +92,12 @@ impl Files {
         }
     }
 
+    /// Holds up whoever wants to do something to the file of a poem, as a disk that does not answer.
+    #[cfg(test)]
+    pub(super) fn hold(&self, task: usize) -> std::sync::MutexGuard<'_, Option<WholeFile>> {
+        lock(&self.open[task])
+    }
+
     /// Where the file of a poem will be, or at least in which directory.
     fn place(&self, task: usize) -> PathBuf {
         match lock(&self.names).of(task) {

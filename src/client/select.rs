@@ -48,20 +48,20 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let mut poems: Vec<Poem> = Vec::new();
     loop {
         // Begin as many poems as may be under way at once.
-        while let Some(index) = turns.next() {
-            let mut poem = Poem::begin(job, index);
-            poem.step(Wakeup::Time, &mut tools);
-            poems.push(poem);
-        }
         for settled in poems.extract_if(.., |poem| poem.is_settled()) {
             turns.settled(settled.fetch.source());
         }
-        if poems.is_empty() {
-            if turns.are_over() {
-                job.sink.dismiss_scribe();
-                return Ok(());
+        while let Some(index) = turns.next() {
+            let mut poem = Poem::begin(job, index);
+            poem.step(Wakeup::Time, &mut tools);
+            match poem.is_settled() {
+                true => turns.settled(poem.fetch.source()),
+                false => poems.push(poem),
             }
-            continue;
+        }
+        if poems.is_empty() {
+            job.sink.dismiss_scribe();
+            return Ok(());
         }
 
         // Wait until one of them can go on, or has waited long enough.

@@ -92,6 +92,12 @@ impl Sink {
         }
     }
 
+    /// The files, for a test that plays their disk.
+    #[cfg(test)]
+    pub(super) fn files_of(&self) -> Option<&Arc<Files>> {
+        if let Kind::Files(files, _) = &self.0 { Some(files) } else { None }
+    }
+
     /// The scribe, if there is one.
     fn scribe(&self) -> Option<&Scribe> {
         match &self.0 {

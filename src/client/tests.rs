@@ -1,17 +1,18 @@
-//! What all four models promise about a name with several addresses.
+//! What models promise about a name with several addresses, and about a disk that does not answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{Concurrency, FetchLimits, Job, Model, ReportBuilder, Sink, Source};
+use super::{Concurrency, Event, FetchLimits, Job, Model, Observer, ReportBuilder, Sink, Source, Task};
 use crate::address::{Address, made_up};
 use crate::report::{Status, TaskReport};
+use crate::sync::lock;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -136,4 +137,104 @@ fn a_retry_begins_with_the_address_after_the_one_that_failed() {
         let poem = fetch(model, &name, &FetchLimits { retries: 2, ..LIMITS });
         assert_eq!((poem.status, poem.bytes), (Status::Ok, 7), "{model}: {poem:?}");
     }
+}
+
+/// How many bytes of each poem have come, and how many poems are done.
+#[derive(Default)]
+struct Progress {
+    state: Mutex<([u64; 3], usize)>,
+    changed: Condvar,
+}
+
+impl Progress {
+    fn wait_until(&self, is_so: impl Fn(&[u64; 3], usize) -> bool) {
+        let state = lock(&self.state);
+        drop(self.changed.wait_while(state, |(bytes, done)| !is_so(bytes, *done)).expect("a lock"));
+    }
+}
+
+impl Observer for Progress {
+    fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
+        let mut state = lock(&self.state);
+        match event {
+            Event::Received(bytes) => state.0[task.number - 1] += *bytes as u64,
+            Event::Done { .. } => state.1 += 1,
+            _ => return,
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// A server of poems that are so long.
+fn long(length: usize) -> Source {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        let piece = vec![b'x'; length.min(1 << 20)];
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut left = length;
+        while left > 0 && stream.write_all(&piece[..left.min(piece.len())]).is_ok() {
+            left -= left.min(piece.len());
+        }
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    port.to_string().parse().expect("a source")
+}
+
+#[test]
+fn while_a_disk_does_not_answer_the_bytes_of_all_go_on_arriving_up_to_a_bound() {
+    // More than the scribe takes, and than the socket buffers of its poem.
+    const LONG: usize = 60 << 20;
+    for model in [Model::Select, Model::Async] {
+        let place = tempfile::tempdir().expect("a directory");
+        let sources = vec![long(LONG), long(100_000), long(1_000)];
+        let sink = Sink::files(place.path(), &sources, None);
+        let files = Arc::clone(sink.files_of().expect("files"));
+        let progress = Arc::new(Progress::default());
+        let limits = FetchLimits { concurrency: Concurrency::Together(NonZeroUsize::MAX), ..LIMITS };
+        let job = Arc::new(Job::new(sources, limits, sink, vec![progress.clone()], Instant::now(), 7));
+        let held = files.hold(0);
+        let running = thread::spawn(move || model.run(&job).expect("it runs"));
+        progress.wait_until(|bytes, _| bytes[1] == 100_000 && bytes[2] == 1_000);
+        // The scribe's queue is full, and nobody reads more.
+        progress.wait_until(|bytes, _| bytes[0] >= 4 << 20);
+        let (bytes, done) = *lock(&progress.state);
+        assert!(bytes[0] < LONG as u64 && done <= 2, "{model}: {bytes:?}, {done} done");
+        drop(held);
+        progress.wait_until(|_, done| done == 3);
+        running.join().expect("it ends");
+        let length = |name: usize| {
+            let entries = std::fs::read_dir(place.path()).expect("a directory");
+            let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+            names.sort();
+            std::fs::metadata(&names[name]).expect("a file").len()
+        };
+        assert_eq!([length(0), length(1), length(2)], [LONG as u64, 100_000, 1_000], "{model}");
+    }
+}
+
+#[test]
+fn who_waits_for_the_disk_waits_no_longer_than_the_poem_may_take_and_is_not_called_idle() {
+    let run = |model: Model| {
+        let place = tempfile::tempdir().expect("a directory");
+        let sources = vec![long(60 << 20)];
+        let sink = Sink::files(place.path(), &sources, None);
+        let files = Arc::clone(sink.files_of().expect("files"));
+        let clock = Instant::now();
+        let limits = FetchLimits { idle_timeout: Some(1_000 * MS), timeout: Some(3_000 * MS), ..LIMITS };
+        let builder = Arc::new(ReportBuilder::new(model, &sources, limits.concurrency, clock, false));
+        let job = Arc::new(Job::new(sources, limits, sink, vec![builder.clone()], clock, 7));
+        let held = files.hold(0);
+        model.run(&job).expect("it runs");
+        drop(held);
+        let poem = builder.report(job.calls()).tasks.remove(0);
+        assert_eq!(poem.error.as_deref(), Some("not complete after 3s"), "{model}");
+    };
+    thread::scope(|scope| {
+        for model in [Model::Select, Model::Async] {
+            let run = &run;
+            scope.spawn(move || run(model));
+        }
+    });
 }

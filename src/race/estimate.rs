@@ -2,23 +2,24 @@
 
 use std::time::Duration;
 
-use crate::client::Model;
+use crate::client::{Concurrency, Model, Source};
 use crate::report::Report;
 use crate::units::Micros;
 
 /// An estimate of runs that are still to come. It is a bound, not a forecast: what a client loses is not in it.
 #[derive(Debug, Clone)]
 pub struct Estimate {
+    sources: Vec<Source>,
     /// Poems that a client fetches at once, at most.
-    at_once: usize,
+    concurrency: Concurrency,
     /// The shortest time that each poem took, in a run in which it came to an end.
     poems: Vec<Option<Micros>>,
 }
 
 impl Estimate {
-    /// Nothing is known yet of so many poems, which are fetched `at_once` at most.
-    pub fn new(poems: usize, at_once: Option<usize>) -> Self {
-        Self { at_once: at_once.unwrap_or(poems).max(1), poems: vec![None; poems] }
+    /// Nothing is known yet of the poems from these sources.
+    pub fn new(sources: &[Source], concurrency: Concurrency) -> Self {
+        Self { sources: sources.to_vec(), concurrency, poems: vec![None; sources.len()] }
     }
 
     /// Takes note of a run.
@@ -34,9 +35,7 @@ impl Estimate {
     /// The time that a run of this model takes; `None` while a poem is unknown.
     pub fn of(&self, model: Model) -> Option<Duration> {
         let poems: Vec<Micros> = self.poems.iter().copied().collect::<Option<_>>()?;
-        let at_once = if model == Model::Blocking { 1 } else { self.at_once as u64 };
-        let slowest = poems.iter().copied().max().unwrap_or(0);
-        Some(Duration::from_micros(slowest.max(poems.iter().sum::<Micros>() / at_once)))
+        Some(Duration::from_micros(model.concurrency(self.concurrency).bound(self.sources.iter().zip(poems))))
     }
 
     /// The time that is left of a run that has begun so long ago, and of all of the later ones.
@@ -48,6 +47,8 @@ impl Estimate {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::report::fixtures::{report, task};
 
@@ -58,7 +59,8 @@ mod tests {
     }
 
     fn learnt(at_once: Option<usize>, runs: &[&[(Micros, Micros)]]) -> Estimate {
-        let mut estimate = Estimate::new(3, at_once);
+        let sources = ["1", "2", "3"].map(|port| port.parse().expect("a source"));
+        let mut estimate = Estimate::new(&sources, Concurrency::wanted(at_once.and_then(NonZeroUsize::new)));
         for ends in runs {
             let tasks = ends.iter().enumerate();
             let tasks = tasks.map(|(index, (start, end))| task(index + 1, start * SECOND, end * SECOND)).collect();
@@ -79,7 +81,7 @@ mod tests {
     #[test]
     fn with_few_at_once_the_rest_has_to_wait() {
         let estimate = learnt(Some(2), &[&[(0, 4), (0, 4), (4, 8)]]);
-        assert_eq!((estimate.of(Model::Async), estimate.of(Model::Blocking)), (seconds(6), seconds(12)));
+        assert_eq!((estimate.of(Model::Async), estimate.of(Model::Blocking)), (seconds(8), seconds(12)));
     }
 
     #[test]
@@ -91,7 +93,8 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_what_is_not_known() {
-        assert_eq!(Estimate::new(3, None).of(Model::Async), None);
+        let estimate = learnt(None, &[]);
+        assert_eq!(estimate.of(Model::Async), None);
         let estimate = learnt(None, &[&[(0, 4), (0, 2)]]);
         assert_eq!(estimate.left(Model::Async, Duration::ZERO, &[]), None);
     }

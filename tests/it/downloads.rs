@@ -61,9 +61,12 @@ fn origin(answer: impl Fn(&str, usize) -> (Vec<u8>, bool) + Send + Sync + 'stati
     })
 }
 
+/// A target, and the reply to it.
+type Page = (&'static str, fn() -> Vec<u8>);
+
 /// An origin that keeps its connections and has these replies, by target.
-fn site(replies: &'static [(&'static str, fn() -> Vec<u8>)]) -> Server {
-    origin(|target, _| {
+fn site<const N: usize>(replies: [Page; N]) -> Server {
+    origin(move |target, _| {
         let found = replies.iter().find(|(path, _)| *path == target);
         (found.map_or_else(|| reply("404 Not Found", "", "nothing here\n"), |(_, reply)| reply()), false)
     })
@@ -96,7 +99,7 @@ fn failure(client: &str, args: &[&str]) -> (String, String, u64) {
 
 #[test]
 fn poems_over_http_and_others_come_in_one_run() {
-    let (over_http, raw) = (site(&[("/a?b=c", || ok("over HTTP\n"))]), Server::poem("a poem\n"));
+    let (over_http, raw) = (site([("/a?b=c", || ok("over HTTP\n"))]), Server::poem("a poem\n"));
     for client in CLIENTS {
         let target = format!("name={}", url(&over_http, "/a?b=c#d"));
         let (finished, tasks) = fetch(client, &["--ordered", "-v", &target, &raw.port()]);
@@ -114,7 +117,7 @@ fn poems_over_http_and_others_come_in_one_run() {
 
 #[test]
 fn a_failure_is_not_forgotten_when_a_later_poem_succeeds() {
-    let server = site(&[("/good", || ok("a poem\n"))]);
+    let server = site([("/good", || ok("a poem\n"))]);
     for client in CLIENTS {
         let (finished, tasks) = fetch(client, &[&url(&server, "/missing"), &url(&server, "/good")]);
         assert_eq!((finished.code(), &finished.stdout[..]), (1, &b"a poem\n"[..]), "{finished:?}");
@@ -126,7 +129,7 @@ fn a_failure_is_not_forgotten_when_a_later_poem_succeeds() {
 
 #[test]
 fn what_is_not_there_is_told_apart_never_saved_and_not_asked_for_again() {
-    let server = site(&[("/gone", || reply("410 Gone", "", "it is gone"))]);
+    let server = site([("/gone", || reply("410 Gone", "", "it is gone"))]);
     for client in CLIENTS {
         let place = tempfile::tempdir().expect("a directory");
         let directory = place.path().to_str().expect("UTF-8");
@@ -142,7 +145,8 @@ fn what_is_not_there_is_told_apart_never_saved_and_not_asked_for_again() {
 fn many_files(count: usize) -> TempDir {
     let place = tempfile::tempdir().expect("a directory");
     for number in 0..count {
-        let bytes: Vec<u8> = (0..13_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> (number % 24)) as u8).collect();
+        let bytes: Vec<u8> =
+            (0..13_000u32).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[number % 4]).collect();
         let file = [number.to_string().as_bytes(), &bytes].concat();
         fs::write(place.path().join(format!("{number}.bin")), file).expect("written");
     }
@@ -326,7 +330,7 @@ fn interim_replies_are_read_over_but_not_for_ever() {
 
 #[test]
 fn redirects_are_followed_to_where_they_lead_if_it_is_http() {
-    let other = site(&[("/there", || ok("a poem\n"))]);
+    let other = site([("/there", || ok("a poem\n"))]);
     let there = url(&other, "/there");
     let server = origin(move |target, _| {
         let location = match target {
@@ -690,7 +694,7 @@ fn through_a_proxy_requests_have_the_whole_url() {
 
 #[test]
 fn addresses_come_from_a_file_too() {
-    let (server, raw) = (site(&[("/a", || ok("over HTTP\n"))]), Server::poem("a poem\n"));
+    let (server, raw) = (site([("/a", || ok("over HTTP\n"))]), Server::poem("a poem\n"));
     let place = tempfile::tempdir().expect("a directory");
     let list = place.path().join("list");
     let text = format!("# poems\n\n  x={}  # a comment\n{}\r\n", url(&server, "/a#fragment"), raw.port());
@@ -849,8 +853,14 @@ web.run_app(app, host='127.0.0.1', port=int(sys.argv[1]), print=None)
         command.args(["-m", "http.server", "--bind", "127.0.0.1", "-d", root, &port.to_string()]);
         command
     };
+    // The python3 of the PATH may be another one than that of the system, whose packages have it.
+    let has_it = |python: &&str| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import aiohttp"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let with_aiohttp = ["python3", "/usr/bin/python3"].into_iter().find(has_it).unwrap_or("python3");
     let aiohttp = |port: u16| {
-        let mut command = Command::new("python3");
+        let mut command = Command::new(with_aiohttp);
         command.args(["-c", AIOHTTP, &port.to_string(), root]);
         command
     };

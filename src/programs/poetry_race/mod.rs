@@ -18,7 +18,8 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use self::demo::Demo;
-use super::client_args::{DrawingArgs, TargetArgs, check_picture};
+use super::client_args::{self, DrawingArgs, TargetArgs, check_picture};
+use crate::address::Address;
 use crate::cli::signals::{self, Signals};
 use crate::cli::values::Known;
 use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
@@ -65,10 +66,19 @@ pub struct Args {
     #[arg(value_parser = Known { known: models, parse: model }, hide_possible_values = true)]
     models: Vec<Model>,
 
-    /// Let each client fetch at most N poems at once [default: all]
-    #[arg(short = 'j', long, help_heading = "Runs", value_name = "N")]
+    /// Let each client fetch at most N poems at once [default: 50 over HTTP, and all others]
+    #[arg(short = 'j', visible_short_alias = 'm', long, help_heading = "Runs", value_name = "N")]
     #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
     max_concurrency: Option<NonZeroUsize>,
+
+    /// Let each client try again up to N times if a poem fails
+    #[arg(long, help_heading = "Runs", value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
+    retries: u32,
+
+    /// Let clients send requests through this HTTP proxy
+    #[arg(short = 'x', long, help_heading = "Runs", value_name = "ADDR", value_parser = client_args::proxy)]
+    proxy: Option<Address>,
 
     /// Give up a poem that is not complete after so long; 0: never
     #[arg(long, help_heading = "Runs", value_name = "DURATION", default_value = "0")]
@@ -119,7 +129,7 @@ const AFTER_HELP: &str = "\
 A run counts for times and costs if all its poems arrived; missing says how many did not.
 
 The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one, \
-the slowest poem for the others. A server counts with the time that it took in the model that got it soonest.
+the slowest poem for the others, or more where not all may be under way at once. A server counts with the time that it took in the model that got it soonest.
 
 An assertion compares two sums of products with <, <=, =, >= or >. Their values are numbers (of seconds, or with us, \
 ms, s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
@@ -194,10 +204,11 @@ fn run(args: &Args) -> Result<u8, Error> {
         Some(demo) => demo.targets().to_vec(),
         None => args.targets.resolve()?,
     };
-    let runs = all_runs(args, &targets, &models, &stage)?;
-    stage.progress.finish_and_clear();
     let sources: Vec<Source> = targets.iter().map(|target| target.source.clone()).collect();
-    let summaries = race::summaries(&models, &runs, &sources, Concurrency::wanted(args.max_concurrency));
+    let concurrency = Concurrency::wanted(args.max_concurrency);
+    let runs = all_runs(args, &targets, Estimate::new(&sources, concurrency), &models, &stage)?;
+    stage.progress.finish_and_clear();
+    let summaries = race::summaries(&models, &runs, &sources, concurrency);
     stdout::write_all(args.result(&targets, &summaries).as_bytes())?;
     draw(args, &summaries, &runs)?;
     Ok(judge(args, &summaries, &runs))
@@ -311,7 +322,13 @@ impl Stage {
 
 /// Every run of every model, in turns. The blocking client is the last one in each: once another has run, it is known
 /// how long it will take.
-fn all_runs(args: &Args, targets: &[Target], models: &[Model], stage: &Stage) -> Result<Vec<(Model, Run)>, Error> {
+fn all_runs(
+    args: &Args,
+    targets: &[Target],
+    mut estimate: Estimate,
+    models: &[Model],
+    stage: &Stage,
+) -> Result<Vec<(Model, Run)>, Error> {
     let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
     let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
     let mut words: Vec<String> = Vec::new();
@@ -319,12 +336,13 @@ fn all_runs(args: &Args, targets: &[Target], models: &[Model], stage: &Stage) ->
         words.push(format!("--max-concurrency={most}"));
     }
     words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
+    words.push(format!("--retries={}", args.retries));
+    words.extend(args.proxy.as_ref().map(|proxy| format!("--proxy={proxy}")));
     words.extend(targets.iter().map(ToString::to_string));
 
     let mut round = models.to_vec();
     round.sort_by_key(|model| *model == Model::Blocking);
     let all = [vec![Model::Async; args.warm_up], round.repeat(args.runs.get())].concat();
-    let mut estimate = Estimate::new(targets.len(), args.max_concurrency.map(NonZeroUsize::get));
     stage.progress.set_length(all.len() as u64);
     let mut runs = Vec::with_capacity(all.len());
     for (index, &model) in all.iter().enumerate() {
