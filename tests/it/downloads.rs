@@ -92,7 +92,8 @@ fn failure(client: &str, args: &[&str]) -> (String, String, u64) {
     let (finished, tasks) = fetch(client, args);
     assert_eq!((finished.code(), &finished.stdout[..]), (1, &b""[..]), "{client}: {finished:?}");
     let text = |key: &str| tasks[0][key].as_str().expect("a text").to_owned();
-    let line = format!("Task 1: failed: {}: {}", text("address"), text("error"));
+    let word = if text("status") == "not_found" { "not found" } else { "failed" };
+    let line = format!("Task 1: {word}: {}: {}", text("address"), text("error"));
     assert!(finished.has_line(&line), "{client}: {line:?} in {}", finished.stderr);
     (text("status"), text("error"), tasks[0]["attempts"].as_u64().expect("a number"))
 }

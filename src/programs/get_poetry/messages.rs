@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::cli::nearest;
 use crate::client::{Event, Failure, Observer, Task};
-use crate::report::Limit;
+use crate::report::{Limit, Status};
 use crate::sync::lock;
 use crate::transforms;
 use crate::units::{count, human, micros};
@@ -93,6 +93,11 @@ impl Observer for Messages {
                     task = number, %address, bytes, elapsed_us,
                     "Task {number}: got {got} of poetry from {address} in {time}"
                 );
+            }
+            // Nothing is wrong with anybody.
+            Event::Failed(failure) if failure.status() == Status::NotFound => {
+                let status = failure.status().word();
+                info!(task = number, %address, status, "Task {number}: not found: {address}: {failure}");
             }
             Event::Failed(failure) => {
                 let (status, limit) = (failure.status().word(), limit(failure));
