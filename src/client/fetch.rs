@@ -413,7 +413,7 @@ impl Fetch {
 
     /// Whether more may be read. If not, whoever delivers the poems will tell when.
     pub(super) fn has_room(&self) -> bool {
-        self.job.sink.has_room()
+        self.job.sink.has_room(self.index)
     }
 
     /// The addresses that were `found` for this leg, in the order in which they are to be tried. They begin after the one

@@ -1,9 +1,9 @@
 //! Files written on a thread of their own, for models that must not block while a disk does.
 //!
 //! To a readiness loop, a file is always ready, and yet its write(2) may take as long as it likes: there is no readiness to
-//! ask for. So a scribe writes what the others fetch. Its queue has a bound, in bytes, for all poems together: when it is
-//! full, nobody reads more from the network until there is room, and so the servers wait for the disk. What becomes of a
-//! file, its poem hears: an error fails the poem, and no poem is done before its file has its name.
+//! ask for. So a scribe writes what the others fetch. Its queue has a bound, in bytes, for each poem and for all together:
+//! when it is full, nobody reads more from the network until there is room, and so the servers wait for the disk. What
+//! becomes of a file, its poem hears: an error fails the poem, and no poem is done before its file has its name.
 
 use std::mem;
 use std::ops::Range;
@@ -16,8 +16,12 @@ use super::Failure;
 use super::files::Files;
 use crate::sync::lock;
 
-/// The bytes in the queue at which the others have to wait. One more read of each of those who are reading may come.
+/// The bytes in the queue at which everybody has to wait. One more read may come.
 const LIMIT: usize = 4 << 20;
+
+/// The bytes of one poem in the queue at which this poem has to wait: a file that blocks stops its poem, and the others go
+/// on arriving.
+const SHARE: usize = LIMIT / 4;
 
 /// The bytes of a poem that wait until there are more of it, or it is whole: a small file is one order.
 const SMALL: usize = 16 << 10;
@@ -58,6 +62,8 @@ struct Desk {
 struct Sheet {
     /// The bytes that are no order yet.
     begun: Vec<u8>,
+    /// Bytes in the queue.
+    queued: usize,
     /// Why it cannot be delivered, until that is told.
     failure: Option<Failure>,
     /// How long its end took, when that is done; until that is told.
@@ -96,9 +102,9 @@ impl Scribe {
         Ok(Self { desk, orders: Mutex::new(Some(orders)), end: Mutex::new(end) })
     }
 
-    /// Whether more may be read from the network. If not, [`Word::Room`] will be told.
-    pub(super) fn has_room(&self) -> bool {
-        let is_full = || self.desk.queued.load(SeqCst) >= LIMIT;
+    /// Whether more of a poem may be read from the network. If not, [`Word::Room`] will be told.
+    pub(super) fn has_room(&self, task: usize) -> bool {
+        let is_full = || self.desk.queued.load(SeqCst) >= LIMIT || lock(&self.desk.sheets[task]).queued >= SHARE;
         if !is_full() {
             return true;
         }
@@ -131,9 +137,12 @@ impl Scribe {
     /// # Errors
     /// Earlier ones could not be written.
     pub(super) fn write_part(&self, task: usize, buffer: Vec<u8>, range: Range<usize>) -> Result<(), Failure> {
-        if let Some(failure) = lock(&self.desk.sheets[task]).failure.take() {
+        let mut sheet = lock(&self.desk.sheets[task]);
+        if let Some(failure) = sheet.failure.take() {
             return Err(failure);
         }
+        sheet.queued += range.len();
+        drop(sheet);
         self.desk.queued.fetch_add(range.len(), SeqCst);
         self.order(Order::Write(task, buffer, range));
         Ok(())
@@ -182,8 +191,14 @@ impl Desk {
                     let written = open(files, writing, task).and_then(|()| files.write(task, bytes));
                     self.note(task, written, files, writing);
                 }
-                let left = self.queued.fetch_sub(bytes.len(), SeqCst) - bytes.len();
-                if left <= LIMIT / 2 && self.is_waited_for.swap(false, SeqCst) {
+                let all = self.queued.fetch_sub(bytes.len(), SeqCst) - bytes.len();
+                let its = {
+                    let mut sheet = lock(&self.sheets[task]);
+                    sheet.queued -= bytes.len();
+                    sheet.queued
+                };
+                // With the last order at the latest.
+                if all <= LIMIT / 2 && its <= SHARE / 2 && self.is_waited_for.swap(false, SeqCst) {
                     tell(Word::Room);
                 }
             }

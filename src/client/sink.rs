@@ -106,9 +106,9 @@ impl Sink {
         }
     }
 
-    /// Whether more bytes may come. If not, the scribe will tell when there is room.
-    pub(super) fn has_room(&self) -> bool {
-        self.scribe().is_none_or(Scribe::has_room)
+    /// Whether more bytes of a poem may come. If not, the scribe will tell when there is room.
+    pub(super) fn has_room(&self, task: usize) -> bool {
+        self.scribe().is_none_or(|scribe| scribe.has_room(task))
     }
 
     /// Lets the scribe go, when every poem is settled.
