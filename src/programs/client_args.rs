@@ -43,12 +43,14 @@ impl TargetArgs {
         let Some(path) = &self.input else { return Ok(targets) };
         let (place, text) = match path.as_os_str() == "-" {
             true => {
-                let mut text = String::new();
-                ("stdin".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
+                let mut text = Vec::new();
+                ("stdin".to_owned(), io::stdin().read_to_end(&mut text).map(|_| text))
             }
-            false => (path.display().to_string(), fs::read_to_string(path)),
+            false => (path.display().to_string(), fs::read(path)),
         };
         let text = text.map_err(|error| Error::cannot("read", &place, &error))?;
+        // What is no UTF-8 is no address either, and shown as far as it can be.
+        let text = String::from_utf8_lossy(&text);
         for (number, line) in text.lines().enumerate() {
             // A fragment of a URL is no comment.
             let line = line.split_once(" #").map_or(line, |(line, _)| line).trim();

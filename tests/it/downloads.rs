@@ -708,9 +708,11 @@ fn addresses_come_from_a_file_too() {
         assert_eq!(finished.stdout, b"over HTTP\na poem\n", "{finished:?}");
 
         for (text, complaint) in [
-            ("10000\n  nowhere # x\n", "line 2: 'nowhere': no port; an address is PORT"),
-            ("https://poems.example/\n", "line 1: 'https://poems.example/': https is not spoken here; put socat"),
-            ("# nothing\n", "there is no address in "),
+            (&b"10000\n  nowhere # x\n"[..], "line 2: 'nowhere': no port; an address is PORT"),
+            (b"https://poems.example/\n", "line 1: 'https://poems.example/': https is not spoken here; put socat"),
+            (b"caf\xe9:80/\n", "line 1: 'caf\u{fffd}:80/': the host is not a name"),
+            (b"10000\0\n", "line 1: '10000\\x00': the port is not a number"),
+            (b"# nothing\n", "there is no address in "),
         ] {
             fs::write(place.path().join("bad"), text).expect("written");
             let finished = finish(program(client).arg("--input").arg(place.path().join("bad")));
