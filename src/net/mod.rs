@@ -45,6 +45,7 @@ mod linger;
 mod patient;
 pub mod pulse;
 mod queue;
+pub mod relay;
 mod stays;
 mod stop;
 mod timer;

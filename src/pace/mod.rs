@@ -31,6 +31,8 @@
 //! schedule, in every server and on every machine.
 
 mod cursor;
+mod deck;
+mod line;
 mod plan;
 mod prng;
 pub mod recording;
@@ -43,6 +45,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cursor::{Cursor, Next};
+pub use deck::{Corruption, Deck};
+pub use line::Line;
 pub use plan::Plan;
 pub use schedule::Schedule;
 

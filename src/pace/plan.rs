@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Pace, Profile, Replay, Schedule};
 
@@ -48,6 +49,23 @@ impl Plan {
     #[must_use]
     pub fn cycle(self, connections: Option<NonZeroU64>) -> Self {
         Self { cycle: connections, ..self }
+    }
+
+    /// The same for all connections, but the first byte comes so late.
+    #[must_use]
+    pub fn late(&self, first_byte_delay: Duration) -> Self {
+        let late = |profile: &Arc<Profile>| match &**profile {
+            Profile::Paced(pace) => Arc::new(Profile::Paced(Pace { first_byte_delay, ..pace.clone() })),
+            Profile::Replayed(_) => Arc::clone(profile),
+        };
+        Self {
+            first: self.first.iter().map(|(last, profile)| (*last, late(profile))).collect(),
+            others: match &self.others {
+                Others::Same(profile) => Others::Same(late(profile)),
+                Others::Again => Others::Again,
+            },
+            ..self.clone()
+        }
     }
 
     /// The connections of a recording, in a cycle: after the last one comes the first one again. Without any, all get

@@ -38,6 +38,11 @@ impl Schedule {
         Self { end: new.piece_end(), ..new }
     }
 
+    /// Whether everything is sent as it comes, to its own end.
+    pub fn is_at_once(&self) -> bool {
+        matches!(&*self.profile, Profile::Paced(pace) if *pace == Pace::default())
+    }
+
     /// Every step for a stream of `len` bytes of which all is available from the start.
     pub fn steps(mut self, len: u64) -> impl Iterator<Item = Step> {
         let mut is_over = false;

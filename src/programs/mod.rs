@@ -7,12 +7,14 @@ pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;
 mod http_args;
+pub mod poetry_chaos;
 pub mod poetry_proxy;
 pub mod poetry_race;
 pub mod poetryd;
 pub mod service;
 pub mod slowpoetry;
 pub mod transformedpoetry;
+mod upstream;
 
 use clap::{ArgMatches, Command, Parser};
 
@@ -65,6 +67,7 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<fastpoetry::Args, fastpoetry::FastArgs>("fastpoetry"),
     ServiceProgram::new::<transformedpoetry::Args, transformedpoetry::TransformArgs>("transformedpoetry"),
     ServiceProgram::new::<poetry_proxy::Args, poetry_proxy::ProxyArgs>("poetry-proxy"),
+    ServiceProgram::new::<poetry_chaos::Args, poetry_chaos::ChaosArgs>("poetry-chaos"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

@@ -1,6 +1,5 @@
 //! poetry-proxy as a program.
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use clap::Parser;
 use tracing::{info, warn};
 
 use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
+use super::upstream::not_itself;
 use crate::address::Address;
 use crate::cache::freshness::Policy;
 use crate::cli::listen::Trouble;
@@ -17,7 +17,6 @@ use crate::cli::values::Limit;
 use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
-use crate::net::dial::leads_to;
 use crate::net::{Door, ServerLimits};
 use crate::server::proxy::{Config, ProxyServer};
 use crate::units::count;
@@ -194,14 +193,6 @@ impl Launch for ProxyArgs {
             let server = ProxyServer::new(config).map_err(|error| Error::cannot("start", "the fetches", &error))?;
             Ok(Arc::new(server))
         }))
-    }
-}
-
-/// Whether upstream is another server than the proxy that listens there, as far as that is known without a resolver.
-fn not_itself(upstream: &Address, door: SocketAddr) -> Result<(), String> {
-    match upstream.known().into_iter().any(|address| leads_to(address, door)) {
-        true => Err(format!("{upstream} is this proxy itself, and no upstream")),
-        false => Ok(()),
     }
 }
 

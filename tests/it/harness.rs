@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use regex_lite::Regex;
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// The four clients. What holds for one holds for all.
@@ -517,4 +518,28 @@ pub(crate) fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+/// Runs every command of a page of the documentation, of which there are so many, and compares what is seen.
+pub(crate) fn follow(page: &str, commands: usize) {
+    if Command::new("curl").arg("--version").output().is_err() {
+        writeln!(io::stderr(), "skipped: there is no curl").expect("told");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs").join(page)).expect("the page");
+    let path = format!("{}:{}", path_of("").display(), std::env::var("PATH").expect("a path"));
+    let address = Regex::new(r"127\.0\.0\.1:\d+").expect("a pattern");
+    let blocks = text.split("```console\n").skip(1).map(|block| block.split("```").next().expect("an end"));
+    let all: Vec<&str> = blocks.flat_map(|block| block.strip_prefix("$ ").expect("a command").split("\n$ ")).collect();
+    assert_eq!(all.len(), commands);
+    for command in all {
+        let (line, seen) = command.split_once('\n').unwrap_or((command, ""));
+        let mut shell = Command::new("bash");
+        // As on a terminal.
+        shell.args(["-c", &format!("{{ {line}\n}} 2>&1")]).env("PATH", &path).current_dir(root);
+        let finished = finish(shell.stdin(Stdio::null()));
+        let said = String::from_utf8_lossy(&finished.stdout).into_owned();
+        assert_eq!(address.replace_all(&said, "ADDRESS").trim_end(), seen.trim_end(), "{line}");
+    }
 }

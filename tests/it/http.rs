@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
-use regex_lite::Regex;
 use serde_json::Value;
 
-use crate::harness::{Service, eventually, finish, path_of, poem_file, program, read_out, read_some, reset};
+use crate::harness::{Service, eventually, finish, follow, path_of, poem_file, program, read_out, read_some, reset};
 use crate::schema::violations;
 
 const SERVERS: [&str; 2] = ["slowpoetry", "fastpoetry"];
@@ -476,26 +475,7 @@ fn flags_that_make_no_sense() {
 
 #[test]
 fn the_page_about_ends_shows_what_is_seen() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(root.join("docs/framing.md")).expect("the page");
-    if Command::new("curl").arg("--version").output().is_err() {
-        writeln!(io::stderr(), "skipped: there is no curl").expect("told");
-        return;
-    }
-    let path = format!("{}:{}", path_of("").display(), std::env::var("PATH").expect("a path"));
-    let address = Regex::new(r"127\.0\.0\.1:\d+").expect("a pattern");
-    let blocks: Vec<&str> = page.split("```console\n").skip(1).collect();
-    assert_eq!(blocks.len(), 8);
-    for block in blocks {
-        let block = block.split("```").next().expect("an end");
-        let (line, seen) = block.strip_prefix("$ ").and_then(|block| block.split_once('\n')).expect("a command");
-        let mut shell = Command::new("bash");
-        // As on a terminal.
-        shell.args(["-c", &format!("{{ {line}\n}} 2>&1")]).env("PATH", &path).current_dir(root);
-        let finished = finish(shell.stdin(Stdio::null()));
-        let said = String::from_utf8_lossy(&finished.stdout).into_owned();
-        assert_eq!(address.replace_all(&said, "ADDRESS"), seen, "{line}");
-    }
+    follow("framing.md", 8);
 }
 
 #[test]

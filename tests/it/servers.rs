@@ -42,13 +42,14 @@ impl Place {
     }
 
     /// Every server, with the words that it needs at least.
-    pub(crate) fn servers(&self) -> [Vec<String>; 5] {
+    pub(crate) fn servers(&self) -> [Vec<String>; 6] {
         let poem = self.word("poem");
         [
             vec!["slowpoetry", "--delay", "0", &poem],
             vec!["fastpoetry", &poem],
             vec!["transformedpoetry"],
             vec!["poetry-proxy", "1"],
+            vec!["poetry-chaos", "1"],
             vec!["poetryd", "fastpoetry", &poem],
         ]
         .map(|words| words.into_iter().map(str::to_owned).collect())

@@ -74,7 +74,7 @@ impl PaceArgs {
     ///
     /// # Errors
     /// There is no delay that jitter could vary.
-    pub(super) fn pace(&self, usual: Usual) -> Result<Pace, String> {
+    pub(in crate::programs) fn pace(&self, usual: Usual) -> Result<Pace, String> {
         let first_byte_delay = self.first_byte_delay.unwrap_or_default();
         let at_once = usual == Usual::AtOnce && self.delay.is_none() && self.num_bytes.is_none();
         let (usual_bytes, tempo) = match self.rate {
@@ -93,6 +93,11 @@ impl PaceArgs {
             jitter: self.jitter.unwrap_or_default(),
             cut: self.cut_at.map(|at| Cut { at, how: self.cut.unwrap_or(How::Rst).into() }),
         })
+    }
+
+    /// Takes the jitter away, for whatever else is to jitter.
+    pub(in crate::programs) fn take_jitter(&mut self) -> Option<Duration> {
+        self.jitter.take()
     }
 
     /// Overrides `base`: flags that are not given here are taken from there, except a cut.

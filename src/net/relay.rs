@@ -1,0 +1,403 @@
+//! A relay: two connections whose bytes, and whose ends, are passed on to each other.
+//!
+//! ```text
+//!   client ──▶ up ──▶ upstream        the end of the stream as the end of the stream, in each direction by itself;
+//!   client ◀── down ◀── upstream      a reset as a reset, when all that came before it has left
+//! ```
+//!
+//! Both directions are one task. A direction on which nothing is under way has no buffer: bytes are read into one that all
+//! share, and sent at once; only what the other side does not take, or is not due yet, is held, at most [`ROOM`], and more in
+//! a delay line as long as the [`Allowance`] of all lines lasts. Then nothing more is read, and the sender has to wait
+//! (backpressure).
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io;
+use std::net::Shutdown;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
+use tokio::time::{sleep, timeout};
+use tokio_util::bytes::{Buf, BytesMut};
+use tracing::warn;
+
+use super::close;
+use super::connection::{Connection, send_now};
+use crate::pace::{Corruption, Cursor, Ending, Line, Next, Pace, Plan};
+
+/// The most bytes that are held of one direction.
+const ROOM: usize = 64 << 10;
+
+/// The bytes that a delay line holds without asking.
+const LINE: usize = 256 << 10;
+
+thread_local! {
+    /// What a read brings, for as long as it takes to try to send it.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM]);
+}
+
+/// The bytes that all delay lines together may still hold, beyond 256 KiB each.
+#[derive(Debug)]
+pub struct Allowance(AtomicUsize);
+
+impl Allowance {
+    /// So many bytes in all.
+    pub fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// How one direction is treated. The default passes bytes on as they come.
+#[derive(Debug, Default)]
+pub struct Treatment {
+    /// How late everything is, and what all lines may hold.
+    pub line: Option<(Line, Arc<Allowance>)>,
+    /// When how much may be sent, and how it ends.
+    pub pace: Option<Cursor>,
+    /// Bits that are flipped.
+    pub corruption: Option<Corruption>,
+    /// Bytes to be put in after the first read: they belong to nobody.
+    pub injected: Vec<u8>,
+}
+
+/// What was passed on, and how it came to an end.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Bytes from the client to upstream.
+    pub up: u64,
+    /// Bytes from upstream to the client.
+    pub down: u64,
+    /// How it ended; the connections are not closed yet.
+    pub end: RelayEnd,
+}
+
+/// How a relay ends.
+#[derive(Debug)]
+pub enum RelayEnd {
+    /// Both streams have come to their ends, and these are passed on.
+    Both,
+    /// A direction was cut, as its pace has it: the client gets this ending.
+    Cut(Ending),
+    /// Upstream broke. The client has everything that came before, and is to be reset.
+    UpstreamBroke(io::Error),
+    /// The client broke, or takes nothing (`TimedOut`). Upstream is to be reset.
+    ClientBroke(io::Error),
+}
+
+/// Why a direction has come to its end.
+enum Stop {
+    /// The end of the stream, which is passed on.
+    Over,
+    Cut(Ending),
+    /// The side that is read from broke; what it had said is sent.
+    Source(io::Error),
+    /// The side that is sent to broke.
+    Sink(io::Error),
+}
+
+/// One direction.
+struct Pump<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    treatment: Treatment,
+    /// Bytes that are read and not sent.
+    held: BytesMut,
+    /// What its delay line has of the allowance.
+    borrowed: usize,
+    read: u64,
+    sent: u64,
+    /// The source has come to its end.
+    is_over: bool,
+    /// The source broke: that counts when all that it said is sent.
+    broken: Option<io::Error>,
+    /// How long the sink may take nothing while something is owed to it.
+    limit: Option<Duration>,
+}
+
+/// Passes on what two connections say to each other, until both have said all, or one of them breaks. The end of the client's
+/// connection is the caller's, and so is that of upstream's.
+pub async fn relay(client: &Connection, upstream: &TcpStream, up: Treatment, down: Treatment) -> Relayed {
+    let limit = client.write_timeout();
+    let mut up = Pump::new(client.stream(), upstream, up, limit);
+    let mut down = Pump::new(upstream, client.stream(), down, limit);
+    let end = run(&mut up, &mut down).await;
+    client.counts().send(usize::try_from(down.sent).unwrap_or(usize::MAX));
+    if let RelayEnd::ClientBroke(error) = &end
+        && error.kind() == io::ErrorKind::TimedOut
+        && let Some(limit) = limit
+    {
+        warn!("Dropped {}: it took nothing for {}", client.peer(), humantime::format_duration(limit));
+    }
+    // A reset would throw away what has not left.
+    let end = match end {
+        RelayEnd::UpstreamBroke(_) | RelayEnd::Cut(Ending::Rst) => match client.flush().await {
+            Ok(()) => end,
+            Err(error) => RelayEnd::ClientBroke(error),
+        },
+        end => end,
+    };
+    Relayed { up: up.sent, down: down.sent, end }
+}
+
+/// Runs both directions to the end of the relay.
+async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
+    let (mut up, mut down) = (Box::pin(up.run()), Box::pin(down.run()));
+    let (mut up_is_over, mut down_is_over) = (false, false);
+    loop {
+        tokio::select! {
+            stop = &mut up, if !up_is_over => match stop {
+                Stop::Cut(how) => return RelayEnd::Cut(how),
+                Stop::Source(error) => return RelayEnd::ClientBroke(error),
+                // What upstream has said before it broke is still to come.
+                Stop::Over | Stop::Sink(_) => up_is_over = true,
+            },
+            stop = &mut down, if !down_is_over => match stop {
+                Stop::Cut(how) => return RelayEnd::Cut(how),
+                Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
+                Stop::Sink(error) => return RelayEnd::ClientBroke(error),
+                Stop::Over => down_is_over = true,
+            },
+        }
+        // If upstream takes no more, but has said all, the client's rest is for nobody.
+        if up_is_over && down_is_over {
+            return RelayEnd::Both;
+        }
+    }
+}
+
+impl<'a> Pump<'a> {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, treatment: Treatment, limit: Option<Duration>) -> Self {
+        Self {
+            from,
+            to,
+            treatment,
+            held: BytesMut::new(),
+            borrowed: 0,
+            read: 0,
+            sent: 0,
+            is_over: false,
+            broken: None,
+            limit,
+        }
+    }
+
+    async fn run(&mut self) -> Stop {
+        let stop = match self.treatment.pace.take() {
+            None if self.treatment.line.is_none() => self.run_freely().await,
+            None => self.run_at(Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now())).await,
+            Some(cursor) => self.run_at(cursor).await,
+        };
+        if matches!(stop, Stop::Over) && SockRef::from(self.to).shutdown(Shutdown::Write).is_err() {
+            // It is gone: that shows on the other direction.
+            return Stop::Over;
+        }
+        stop
+    }
+
+    /// Passes on whatever comes, at once.
+    async fn run_freely(&mut self) -> Stop {
+        loop {
+            // Whoever sends much must not get all the time.
+            consume_budget().await;
+            if self.held.is_empty() {
+                if let Some(error) = self.broken.take() {
+                    return Stop::Source(error);
+                }
+                if self.is_over {
+                    return Stop::Over;
+                }
+                if let Err(error) = self.from.readable().await {
+                    return Stop::Source(error);
+                }
+                if let Err(error) = self.take(true) {
+                    return Stop::Sink(error);
+                }
+            } else if let Err(error) = self.give(self.sent..self.read, None).await {
+                return Stop::Sink(error);
+            }
+        }
+    }
+
+    /// Passes on what comes as a schedule has it.
+    async fn run_at(&mut self, mut cursor: Cursor) -> Stop {
+        loop {
+            consume_budget().await;
+            let now = Instant::now();
+            let has_ended = self.is_over || self.broken.is_some();
+            let (available, is_all) = match &mut self.treatment.line {
+                None => (self.read, has_ended),
+                Some((line, _)) => {
+                    let (out, is_empty) = line.out(now);
+                    (out, has_ended && is_empty)
+                }
+            };
+            match cursor.next(now, available, is_all) {
+                Next::Wait(time) => {
+                    let hears = !has_ended && self.has_room();
+                    let due = self.treatment.line.as_ref().and_then(|(line, _)| line.next());
+                    let due = due.map_or(time, |due| time.min(due.saturating_duration_since(now)));
+                    tokio::select! {
+                        () = sleep(due) => {}
+                        readable = async { if hears { self.from.readable().await } else { pending().await } } => {
+                            match readable {
+                                // Nothing is sent before its time.
+                                Ok(()) => drop(self.take(false)),
+                                Err(error) => self.ended(Some(error)),
+                            }
+                        }
+                    }
+                }
+                Next::Send { bytes, .. } => match self.give(bytes, cursor.time_left(now)).await {
+                    Ok(sent) => cursor.sent(sent, Instant::now()),
+                    Err(error) => return Stop::Sink(error),
+                },
+                Next::Flush => cursor.flushed(),
+                Next::End(how) if how == Ending::Fin && is_all && self.sent == self.read => {
+                    return self.broken.take().map_or(Stop::Over, Stop::Source);
+                }
+                Next::End(how) => return Stop::Cut(how),
+            }
+        }
+    }
+
+    /// Whether more may be held. A delay line asks for more than its own when it needs it.
+    fn has_room(&mut self) -> bool {
+        let Some((_, allowance)) = &self.treatment.line else { return self.held.len() < ROOM };
+        if self.held.len() + ROOM <= LINE + self.borrowed {
+            return true;
+        }
+        let has_more = allowance.take(ROOM);
+        self.borrowed += if has_more { ROOM } else { 0 };
+        has_more
+    }
+
+    /// Gives back what is not needed of the allowance.
+    fn settle(&mut self) {
+        let needed = self.held.len().saturating_sub(LINE);
+        if let Some((_, allowance)) = &self.treatment.line
+            && self.borrowed > needed + ROOM
+        {
+            allowance.give_back(self.borrowed - needed);
+            self.borrowed = needed;
+        }
+    }
+
+    /// The source has come to its end, or broke: that is late as bytes are.
+    fn ended(&mut self, broken: Option<io::Error>) {
+        match broken {
+            None => self.is_over = true,
+            Some(error) => self.broken = Some(error),
+        }
+        if let Some((line, _)) = &mut self.treatment.line {
+            line.push(0, Instant::now());
+        }
+    }
+
+    /// Reads what is there, if there is room, and sends it `at_once` as far as it is taken.
+    ///
+    /// # Errors
+    /// The sink broke.
+    fn take(&mut self, at_once: bool) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let room = if self.treatment.line.is_some() { ROOM } else { ROOM - self.held.len().min(ROOM) };
+            let n = match self.from.try_read(&mut scratch[..room]) {
+                Ok(0) => {
+                    self.ended(None);
+                    return Ok(());
+                }
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    self.ended(Some(error));
+                    return Ok(());
+                }
+            };
+            if let Some(corruption) = &self.treatment.corruption {
+                corruption.apply(&mut scratch[..n], self.read);
+            }
+            self.read += n as u64;
+            let injected = std::mem::take(&mut self.treatment.injected);
+            self.read += injected.len() as u64;
+            if let Some((line, _)) = &mut self.treatment.line {
+                line.push((n + injected.len()) as u64, Instant::now());
+            }
+            let sent = match at_once && injected.is_empty() {
+                true => match self.to.try_io(Interest::WRITABLE, || send_now(self.to, &scratch[..n], false)) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(error) => return Err(error),
+                },
+                false => 0,
+            };
+            self.sent += sent as u64;
+            self.held.extend_from_slice(&scratch[sent..n]);
+            self.held.extend_from_slice(&injected);
+            Ok(())
+        })
+    }
+
+    /// Sends some of these bytes, which are held, when the sink takes them; for at most `left`. Returns how many.
+    ///
+    /// # Errors
+    /// The sink broke, or takes nothing (`TimedOut`).
+    async fn give(&mut self, bytes: Range<u64>, left: Option<Duration>) -> io::Result<u64> {
+        let length = usize::try_from(bytes.end - self.sent).unwrap_or(usize::MAX).min(self.held.len());
+        let (to, due) = (self.to, &self.held[..length]);
+        let sending = async {
+            loop {
+                to.writable().await?;
+                match to.try_io(Interest::WRITABLE, || send_now(to, due, false)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+            }
+        };
+        let sent = match (left, self.limit) {
+            (None, None) => sending.await?,
+            (Some(left), limit) if limit.is_none_or(|limit| left < limit) => match timeout(left, sending).await {
+                Ok(sent) => sent?,
+                // A cut is due.
+                Err(_) => return Ok(0),
+            },
+            (_, limit) => match timeout(limit.unwrap_or(Duration::MAX), sending).await {
+                Ok(sent) => sent?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            },
+        };
+        self.held.advance(sent);
+        if self.held.is_empty() {
+            // A connection that is quiet holds nothing.
+            self.held = BytesMut::new();
+        }
+        self.settle();
+        self.sent += sent as u64;
+        Ok(sent as u64)
+    }
+}
+
+impl Drop for Pump<'_> {
+    fn drop(&mut self) {
+        if let Some((_, allowance)) = &self.treatment.line {
+            allowance.give_back(self.borrowed);
+        }
+    }
+}
+
+/// Resets a connection to upstream when it is dropped.
+pub fn reset_upstream(upstream: &TcpStream) {
+    close::abruptly(&SockRef::from(upstream));
+}
