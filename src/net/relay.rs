@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Both directions are one task. A direction on which nothing is under way has no buffer: bytes are read into one that all
-//! share, and sent at once; only what the other side does not take, or is not due yet, is held, at most [`ROOM`], and more in
+//! share, and sent at once; only what the other side does not take, or is not due yet, is held, at most 64 KiB, and more in
 //! a delay line as long as the [`Allowance`] of all lines lasts. Then nothing more is read, and the sender has to wait
 //! (backpressure).
 
@@ -160,10 +160,10 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
     loop {
         tokio::select! {
             stop = &mut up, if !up_is_over => match stop {
-                Stop::Cut(how) => return RelayEnd::Cut(how),
+                Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::ClientBroke(error),
-                // What upstream has said before it broke is still to come.
-                Stop::Over | Stop::Sink(_) => up_is_over = true,
+                // To upstream, that was all. Or it broke, and what it had said before is still to come.
+                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => up_is_over = true,
             },
             stop = &mut down, if !down_is_over => match stop {
                 Stop::Cut(how) => return RelayEnd::Cut(how),
@@ -201,9 +201,9 @@ impl<'a> Pump<'a> {
             None => self.run_at(Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now())).await,
             Some(cursor) => self.run_at(cursor).await,
         };
-        if matches!(stop, Stop::Over) && SockRef::from(self.to).shutdown(Shutdown::Write).is_err() {
-            // It is gone: that shows on the other direction.
-            return Stop::Over;
+        if matches!(stop, Stop::Over | Stop::Cut(Ending::Fin)) {
+            // If it is gone, that shows on the other direction.
+            let _ = SockRef::from(self.to).shutdown(Shutdown::Write);
         }
         stop
     }
