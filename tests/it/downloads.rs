@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
-    CLIENTS, CONCURRENT, Finished, Server, Service, contents, eventually, finish, listener, path_of, program,
-    read_some, reset, run, send_whole, with_every_client,
+    CLIENTS, CONCURRENT, Finished, Server, Service, Theirs, contents, finish, free_port, path_of, program, read_some,
+    reset, run, send_whole, with_every_client,
 };
 use crate::schema::violations;
 
@@ -796,34 +796,6 @@ fn a_race_is_run_over_urls_too() {
     assert!(finished.stderr.contains("5  4.bin"), "{}", finished.stderr);
 }
 
-/// A server of others, stopped when it is dropped.
-struct Theirs(Child);
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a server that takes a port as it is told, and waits until it listens.
-fn start(port: u16, command: &mut Command) -> Option<Theirs> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-    let mut theirs = Theirs(child);
-    let (connected, ended) = (AtomicUsize::new(0), Mutex::new(&mut theirs.0));
-    eventually("it listens, or is not there", || {
-        if TcpStream::connect(("127.0.0.1", port)).map(|stream| stream.shutdown(Shutdown::Both)).is_ok() {
-            connected.store(1, Ordering::Release);
-        }
-        connected.load(Ordering::Acquire) == 1 || matches!(ended.lock().expect("lock").try_wait(), Ok(Some(_)))
-    });
-    (connected.into_inner() == 1).then_some(theirs)
-}
-
-fn free_port() -> u16 {
-    listener(1).local_addr().expect("bound").port()
-}
-
 #[test]
 fn servers_of_others_give_all_clients_the_same_files() {
     const AIOHTTP: &str = "\
@@ -872,7 +844,7 @@ web.run_app(app, host='127.0.0.1', port=int(sys.argv[1]), print=None)
     let expected = contents(files.path());
     for (name, command) in servers {
         let port = free_port();
-        let Some(_server) = start(port, &mut command(port)) else {
+        let Some(_server) = Theirs::start(port, &mut command(port)) else {
             writeln!(io::stderr(), "skipped: there is no {name}").expect("told");
             continue;
         };

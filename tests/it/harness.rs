@@ -543,3 +543,35 @@ pub(crate) fn follow(page: &str, commands: usize) {
         assert_eq!(address.replace_all(&said, "ADDRESS").trim_end(), seen.trim_end(), "{line}");
     }
 }
+
+/// A server of others, stopped when it is dropped.
+pub(crate) struct Theirs(Child);
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Theirs {
+    /// Starts a server that takes a port as it is told, and waits until it listens; `None`: it is not there.
+    pub(crate) fn start(port: u16, command: &mut Command) -> Option<Self> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let mut theirs = Self(child);
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(Instant::now() < until, "it does not listen");
+            if matches!(theirs.0.try_wait(), Ok(Some(_))) {
+                return None;
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        Some(theirs)
+    }
+}
+
+/// A port that nobody has now.
+pub(crate) fn free_port() -> u16 {
+    listener(1).local_addr().expect("bound").port()
+}
