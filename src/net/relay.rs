@@ -61,9 +61,20 @@ impl Allowance {
     }
 }
 
+/// Who is told what is passed on in one direction.
+pub trait Witness: Send + Sync {
+    /// So many bytes were sent.
+    fn sent(&self, bytes: u64);
+
+    /// The end of the stream was sent.
+    fn ended(&self);
+}
+
 /// How one direction is treated. The default passes bytes on as they come.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Treatment {
+    /// Who is told.
+    pub witness: Option<Arc<dyn Witness>>,
     /// How late everything is, and what all lines may hold.
     pub line: Option<(Line, Arc<Allowance>)>,
     /// When how much may be sent, and how it ends.
@@ -204,6 +215,9 @@ impl<'a> Pump<'a> {
         if matches!(stop, Stop::Over | Stop::Cut(Ending::Fin)) {
             // If it is gone, that shows on the other direction.
             let _ = SockRef::from(self.to).shutdown(Shutdown::Write);
+            if let Some(witness) = &self.treatment.witness {
+                witness.ended();
+            }
         }
         stop
     }
@@ -343,7 +357,7 @@ impl<'a> Pump<'a> {
                 },
                 false => 0,
             };
-            self.sent += sent as u64;
+            self.note(sent);
             self.held.extend_from_slice(&scratch[sent..n]);
             self.held.extend_from_slice(&injected);
             Ok(())
@@ -384,8 +398,17 @@ impl<'a> Pump<'a> {
             self.held = BytesMut::new();
         }
         self.settle();
-        self.sent += sent as u64;
+        self.note(sent);
         Ok(sent as u64)
+    }
+
+    fn note(&mut self, sent: usize) {
+        self.sent += sent as u64;
+        if let Some(witness) = &self.treatment.witness
+            && sent > 0
+        {
+            witness.sent(sent as u64);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use crate::address::Address;
 use crate::cli::listen::Trouble;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
-use crate::cli::{Error, SUCCESS, nearest, stdout, values};
+use crate::cli::{Error, FAILURE, SUCCESS, nearest, stdout, values};
 use crate::metrics::Page;
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
 use crate::pace::{Deck, Pace, Plan};
 use crate::server::chaos::{Behaviour, ChaosServer, Directions, Disturbance};
+use crate::server::recorder::Recorder;
 use crate::units::{count, human};
 
 /// Put trouble in front of any TCP server, on demand, and the same trouble again
@@ -102,6 +104,12 @@ pub struct ChaosArgs {
     #[arg(long, help_heading = "Pace", value_name = "SIZE", default_value = "256MiB")]
     #[arg(value_parser = values::size, allow_hyphen_values = true, hide_short_help = true)]
     buffer: u64,
+
+    /// Write down what clients get and when, as fastpoetry --replay has it once more
+    ///
+    /// A line of JSON for each event, among them when and how clients leave.
+    #[arg(long, help_heading = "Faults", value_name = "FILE", hide_short_help = true)]
+    record: Option<PathBuf>,
 
     /// Flip a bit in every SIZE bytes, at a place that follows from the seed
     #[arg(long, help_heading = "Faults", value_name = "SIZE", value_parser = values::rate, hide_short_help = true)]
@@ -202,6 +210,8 @@ Examples:
       Upstream gets a hundred bytes, and then both are reset
   poetry-chaos --rehearse 20 --behavior 25:error,50:delay --seed 7 8001
       What will happen to the first twenty
+  poetry-chaos --record real.jsonl 8001
+      What a real server did, for fastpoetry --replay
   poetry-chaos 10000 --behavior 100:blackout --expect 'clients = 3' -- get-poetry --retries 2 {}
       How often does a client try?
 
@@ -214,7 +224,7 @@ or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped
-  1    the port is taken
+  1    the port is taken, or the recording cannot be written
   2    the command line makes no sense
 
   With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
@@ -333,9 +343,13 @@ impl Launch for ChaosArgs {
         }
         let (disturbance, drawn) = self.disturbance()?;
         let (upstream, buffer) = (self.upstream.clone(), usize::try_from(self.buffer).unwrap_or(usize::MAX));
+        let record = self.record.clone();
         Ok(Box::new(move || {
             tell_seed(&upstream, drawn);
-            Ok(Arc::new(ChaosServer::new(upstream, disturbance, buffer)))
+            let open =
+                |path: &PathBuf| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
+            let recorder = record.as_ref().map(open).transpose()?;
+            Ok(Arc::new(ChaosServer::new(upstream, disturbance, buffer, recorder)))
         }))
     }
 }
@@ -362,6 +376,10 @@ impl Service for ChaosServer {
             let all = self.drawn().map(|(_, connections)| connections).sum();
             info!("Of {}: {}", count(all, "connection"), drawn.join(", "));
         }
+    }
+
+    fn end(&self) -> u8 {
+        if self.finish() { SUCCESS } else { FAILURE }
     }
 
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,14 @@ use tokio::time::sleep;
 use tokio_util::bytes::BytesMut;
 use tracing::{debug, warn};
 
+use super::recorder::Recorder;
 use crate::address::Address;
 use crate::metrics::{Metric, Page};
 use crate::net::descriptors::{LOOK_UP, Opens};
 use crate::net::dial::{Route, dial_by};
-use crate::net::relay::{Allowance, RelayEnd, Relayed, Treatment, relay, reset_upstream};
+use crate::net::relay::{Allowance, RelayEnd, Relayed, Treatment, Witness, relay, reset_upstream};
 use crate::net::{Connection, Handler};
+use crate::pace::recording::{Entry, Happening};
 use crate::pace::{Corruption, Cursor, Deck, Ending, Line, Plan};
 use crate::units::{human, micros};
 
@@ -124,6 +126,7 @@ impl Disturbance {
         let schedule = self.plan.schedule(number);
         let line = |(latency, jitter)| (Line::new(latency, jitter, seed, number), Arc::clone(allowance));
         Treatment {
+            witness: None,
             line: self.latency.map(line),
             pace: (!schedule.is_at_once()).then(|| Cursor::new(schedule, now)),
             corruption: self.corrupt.map(|every| Corruption::new(seed.wrapping_add(number), every)),
@@ -147,6 +150,7 @@ pub struct ChaosServer {
     transients: AtomicU64,
     drawn: [AtomicU64; 7],
     allowance: Arc<Allowance>,
+    recorder: Option<Arc<Recorder>>,
     doors: OnceLock<Vec<SocketAddr>>,
 }
 
@@ -157,9 +161,11 @@ struct Story {
 }
 
 impl ChaosServer {
-    /// A proxy of this server, whose delay lines together hold no more than so many bytes, and 256 KiB each.
-    pub fn new(upstream: Address, disturbance: Disturbance, buffer: usize) -> Self {
+    /// A proxy of this server, whose delay lines together hold no more than so many bytes, and 256 KiB each. What clients
+    /// get is recorded, if there is a recorder.
+    pub fn new(upstream: Address, disturbance: Disturbance, buffer: usize, recorder: Option<Recorder>) -> Self {
         Self {
+            recorder: recorder.map(Arc::new),
             allowance: Arc::new(Allowance::new(buffer)),
             upstream,
             disturbance,
@@ -168,6 +174,11 @@ impl ChaosServer {
             drawn: Default::default(),
             doors: OnceLock::new(),
         }
+    }
+
+    /// Ends the recording, and returns whether everything that happened is in it, if there is one.
+    pub fn finish(&self) -> bool {
+        self.recorder.as_ref().is_none_or(|recorder| recorder.finish())
     }
 
     /// The server behind it.
@@ -228,13 +239,21 @@ impl ChaosServer {
         }
     }
 
-    async fn disturb(&self, connection: &mut Connection, number: u64, behaviour: Behaviour) -> Story {
+    async fn disturb(
+        &self,
+        connection: &mut Connection,
+        number: u64,
+        behaviour: Behaviour,
+        record: Option<Arc<Record>>,
+    ) -> Story {
         let disturbance = &self.disturbance;
         let is_in_place = behaviour == Behaviour::Error && !disturbance.inject;
         match behaviour {
             Behaviour::Blackout => return Story::unspoken(Ok(Ending::Rst)),
             Behaviour::Hang => return Story::unspoken(hang(connection).await),
-            _ if is_in_place => return garble(connection, &disturbance.garbage(number, GARBAGE)).await,
+            _ if is_in_place => {
+                return garble(connection, &disturbance.garbage(number, GARBAGE), record.as_deref()).await;
+            }
             Behaviour::Delay if !disturbance.delay_after => {
                 tokio::select! {
                     () = sleep(disturbance.delay) => {}
@@ -259,6 +278,7 @@ impl ChaosServer {
         if behaviour == Behaviour::Delay && disturbance.delay_after {
             down.pace = Some(Cursor::new(disturbance.plan.late(disturbance.delay).schedule(number), now));
         }
+        down.witness = record.map(|record| record as Arc<dyn Witness>);
         if behaviour == Behaviour::Error {
             down.injected = disturbance.garbage(number, INJECTED);
         }
@@ -293,12 +313,21 @@ impl Handler for ChaosServer {
 
     const OPENS: Opens = Opens { each: 1, beside: LOOK_UP };
 
+    fn start(&self) -> io::Result<()> {
+        self.recorder.as_ref().map_or(Ok(()), Recorder::start)
+    }
+
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         let (number, began) = (self.connections.fetch_add(1, Relaxed) + 1, Instant::now());
         let behaviour = self.behaviour(number);
         // As the sender has cut them.
         connection.stream().set_nodelay(true)?;
-        let Story { relayed: Relayed { up, down, .. }, ending } = self.disturb(connection, number, behaviour).await;
+        let record = self.recorder.as_ref().map(|recorder| Record::begin(recorder, number, connection, began));
+        let story = self.disturb(connection, number, behaviour, record.clone()).await;
+        let Story { relayed: Relayed { up, down, .. }, ending } = story;
+        if let Some(record) = &record {
+            record.end(&ending);
+        }
         if tracing::enabled!(tracing::Level::DEBUG) {
             let (peer, word, elapsed) = (connection.peer(), behaviour.word(), began.elapsed());
             let end = match &ending {
@@ -316,6 +345,66 @@ impl Handler for ChaosServer {
     }
 }
 
+/// What a client gets, for the recording. The end is written once.
+struct Record {
+    recorder: Arc<Recorder>,
+    connection: u64,
+    accepted: Instant,
+    has_ended: AtomicBool,
+}
+
+impl Record {
+    /// A connection that was accepted at the moment `now`.
+    fn begin(recorder: &Arc<Recorder>, number: u64, connection: &Connection, now: Instant) -> Arc<Self> {
+        let (recorder, has_ended) = (Arc::clone(recorder), AtomicBool::new(false));
+        let record = Self { recorder, connection: number, accepted: now, has_ended };
+        record.write(Happening::Accept { peer: Some(connection.peer().to_string()), time: Some(Recorder::time(now)) });
+        record.recorder.watch(number, now, connection.stream());
+        Arc::new(record)
+    }
+
+    fn write(&self, event: Happening) {
+        let at_us = match event {
+            Happening::Accept { .. } => 0,
+            _ => micros(self.accepted.elapsed()),
+        };
+        self.recorder.write(&Entry { connection: self.connection, at_us, event });
+    }
+
+    fn end(&self, ending: &io::Result<Ending>) {
+        if self.has_ended.swap(true, Relaxed) {
+            return;
+        }
+        if !matches!(ending, Ok(Ending::Hang)) {
+            self.recorder.forget(self.connection);
+        }
+        self.write(match ending {
+            Ok(how) => (*how).into(),
+            Err(error) if error.kind() == io::ErrorKind::Other || error.kind() == io::ErrorKind::TimedOut => {
+                Happening::Rst
+            }
+            Err(_) => Happening::Gone,
+        });
+    }
+}
+
+impl Witness for Record {
+    fn sent(&self, bytes: u64) {
+        self.write(Happening::Send { bytes });
+    }
+
+    fn ended(&self) {
+        self.end(&Ok(Ending::Fin));
+    }
+}
+
+impl Drop for Record {
+    /// A connection that is dropped is reset.
+    fn drop(&mut self) {
+        self.end(&Ok(Ending::Rst));
+    }
+}
+
 /// Reads and drops what the client says, until it has said all.
 async fn hang(connection: &Connection) -> io::Result<Ending> {
     let mut said = BytesMut::new();
@@ -329,12 +418,17 @@ async fn hang(connection: &Connection) -> io::Result<Ending> {
 }
 
 /// Sends what nobody has said, and the end of the stream.
-async fn garble(connection: &Connection, garbage: &[u8]) -> Story {
+async fn garble(connection: &Connection, garbage: &[u8], record: Option<&Record>) -> Story {
     let mut sent = 0;
     while sent < garbage.len() {
         let send = |stream: &TcpStream| crate::net::send_now(stream, &garbage[sent..], false);
         match connection.send_some(send).await {
-            Ok(bytes) => sent += bytes,
+            Ok(bytes) => {
+                sent += bytes;
+                if let Some(record) = record {
+                    record.sent(bytes as u64);
+                }
+            }
             Err(error) => return Story::unspoken(Err(error)),
         }
     }

@@ -9,6 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::schema::violations;
 
 use crate::harness::{
     PATIENCE, Server, Service, Theirs, fetch, finish, follow, free_port, poem_file, program, read_out, read_some,
@@ -320,6 +323,39 @@ fn every_connection_has_a_line_and_metrics_count_behaviours() {
     let line = proxy.hear("Connection 1, ");
     assert!(line.contains(": delay, 0 bytes up, 7 down in ") && line.ends_with(", FIN"), "{line}");
     assert_eq!(proxy.stop().code(), 0);
+}
+
+#[test]
+fn what_a_real_server_did_is_recorded_and_can_be_had_again() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (file, poem) = (place.path().join("real.jsonl"), place.path().join("poem"));
+    std::fs::write(&poem, b"0123456789").expect("written");
+    let server = Server::start(|number, mut stream| {
+        stream.write_all(b"0123").expect("sent");
+        thread::park_timeout(Duration::from_millis(200));
+        match number {
+            0 => send_whole(stream, b"456789"),
+            _ => reset(stream),
+        }
+    });
+    let proxy = chaos(&["--record", file.to_str().expect("UTF-8")], &server.port());
+    assert_eq!(fetch(proxy.address).expect("a poem"), b"0123456789");
+    assert_eq!(fetch(proxy.address).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(proxy.stop().code(), 0);
+    let text = std::fs::read_to_string(&file).expect("a recording");
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(events.iter().all(|event| violations("recording.schema.json", event).is_empty()), "{text}");
+    let of = |number: u64| -> Vec<String> {
+        let of_it = events.iter().filter(|event| event["connection"] == number && event["event"] != "left");
+        of_it.map(|event| format!("{} {}", event["event"].as_str().expect("a word"), event["bytes"])).collect()
+    };
+    assert_eq!(of(1), ["accept null", "send 4", "send 6", "fin null"]);
+    assert_eq!(of(2), ["accept null", "send 4", "rst null"]);
+    let again = Service::fast(&poem, ["--replay", file.to_str().expect("UTF-8")]);
+    let began = Instant::now();
+    assert_eq!(again.fetch().expect("a poem"), b"0123456789");
+    assert!(began.elapsed() >= Duration::from_millis(150));
+    assert!(again.fetch().is_err());
 }
 
 #[test]
