@@ -7,13 +7,14 @@ usage() {
     cat <<'TXT'
 Usage: scripts/bench-servers.sh [--rounds N] [--time DURATION] [SECTION...]
 
-Sections: small large stalled tarpit transform proxy http [default: all]
+Sections: small large stalled tarpit transform proxy http chaos [default: all]
   small      fetches of a poem of 653 bytes, 1 to 4,000 clients at once
   large      poems of 20 MB and 200 MB, 1 and 8 clients
   stalled    10,000 clients that never read, and 8 others that do
   tarpit     10,000 clients that get a byte a second
   transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
   proxy      cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
+  chaos      poems through poetry-chaos that disturbs nobody, beside nginx's stream proxy and the poem itself
   http       the small poem over HTTP, on kept connections, beside one process of nginx, and beside the bare poem
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
@@ -31,11 +32,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --time) time=${2:?--time needs a duration} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        small | large | stalled | tarpit | transform | proxy | http) sections+=("$1") && shift ;;
+        small | large | stalled | tarpit | transform | proxy | http | chaos) sections+=("$1") && shift ;;
         *) echo "bench-servers.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy http)
+[ ${#sections[@]} -gt 0 ] || sections=(small large stalled tarpit transform proxy http chaos)
 
 cd "$(dirname "$0")/.."
 cargo build --release --quiet --workspace --bins
@@ -362,6 +363,39 @@ TXT
         done
     done
     stop_all
+}
+
+chaos() {
+    local poem megabytes clients name names=(direct poetry-chaos nginx)
+    for megabytes in 0 200; do
+        poem=poetry/science.txt
+        [ $megabytes = 0 ] || { poem=$work/large.txt && head -c ${megabytes}000000 /dev/urandom >"$poem"; }
+        ours direct fastpoetry -q "$poem"
+        ours poetry-chaos poetry-chaos -q "${port[direct]}"
+        if have nginx; then
+            local at load=""
+            at=$(free_port)
+            [ ! -e $stream_module ] || load="load_module $stream_module;"
+            cat >"$work/nginx.conf" <<TXT
+$load
+daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
+events { worker_connections 10000; }
+stream { server { listen 127.0.0.1:$at reuseport backlog=4096; proxy_pass 127.0.0.1:${port[direct]}; } }
+TXT
+            theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
+        fi
+        for clients in 1 32 1000; do
+            [ $megabytes = 0 ] || [ $clients -le 32 ] || continue
+            measure "chaos-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
+            printf '\n### Through a proxy that disturbs nobody: a poem of %s bytes, %s clients\n\n' "$(wc -c <"$poem")" "$clients"
+            echo '| server | fetches/s | MB/s | p50 µs | p99 µs | CPU s / 100k | peak kB | lost |'
+            echo '|---|---|---|---|---|---|---|---|'
+            for name in "${names[@]}"; do
+                row "chaos-$megabytes-$clients" "$name" rate mb_per_s p50 p99 cpu_per_100k peak_kb errors
+            done
+        done
+        stop_all
+    done
 }
 
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)

@@ -27,16 +27,23 @@ pub(crate) fn part(test: &str) -> Option<String> {
 /// Runs the body of `test` in a process of its own.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     if part(test).is_some() {
-        // The main thread has to sleep: while it still starts something, a change of ids or the exit can kill it.
-        while !fs::read_to_string("/proc/self/stat").expect("a process").contains(") S ") {
-            thread::yield_now();
-        }
+        // While the main thread still starts something, a change of ids can kill it.
+        wait_for_main_thread();
         body();
+        // A change of ids is a signal to it, which it handles on a stack that exit(3) takes away.
+        wait_for_main_thread();
         process::exit(DONE);
     }
     let ended = again(test, "alone").output().expect("run again");
     let said = [ended.stdout, ended.stderr].concat();
     assert_eq!(ended.status.code(), Some(DONE), "{}: {}", ended.status, String::from_utf8_lossy(&said));
+}
+
+/// Waits until the main thread sleeps.
+fn wait_for_main_thread() {
+    while !fs::read_to_string("/proc/self/stat").expect("a process").contains(") S ") {
+        thread::yield_now();
+    }
 }
 
 /// Whether the test runs as root; if not, says on stderr that it is skipped.
