@@ -137,9 +137,9 @@ impl Connection {
         self.engine.write_timeout
     }
 
-    /// No request is under way.
-    pub(super) fn set_idle(&mut self) {
-        self.is_idle = true;
+    /// Whether no request is under way from now on.
+    pub fn set_idle(&mut self, is_idle: bool) {
+        self.is_idle = is_idle;
     }
 
     pub(super) fn set_said(&mut self) {
@@ -190,10 +190,6 @@ impl Connection {
     pub async fn flush(&self) -> io::Result<()> {
         for unsent in close::departing() {
             close::call_when_unsent(&SockRef::from(&self.stream), unsent)?;
-            let departed = |stream: &TcpStream| match close::has_departed(stream, PollTimeout::ZERO)? {
-                true => Ok(0),
-                false => Err(io::ErrorKind::WouldBlock.into()),
-            };
             self.send_some(departed).await?;
         }
         Ok(())
@@ -210,16 +206,23 @@ impl Connection {
                 Some(limit) => timeout(limit, readable).await??,
                 None => readable.await?,
             }
-            let read = if buffer.capacity() > buffer.len() {
-                self.stream.try_read_buf(buffer)
+            let room = buffer.capacity() - buffer.len();
+            let (read, room) = if room > 0 {
+                (self.stream.try_read_buf(buffer), room)
             } else {
                 // No room is kept for a peer that may be silent for long.
                 let mut first = [0; FIRST_READ];
-                self.stream.try_read(&mut first).inspect(|&read| buffer.extend_from_slice(&first[..read]))
+                let read = self.stream.try_read(&mut first);
+                (read.inspect(|&read| buffer.extend_from_slice(&first[..read])), FIRST_READ)
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+                result => {
+                    if result.as_ref().is_ok_and(|&read| read > 0 && read < room) {
+                        is_drained(&self.stream);
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -267,8 +270,7 @@ impl Connection {
                 && !ready.is_error()
             {
                 // Until something new happens.
-                let ignored = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                debug_assert!(ignored.is_err());
+                is_drained(&self.stream);
             }
         };
         tokio::select! {
@@ -351,6 +353,25 @@ impl Unregistered<'_> {
     fn counted(&self, sent: io::Result<usize>) -> io::Result<usize> {
         sent.inspect(|&bytes| self.engine.counts.send(bytes))
     }
+}
+
+/// Nothing, if what was sent has departed as far as [`close::call_when_unsent`] says.
+///
+/// # Errors
+/// `WouldBlock`: it has not.
+pub(super) fn departed(stream: &TcpStream) -> io::Result<usize> {
+    match close::has_departed(stream, PollTimeout::ZERO)? {
+        true => Ok(0),
+        false => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Notes that all that had come was read, as a short read tells: the next read waits for the reactor, and does not ask the
+/// kernel in vain. Nothing can be missed: what comes after the read is told to the reactor anew (`EPOLLET`, epoll(7)), and
+/// on a worker's runtime the reactor has no turn between the two.
+pub(super) fn is_drained(stream: &TcpStream) {
+    let noted = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    debug_assert!(noted.is_err());
 }
 
 /// Sends what the kernel takes at once, however little, with send(2) and `MSG_DONTWAIT`; poll(2) and a blocking

@@ -68,7 +68,7 @@ where
     match result {
         Ok(()) => {
             if connection.is_closing() && under_way.load(Relaxed) == 0 {
-                connection.set_idle();
+                connection.set_idle(true);
             }
             Ok(Ending::Fin)
         }

@@ -28,7 +28,7 @@ use tokio_util::bytes::{Buf, BytesMut};
 use tracing::warn;
 
 use super::close;
-use super::connection::{Connection, send_now};
+use super::connection::{Connection, departed, is_drained, send_now};
 use crate::pace::{Corruption, Cursor, Ending, Line, Next, Pace, Plan};
 
 /// The most bytes that are held of one direction.
@@ -70,9 +70,22 @@ pub trait Witness: Send + Sync {
     fn ended(&self);
 }
 
+/// Where one message of a stream ends, if the stream is passed on message by message.
+pub trait Boundary: Send {
+    /// Looks at the bytes that come next, and returns how many of them belong to the message.
+    fn take(&mut self, bytes: &[u8]) -> usize;
+
+    /// Whether that was the last of it.
+    fn is_reached(&self) -> bool;
+}
+
 /// How one direction is treated. The default passes bytes on as they come.
 #[derive(Default)]
-pub struct Treatment {
+pub struct Treatment<'m> {
+    /// Bytes that were read before, and come first.
+    pub early: BytesMut,
+    /// Where the relay ends, if it is that of a message only.
+    pub message: Option<&'m mut dyn Boundary>,
     /// Who is told.
     pub witness: Option<Arc<dyn Witness>>,
     /// How late everything is, and what all lines may hold.
@@ -92,6 +105,10 @@ pub struct Relayed {
     pub up: u64,
     /// Bytes from upstream to the client.
     pub down: u64,
+    /// Bytes that were read from the client and not sent: they are of its next message, or of one that was broken off.
+    pub rest_up: BytesMut,
+    /// The same from upstream.
+    pub rest_down: BytesMut,
     /// How it ended; the connections are not closed yet.
     pub end: RelayEnd,
 }
@@ -101,6 +118,10 @@ pub struct Relayed {
 pub enum RelayEnd {
     /// Both streams have come to their ends, and these are passed on.
     Both,
+    /// Both messages have been passed on, and both connections go on.
+    Messages,
+    /// Upstream has said its message, and says something more, or its end, before it was told all of the client's.
+    Unasked,
     /// A direction was cut, as its pace has it: the client gets this ending.
     Cut(Ending),
     /// Upstream broke. The client has everything that came before, and is to be reset.
@@ -113,6 +134,8 @@ pub enum RelayEnd {
 enum Stop {
     /// The end of the stream, which is passed on.
     Over,
+    /// The end of the message.
+    Whole,
     Cut(Ending),
     /// The side that is read from broke; what it had said is sent.
     Source(io::Error),
@@ -124,24 +147,33 @@ enum Stop {
 struct Pump<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    treatment: Treatment,
+    treatment: Treatment<'a>,
     /// Bytes that are read and not sent.
     held: BytesMut,
+    /// Bytes that are read and do not belong to the message.
+    rest: BytesMut,
     /// What its delay line has of the allowance.
     borrowed: usize,
     read: u64,
     sent: u64,
     /// The source has come to its end.
     is_over: bool,
+    /// The message has.
+    is_whole: bool,
     /// The source broke: that counts when all that it said is sent.
     broken: Option<io::Error>,
     /// How long the sink may take nothing while something is owed to it.
     limit: Option<Duration>,
 }
 
-/// Passes on what two connections say to each other, until both have said all, or one of them breaks. The end of the client's
-/// connection is the caller's, and so is that of upstream's.
-pub async fn relay(client: &Connection, upstream: &TcpStream, up: Treatment, down: Treatment) -> Relayed {
+/// Passes on what two connections say to each other, until both have said all, or one of them breaks; or one message in each
+/// direction, if that is asked for. The end of the client's connection is the caller's, and so is that of upstream's.
+pub async fn relay<'a>(
+    client: &'a Connection,
+    upstream: &'a TcpStream,
+    up: Treatment<'a>,
+    down: Treatment<'a>,
+) -> Relayed {
     let limit = client.write_timeout();
     let mut up = Pump::new(client.stream(), upstream, up, limit);
     let mut down = Pump::new(upstream, client.stream(), down, limit);
@@ -161,46 +193,91 @@ pub async fn relay(client: &Connection, upstream: &TcpStream, up: Treatment, dow
         },
         end => end,
     };
-    Relayed { up: up.sent, down: down.sent, end }
+    let (rest_up, rest_down) = (up.left(), down.left());
+    Relayed { up: up.sent, down: down.sent, rest_up, rest_down, end }
+}
+
+/// How far a direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its message is passed on, or what there is.
+    UnderWay,
+    /// Its message has been passed on.
+    Whole,
+    /// Nothing more is passed on.
+    Over,
 }
 
 /// Runs both directions to the end of the relay.
 async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
+    let (client, upstream) = (up.from, down.from);
     let (mut up, mut down) = (Box::pin(up.run()), Box::pin(down.run()));
-    let (mut up_is_over, mut down_is_over) = (false, false);
+    let (mut up_is, mut down_is) = (State::UnderWay, State::UnderWay);
     loop {
         tokio::select! {
-            stop = &mut up, if !up_is_over => match stop {
+            stop = &mut up, if up_is == State::UnderWay => match stop {
                 Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::ClientBroke(error),
+                Stop::Whole => up_is = State::Whole,
                 // To upstream, that was all. Or it broke, and what it had said before is still to come.
-                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => up_is_over = true,
+                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => up_is = State::Over,
             },
-            stop = &mut down, if !down_is_over => match stop {
+            stop = &mut down, if down_is == State::UnderWay => match stop {
                 Stop::Cut(how) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
                 Stop::Sink(error) => return RelayEnd::ClientBroke(error),
-                Stop::Over => down_is_over = true,
+                Stop::Whole => down_is = State::Whole,
+                Stop::Over => down_is = State::Over,
             },
+            // Who waits for a reply may leave meanwhile.
+            end = leaves(client), if up_is == State::Whole => match end {
+                Ok(()) => {
+                    let _ = SockRef::from(upstream).shutdown(Shutdown::Write);
+                    up_is = State::Over;
+                }
+                Err(error) => return RelayEnd::ClientBroke(error),
+            },
+            // Data, an end or an error: none of that belongs to its message.
+            () = speaks(upstream), if down_is == State::Whole => return RelayEnd::Unasked,
         }
-        // If upstream takes no more, but has said all, the client's rest is for nobody.
-        if up_is_over && down_is_over {
-            return RelayEnd::Both;
+        match (up_is, down_is) {
+            (State::UnderWay, _) | (_, State::UnderWay) => {}
+            (_, State::Whole) => return RelayEnd::Messages,
+            // If upstream takes no more, but has said all, the client's rest is for nobody.
+            (_, State::Over) => return RelayEnd::Both,
         }
     }
 }
 
+/// Waits until a peer says something, comes to its end, or breaks. Nothing is read.
+pub async fn speaks(stream: &TcpStream) {
+    let _ = stream.peek(&mut [0]).await;
+}
+
+/// Waits until the peer of a connection that is not read from comes to its end, or breaks. What it says before is left.
+async fn leaves(stream: &TcpStream) -> io::Result<()> {
+    if stream.peek(&mut [0]).await? == 0 {
+        return Ok(());
+    }
+    match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error())? {
+        Some(error) => Err(error),
+        None => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
 impl<'a> Pump<'a> {
-    fn new(from: &'a TcpStream, to: &'a TcpStream, treatment: Treatment, limit: Option<Duration>) -> Self {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, treatment: Treatment<'a>, limit: Option<Duration>) -> Self {
         Self {
             from,
             to,
             treatment,
             held: BytesMut::new(),
+            rest: BytesMut::new(),
             borrowed: 0,
             read: 0,
             sent: 0,
             is_over: false,
+            is_whole: false,
             broken: None,
             limit,
         }
@@ -222,8 +299,16 @@ impl<'a> Pump<'a> {
         stop
     }
 
+    /// The end of the message, or of the stream.
+    fn end(&self) -> Stop {
+        if self.is_whole { Stop::Whole } else { Stop::Over }
+    }
+
     /// Passes on whatever comes, at once.
     async fn run_freely(&mut self) -> Stop {
+        if let Err(error) = self.begin(true) {
+            return Stop::Sink(error);
+        }
         loop {
             // Whoever sends much must not get all the time.
             consume_budget().await;
@@ -231,8 +316,8 @@ impl<'a> Pump<'a> {
                 if let Some(error) = self.broken.take() {
                     return Stop::Source(error);
                 }
-                if self.is_over {
-                    return Stop::Over;
+                if self.is_whole || self.is_over {
+                    return self.end();
                 }
                 if let Err(error) = self.from.readable().await {
                     return Stop::Source(error);
@@ -248,10 +333,14 @@ impl<'a> Pump<'a> {
 
     /// Passes on what comes as a schedule has it.
     async fn run_at(&mut self, mut cursor: Cursor) -> Stop {
+        // Nothing is sent before its time.
+        if let Err(error) = self.begin(false) {
+            return Stop::Sink(error);
+        }
         loop {
             consume_budget().await;
             let now = Instant::now();
-            let has_ended = self.is_over || self.broken.is_some();
+            let has_ended = self.is_whole || self.is_over || self.broken.is_some();
             let (available, is_all) = match &mut self.treatment.line {
                 None => (self.read, has_ended),
                 Some((line, _)) => {
@@ -268,7 +357,6 @@ impl<'a> Pump<'a> {
                         () = sleep(due) => {}
                         readable = async { if hears { self.from.readable().await } else { pending().await } } => {
                             match readable {
-                                // Nothing is sent before its time.
                                 Ok(()) => drop(self.take(false)),
                                 Err(error) => self.ended(Some(error)),
                             }
@@ -281,7 +369,7 @@ impl<'a> Pump<'a> {
                 },
                 Next::Flush => cursor.flushed(),
                 Next::End(how) if how == Ending::Fin && is_all && self.sent == self.read => {
-                    return self.broken.take().map_or(Stop::Over, Stop::Source);
+                    return self.broken.take().map_or_else(|| self.end(), Stop::Source);
                 }
                 Next::End(how) => return Stop::Cut(how),
             }
@@ -321,6 +409,15 @@ impl<'a> Pump<'a> {
         }
     }
 
+    /// Begins with what was read before.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    fn begin(&mut self, at_once: bool) -> io::Result<()> {
+        let mut early = std::mem::take(&mut self.treatment.early);
+        if early.is_empty() { Ok(()) } else { self.pass(&mut early, at_once) }
+    }
+
     /// Reads what is there, if there is room, and sends it `at_once` as far as it is taken.
     ///
     /// # Errors
@@ -328,40 +425,58 @@ impl<'a> Pump<'a> {
     fn take(&mut self, at_once: bool) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|scratch| {
             let room = if self.treatment.line.is_some() { ROOM } else { ROOM - self.held.len().min(ROOM) };
-            let n = match self.from.try_read(&mut scratch[..room]) {
-                Ok(0) => {
-                    self.ended(None);
-                    return Ok(());
+            match self.from.try_read(&mut scratch[..room]) {
+                Ok(0) => self.ended(None),
+                Ok(n) => {
+                    if n < room {
+                        is_drained(self.from);
+                    }
+                    return self.pass(&mut scratch[..n], at_once);
                 }
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => {
-                    self.ended(Some(error));
-                    return Ok(());
-                }
-            };
-            if let Some(corruption) = &self.treatment.corruption {
-                corruption.apply(&mut scratch[..n], self.read);
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => self.ended(Some(error)),
             }
-            self.read += n as u64;
-            let injected = std::mem::take(&mut self.treatment.injected);
-            self.read += injected.len() as u64;
-            if let Some((line, _)) = &mut self.treatment.line {
-                line.push((n + injected.len()) as u64, Instant::now());
-            }
-            let sent = match at_once && injected.is_empty() {
-                true => match self.to.try_io(Interest::WRITABLE, || send_now(self.to, &scratch[..n], false)) {
-                    Ok(sent) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(error) => return Err(error),
-                },
-                false => 0,
-            };
-            self.note(sent);
-            self.held.extend_from_slice(&scratch[sent..n]);
-            self.held.extend_from_slice(&injected);
             Ok(())
         })
+    }
+
+    /// Passes on bytes that are read.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    fn pass(&mut self, bytes: &mut [u8], at_once: bool) -> io::Result<()> {
+        let belonging = self.treatment.message.as_mut().map_or(bytes.len(), |message| message.take(bytes));
+        self.is_whole = self.treatment.message.as_ref().is_some_and(|message| message.is_reached());
+        let (bytes, rest) = bytes.split_at_mut(belonging);
+        self.rest.extend_from_slice(rest);
+        if let Some(corruption) = &self.treatment.corruption {
+            corruption.apply(bytes, self.read);
+        }
+        self.read += bytes.len() as u64;
+        let injected = std::mem::take(&mut self.treatment.injected);
+        self.read += injected.len() as u64;
+        if let Some((line, _)) = &mut self.treatment.line {
+            line.push((bytes.len() + injected.len()) as u64, Instant::now());
+        }
+        let sent = match at_once && injected.is_empty() && !bytes.is_empty() {
+            true => match self.to.try_io(Interest::WRITABLE, || send_now(self.to, bytes, false)) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(error),
+            },
+            false => 0,
+        };
+        self.note(sent);
+        self.held.extend_from_slice(&bytes[sent..]);
+        self.held.extend_from_slice(&injected);
+        Ok(())
+    }
+
+    /// What was read and not sent.
+    fn left(&mut self) -> BytesMut {
+        let mut left = std::mem::take(&mut self.held);
+        left.unsplit(std::mem::take(&mut self.rest));
+        left
     }
 
     /// Sends some of these bytes, which are held, when the sink takes them; for at most `left`. Returns how many.
@@ -418,6 +533,38 @@ impl Drop for Pump<'_> {
             allowance.give_back(self.borrowed);
         }
     }
+}
+
+/// Passes on one message of the client, and waits until it has left: a reset would throw away the rest. Nothing is read of
+/// what upstream says.
+pub async fn send_up<'a>(client: &'a Connection, upstream: &'a TcpStream, up: Treatment<'a>) -> Relayed {
+    let mut up = Pump::new(client.stream(), upstream, up, client.write_timeout());
+    let sent = match up.run().await {
+        Stop::Source(error) => Err(RelayEnd::ClientBroke(error)),
+        Stop::Sink(error) => Err(RelayEnd::UpstreamBroke(error)),
+        Stop::Cut(how) => Err(RelayEnd::Cut(how)),
+        Stop::Whole | Stop::Over => flush(upstream).await.map_err(RelayEnd::UpstreamBroke),
+    };
+    let end = sent.err().unwrap_or(RelayEnd::Messages);
+    Relayed { up: up.sent, down: 0, rest_up: up.left(), rest_down: BytesMut::new(), end }
+}
+
+/// As [`Connection::flush`], for a connection to upstream.
+async fn flush(upstream: &TcpStream) -> io::Result<()> {
+    for unsent in close::departing() {
+        close::call_when_unsent(&SockRef::from(upstream), unsent)?;
+        loop {
+            upstream.writable().await?;
+            match upstream.try_io(Interest::WRITABLE, || departed(upstream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                departed => {
+                    departed?;
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Resets a connection to upstream when it is dropped.

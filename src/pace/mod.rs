@@ -48,6 +48,7 @@ pub use cursor::{Cursor, Next};
 pub use deck::{Corruption, Deck};
 pub use line::Line;
 pub use plan::Plan;
+pub(crate) use prng::Draws;
 pub use schedule::Schedule;
 
 /// The longest time of a schedule, five centuries: longer ones are as long, and a wait without a limit is this one.

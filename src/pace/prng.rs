@@ -4,7 +4,7 @@
 ///
 /// From Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators* (OOPSLA 2014).
 #[derive(Debug, Clone)]
-pub(super) struct Draws {
+pub(crate) struct Draws {
     state: u64,
 }
 
@@ -12,12 +12,12 @@ impl Draws {
     const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
     /// The generator of one connection.
-    pub(super) fn new(seed: u64, connection: u64) -> Self {
+    pub(crate) fn new(seed: u64, connection: u64) -> Self {
         Self { state: mix(mix(seed).wrapping_add(connection)) }
     }
 
     /// The next number, uniformly distributed from 0 to `most`.
-    pub(super) fn up_to(&mut self, most: u64) -> u64 {
+    pub(crate) fn up_to(&mut self, most: u64) -> u64 {
         self.state = self.state.wrapping_add(Self::GAMMA);
         let product = u128::from(mix(self.state)) * (u128::from(most) + 1);
         u64::try_from(product >> 64).unwrap_or(most)

@@ -1,6 +1,5 @@
 //! What an HTTP server of poems has, and what it answers: GET and HEAD (RFC 9110), without sockets.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,9 +11,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::wire::{Body, Framed, Source};
 use crate::poem::Poem;
-use crate::proto::http::fields::date;
 use crate::proto::http::framing::{self, Framing};
 use crate::proto::http::head::{BadRequest, Request, Version};
+use crate::proto::http::reply::head;
 use crate::proto::http::target;
 use crate::sync::lock;
 
@@ -100,7 +99,7 @@ impl Origin {
                 };
                 let is_last = is_stopping || framing == Framing::UntilClose || is_last(request);
                 let source = if is_head { Source::Poem(Vec::new().into()) } else { source };
-                let head = head(200, media_type, framing, is_last, "");
+                let head = head(200, media_type, framing, is_last, "", SystemTime::now());
                 let body = Framed::new(head, if is_head { Framing::None } else { framing }, source);
                 Answer { status: 200, body: Body::Framed(Box::new(body)), is_last, is_planned: true }
             }
@@ -127,7 +126,7 @@ impl Origin {
         let text = format!("{why}\n").into_bytes();
         let framing = Framing::Length(text.len() as u64);
         let allow = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
-        let head = head(status, "text/plain; charset=utf-8", framing, is_last, allow);
+        let head = head(status, "text/plain; charset=utf-8", framing, is_last, allow, SystemTime::now());
         let (framing, text) = if is_head { (Framing::None, Vec::new()) } else { (framing, text) };
         let body = Framed::new(head, framing, Source::Poem(text.into()));
         Answer { status, body: Body::Framed(Box::new(body)), is_last, is_planned: false }
@@ -211,45 +210,6 @@ fn open_beneath(directory: &OwnedFd, segments: &[String]) -> Result<Source, Refu
     match file.metadata() {
         Ok(found) if found.is_file() => Ok(Source::File(file, found.len())),
         _ => Err(nothing_there()),
-    }
-}
-
-/// The head of a reply, with its empty line.
-fn head(status: u16, media_type: &str, framing: Framing, is_last: bool, more: &str) -> Vec<u8> {
-    let mut head = String::with_capacity(200);
-    // Writing into memory cannot fail.
-    let _ = write!(head, "HTTP/1.1 {status} {}\r\nDate: {}\r\n", reason(status), date(SystemTime::now()));
-    let _ = write!(head, "Content-Type: {media_type}\r\n");
-    match framing {
-        Framing::Length(bytes) => {
-            let _ = write!(head, "Content-Length: {bytes}\r\n");
-        }
-        Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
-        Framing::None | Framing::UntilClose => {}
-    }
-    if is_last {
-        head.push_str("Connection: close\r\n");
-    }
-    head.push_str(more);
-    head.push_str("\r\n");
-    head.into_bytes()
-}
-
-/// The reason phrase of a status (RFC 9110, section 15).
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        414 => "URI Too Long",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "",
     }
 }
 

@@ -100,8 +100,13 @@ impl PaceArgs {
         self.jitter.take()
     }
 
+    /// Whether something is drawn.
+    pub(in crate::programs) fn has_jitter(&self) -> bool {
+        self.jitter.is_some_and(|jitter| !jitter.is_zero())
+    }
+
     /// Overrides `base`: flags that are not given here are taken from there, except a cut.
-    pub(super) fn over(self, base: &Self) -> Self {
+    pub(in crate::programs) fn over(self, base: &Self) -> Self {
         let (delay, rate) = match (self.delay, self.rate) {
             (None, None) => (base.delay, base.rate),
             own => own,

@@ -12,15 +12,19 @@
 //! | [`head`] | the lines before the body, by way of httparse, within limits |
 //! | [`fields`] | what the lines of a head mean: lists, lengths, which of them are for one connection only |
 //! | [`framing`] | one decision, who says where the body ends; and bodies as they come and go |
+//! | [`boundary`] | where a message ends that is only passed on |
+//! | [`reply`] | heads of replies that we make ourselves |
 //! | [`target`] | what is asked for: addresses of clients, and paths as servers see them |
 //!
 //! Strict where the end of a message is decided, lenient where it is not. A line of a head may end with a bare LF, as
 //! people type it; a line between chunks may not. Two different lengths, a length beside a coding, a coding that is not
 //! known: these are errors, because two programs could read them in two ways.
 
+pub mod boundary;
 pub mod fields;
 pub mod framing;
 pub mod head;
+pub mod reply;
 pub mod target;
 
 /// The longest first line of a request, in bytes. RFC 9112, section 3, asks for as much at least.

@@ -1,0 +1,335 @@
+//! HTTP through a chaos proxy: a draw for each request.
+//!
+//! What is passed on is not changed in a byte, whatever its fields say of connections and codings; the proxy only looks at
+//! where messages end. One exchange comes after another, each with the connection to upstream that the client's has got:
+//!
+//! ```text
+//!   hear the head ──▶ draw ──┬── error ──▶ read the body, say a reply of our own ─────╮
+//!        ▲                   ├── hang, blackout ──▶ the end                           │
+//!        │                   ╰── else ──▶ (wait) ──▶ (dial) ──▶ relay one message ────┤
+//!        │                                              each way, or the request only │
+//!        ╰────────────────────────────────────────────────────────────────────────────╯
+//!   what is no HTTP, or is none any more: a relay of all the rest
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio_util::bytes::{Buf, BytesMut};
+use tracing::{debug, warn};
+
+use super::record::Record;
+use super::{ChaosServer, Drawn, end_word, hang, say, wait};
+use crate::net::Connection;
+use crate::net::relay::{self, RelayEnd, Relayed, Treatment, relay, reset_upstream, send_up, speaks};
+use crate::pace::Ending;
+use crate::proto::http::SERVER_HEAD;
+use crate::proto::http::boundary::{After, Boundary};
+use crate::proto::http::framing::{self, Decoder, Framing, Piece};
+use crate::proto::http::head::{Request, Room, Version, request};
+use crate::proto::http::reply::{head, reason};
+use crate::server::chaos::Behaviour;
+use crate::units::{human, micros};
+
+/// What a client says next.
+enum Heard {
+    /// A request, whose head is at the front of what was heard.
+    Request(Asked),
+    /// Nothing more, or the server is asked to stop.
+    Nothing,
+    /// Something that only upstream may understand; why, if that is strange.
+    Else(Option<String>),
+}
+
+/// What has to be known of a request.
+struct Asked {
+    /// The length of its head, in bytes.
+    head: usize,
+    framing: Framing,
+    reply: Boundary,
+    is_head: bool,
+    /// The client waits for leave to send the body.
+    expects: bool,
+    /// No other request follows.
+    is_last: bool,
+    /// `GET /`, for the log, if there is one.
+    line: String,
+}
+
+/// What has become of an exchange.
+enum Exchanged {
+    /// The next one may follow.
+    Next,
+    /// The connection ends.
+    End(Ending),
+    /// What follows is no HTTP any more.
+    Else,
+}
+
+/// An exchange, for the log.
+#[derive(Default)]
+struct Story {
+    up: u64,
+    down: u64,
+    status: Option<u16>,
+}
+
+/// A connection, and what of it was heard and not yet passed on.
+struct Exchange<'c> {
+    server: &'c ChaosServer,
+    connection: &'c mut Connection,
+    record: Option<&'c Arc<Record>>,
+    heard: BytesMut,
+    /// From upstream: of no reply.
+    unasked: BytesMut,
+    upstream: Option<TcpStream>,
+}
+
+impl relay::Boundary for Boundary {
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        self.take(bytes)
+    }
+
+    fn is_reached(&self) -> bool {
+        self.after() != After::Rest
+    }
+}
+
+impl ChaosServer {
+    /// Treats the requests of a connection, one by one.
+    pub(super) async fn serve_requests(
+        &self,
+        connection: &mut Connection,
+        rewrite_host: bool,
+        record: Option<&Arc<Record>>,
+    ) -> io::Result<Ending> {
+        let (heard, unasked) = (BytesMut::new(), BytesMut::new());
+        let mut exchange = Exchange { server: self, connection, record, heard, unasked, upstream: None };
+        let mut last = None;
+        loop {
+            match exchange.hear().await? {
+                Heard::Nothing => return Ok(Ending::Fin),
+                Heard::Request(mut asked) => {
+                    let drawn = self.draw(self.requests.fetch_add(1, Relaxed) + 1);
+                    if rewrite_host {
+                        exchange.rewrite_host(&mut asked);
+                    }
+                    let result = exchange.treat(asked, &drawn).await;
+                    last = Some(drawn);
+                    match result? {
+                        Exchanged::Next => {}
+                        Exchanged::End(how) => return Ok(how),
+                        Exchanged::Else => break,
+                    }
+                }
+                Heard::Else(why) => {
+                    if let Some(why) = why {
+                        let peer = exchange.connection.peer();
+                        warn!(%peer, "What {peer} says is passed on as bytes: {why}");
+                    }
+                    break;
+                }
+            }
+        }
+        exchange.pass_on(last).await
+    }
+}
+
+impl Exchange<'_> {
+    /// Waits for the head of a request.
+    async fn hear(&mut self) -> io::Result<Heard> {
+        let mut is_fresh = true;
+        loop {
+            // A head that trickles is looked at once a line, and not once a byte.
+            if is_fresh && !self.heard.is_empty() {
+                let mut room = Room::default();
+                match request(&self.heard, &mut room) {
+                    Ok(None) => {}
+                    Ok(Some(request)) => return Ok(Asked::new(&request)),
+                    Err(bad) => return Ok(Heard::Else(Some(bad.to_string()))),
+                }
+            }
+            let before = self.heard.len();
+            let read = match &self.upstream {
+                _ if before > 0 => Some(self.connection.read_some(&mut self.heard, None).await?),
+                None => self.connection.read_request(&mut self.heard, None).await?,
+                Some(upstream) => tokio::select! {
+                    biased;
+                    read = self.connection.read_request(&mut self.heard, None) => read?,
+                    // It ends, or says what nobody has asked for.
+                    () = speaks(upstream) => {
+                        self.connection.set_idle(false);
+                        return Ok(Heard::Else(None));
+                    }
+                },
+            };
+            match read {
+                None => return Ok(Heard::Nothing),
+                Some(0) if before == 0 && self.upstream.is_none() => return Ok(Heard::Nothing),
+                Some(0) => return Ok(Heard::Else(None)),
+                Some(_) => {}
+            }
+            is_fresh = self.heard[before..].contains(&b'\n') || self.heard.len() >= SERVER_HEAD;
+        }
+    }
+
+    /// Has the request at the front of what was heard name upstream.
+    fn rewrite_host(&mut self, asked: &mut Asked) {
+        let start = self.heard.as_ptr().addr();
+        let mut room = Room::default();
+        let Ok(Some(request)) = request(&self.heard, &mut room) else { return };
+        let name = self.server.upstream().to_string();
+        let (mut rewritten, mut from) = (BytesMut::with_capacity(self.heard.len() + name.len()), 0);
+        for host in request.fields.all("host") {
+            // A value is a part of the buffer.
+            let at = host.as_ptr().addr() - start;
+            rewritten.extend_from_slice(&self.heard[from..at]);
+            rewritten.extend_from_slice(name.as_bytes());
+            from = at + host.len();
+        }
+        rewritten.extend_from_slice(&self.heard[from..]);
+        asked.head = asked.head + rewritten.len() - self.heard.len();
+        self.heard = rewritten;
+    }
+
+    /// Treats a request as drawn, and tells of it.
+    async fn treat(&mut self, asked: Asked, drawn: &Drawn) -> io::Result<Exchanged> {
+        let (began, mut story, line) = (Instant::now(), Story::default(), asked.line.clone());
+        let result = self.exchange(asked, drawn, &mut story).await;
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let (Story { up, down, status }, Drawn { number, word, .. }) = (story, drawn);
+            let (peer, elapsed) = (self.connection.peer(), began.elapsed());
+            let end = match &result {
+                Ok(Exchanged::Next | Exchanged::Else) => status.map_or_else(String::new, |status| status.to_string()),
+                Ok(Exchanged::End(how)) => end_word(&Ok(*how)).to_owned(),
+                Err(error) => end_word(&Err(error.kind().into())).to_owned(),
+            };
+            debug!(
+                request = number, %peer, behaviour = word, up, down, status, elapsed_us = micros(elapsed),
+                "Request {number}, {peer}, {line}: {word}, {up} bytes up, {down} down in {}, {end}", human(elapsed)
+            );
+        }
+        result
+    }
+
+    async fn exchange(&mut self, asked: Asked, drawn: &Drawn, story: &mut Story) -> io::Result<Exchanged> {
+        let disturbance = &drawn.disturbance;
+        match drawn.behaviour {
+            Behaviour::Blackout => return Ok(Exchanged::End(Ending::Rst)),
+            Behaviour::Hang => {
+                self.upstream = None;
+                return hang(self.connection).await.map(Exchanged::End);
+            }
+            Behaviour::Error => return self.refuse(&asked, disturbance.status(drawn.number), story).await,
+            Behaviour::Delay if !disturbance.delay_after => wait(self.connection, disturbance.delay).await?,
+            _ => {}
+        }
+        if self.upstream.is_none() {
+            self.upstream = Some(self.server.dial(self.connection).await?);
+        }
+        let Some(upstream) = &self.upstream else { return Ok(Exchanged::End(Ending::Rst)) };
+        let Asked { head, framing, mut reply, .. } = asked;
+        let mut message = Boundary::of_request(head, framing);
+        let (up, down) = self.server.treatments(drawn, self.record);
+        let up = Treatment { early: std::mem::take(&mut self.heard), message: Some(&mut message), ..up };
+        if drawn.behaviour == Behaviour::Abort {
+            let Relayed { up, .. } = send_up(self.connection, upstream, up).await;
+            story.up = up;
+            reset_upstream(upstream);
+            return Ok(Exchanged::End(Ending::Rst));
+        }
+        let down = Treatment { message: Some(&mut reply), ..down };
+        let Relayed { up, down, rest_up, rest_down, end } = relay(self.connection, upstream, up, down).await;
+        (story.up, story.down, story.status) = (up, down, reply.status());
+        (self.heard, self.unasked) = (rest_up, rest_down);
+        match (end, reply.after()) {
+            (RelayEnd::Messages, After::Next) if self.unasked.is_empty() => Ok(Exchanged::Next),
+            (RelayEnd::Messages, After::Lost(why)) => {
+                let upstream = self.server.upstream();
+                warn!(%upstream, "What {upstream} says is passed on as bytes: {why}");
+                Ok(Exchanged::Else)
+            }
+            (RelayEnd::Messages | RelayEnd::Unasked, _) => Ok(Exchanged::Else),
+            (end, _) => self.server.ending(self.connection, upstream, end).map(Exchanged::End),
+        }
+    }
+
+    /// Reads a request and answers it ourselves.
+    async fn refuse(&mut self, asked: &Asked, status: u16, story: &mut Story) -> io::Result<Exchanged> {
+        story.status = Some(status);
+        self.heard.advance(asked.head);
+        let mut body = Decoder::new(asked.framing);
+        if asked.expects && self.heard.is_empty() && !body.is_at_end() {
+            say(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", &mut story.down, self.record).await?;
+        }
+        loop {
+            let mut rest = &self.heard[..];
+            let piece = body.next(&mut rest);
+            let left = rest.len();
+            match piece {
+                Ok(Piece::Body(_)) => self.heard.advance(self.heard.len() - left),
+                Ok(Piece::End) => {
+                    self.heard.advance(self.heard.len() - left);
+                    break;
+                }
+                Ok(Piece::More) => {
+                    self.heard.clear();
+                    if self.connection.read_some(&mut self.heard, None).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                // Nobody knows where it ends.
+                Err(_) => return Ok(Exchanged::End(Ending::Rst)),
+            }
+        }
+        let text = format!("{status} {}, by poetry-chaos\n", reason(status));
+        let is_last = asked.is_last || self.connection.is_closing();
+        let framing = Framing::Length(text.len() as u64);
+        let mut reply = head(status, "text/plain; charset=utf-8", framing, is_last, "", SystemTime::now());
+        if !asked.is_head {
+            reply.extend_from_slice(text.as_bytes());
+        }
+        say(self.connection, &reply, &mut story.down, self.record).await?;
+        Ok(if is_last { Exchanged::End(Ending::Fin) } else { Exchanged::Next })
+    }
+
+    /// Passes on all that follows, as bytes. It is treated as what was drawn last.
+    async fn pass_on(mut self, drawn: Option<Drawn>) -> io::Result<Ending> {
+        let upstream = match self.upstream.take() {
+            Some(upstream) => upstream,
+            None => self.server.dial(self.connection).await?,
+        };
+        let drawn = drawn.unwrap_or_else(|| self.server.not_drawn());
+        let (up, down) = self.server.treatments(&drawn, self.record);
+        let up = Treatment { early: self.heard, ..up };
+        let down = Treatment { early: self.unasked, ..down };
+        let Relayed { end, .. } = relay(self.connection, &upstream, up, down).await;
+        self.server.ending(self.connection, &upstream, end)
+    }
+}
+
+impl Asked {
+    /// What is to be known of a request; or that nobody knows where it ends.
+    fn new(request: &Request<'_>) -> Heard {
+        let framing = match framing::of_request(request.version, &request.fields) {
+            Ok(framing) => framing,
+            Err(fault) => return Heard::Else(Some(fault.to_string())),
+        };
+        let line = match tracing::enabled!(tracing::Level::DEBUG) {
+            true => format!("{} {}", request.method, request.target),
+            false => String::new(),
+        };
+        Heard::Request(Self {
+            head: request.len,
+            framing,
+            reply: Boundary::of_reply(request.method),
+            is_head: request.method == "HEAD",
+            expects: request.version == Version::Http11 && request.fields.has_token("expect", "100-continue"),
+            is_last: request.version == Version::Http10 || request.fields.has_token("connection", "close"),
+            line,
+        })
+    }
+}
