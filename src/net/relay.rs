@@ -134,8 +134,10 @@ pub enum RelayEnd {
 enum Stop {
     /// The end of the stream, which is passed on.
     Over,
-    /// The end of the message.
-    Whole,
+    /// The end of the message; and whether more than that was read.
+    Whole {
+        and_more: bool,
+    },
     Cut(Ending),
     /// The side that is read from broke; what it had said is sent.
     Source(io::Error),
@@ -212,13 +214,13 @@ enum State {
 async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
     let (client, upstream) = (up.from, down.from);
     let (mut up, mut down) = (Box::pin(up.run()), Box::pin(down.run()));
-    let (mut up_is, mut down_is) = (State::UnderWay, State::UnderWay);
+    let (mut up_is, mut down_is, mut has_more) = (State::UnderWay, State::UnderWay, false);
     loop {
         tokio::select! {
             stop = &mut up, if up_is == State::UnderWay => match stop {
                 Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole => up_is = State::Whole,
+                Stop::Whole { and_more } => (up_is, has_more) = (State::Whole, and_more),
                 // To upstream, that was all. Or it broke, and what it had said before is still to come.
                 Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => up_is = State::Over,
             },
@@ -226,11 +228,11 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
                 Stop::Cut(how) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
                 Stop::Sink(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole => down_is = State::Whole,
+                Stop::Whole { .. } => down_is = State::Whole,
                 Stop::Over => down_is = State::Over,
             },
             // Who waits for a reply may leave meanwhile.
-            end = leaves(client), if up_is == State::Whole => match end {
+            end = leaves(client, has_more), if up_is == State::Whole => match end {
                 Ok(()) => {
                     let _ = SockRef::from(upstream).shutdown(Shutdown::Write);
                     up_is = State::Over;
@@ -254,9 +256,10 @@ pub async fn speaks(stream: &TcpStream) {
     let _ = stream.peek(&mut [0]).await;
 }
 
-/// Waits until the peer of a connection that is not read from comes to its end, or breaks. What it says before is left.
-async fn leaves(stream: &TcpStream) -> io::Result<()> {
-    if stream.peek(&mut [0]).await? == 0 {
+/// Waits until the peer of a connection that is not read from comes to its end, or breaks. What it says before is left; if
+/// it `has_more` to be passed on, that is not its end yet.
+async fn leaves(stream: &TcpStream, has_more: bool) -> io::Result<()> {
+    if !has_more && stream.peek(&mut [0]).await? == 0 {
         return Ok(());
     }
     match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error())? {
@@ -301,7 +304,7 @@ impl<'a> Pump<'a> {
 
     /// The end of the message, or of the stream.
     fn end(&self) -> Stop {
-        if self.is_whole { Stop::Whole } else { Stop::Over }
+        if self.is_whole { Stop::Whole { and_more: !self.rest.is_empty() } } else { Stop::Over }
     }
 
     /// Passes on whatever comes, at once.
@@ -543,7 +546,7 @@ pub async fn send_up<'a>(client: &'a Connection, upstream: &'a TcpStream, up: Tr
         Stop::Source(error) => Err(RelayEnd::ClientBroke(error)),
         Stop::Sink(error) => Err(RelayEnd::UpstreamBroke(error)),
         Stop::Cut(how) => Err(RelayEnd::Cut(how)),
-        Stop::Whole | Stop::Over => flush(upstream).await.map_err(RelayEnd::UpstreamBroke),
+        Stop::Whole { .. } | Stop::Over => flush(upstream).await.map_err(RelayEnd::UpstreamBroke),
     };
     let end = sent.err().unwrap_or(RelayEnd::Messages);
     Relayed { up: up.sent, down: 0, rest_up: up.left(), rest_down: BytesMut::new(), end }

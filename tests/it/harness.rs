@@ -356,7 +356,7 @@ pub(crate) fn fetch(address: SocketAddr) -> io::Result<Vec<u8>> {
 
 /// A server inside the test, which does with each connection what the test says.
 pub(crate) struct Server {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     closing: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
 }

@@ -96,7 +96,7 @@ pub struct ChaosArgs {
     fail_first: Option<NonZeroU64>,
 
     /// Listen with a queue that is full: all connects time out
-    #[arg(long, help_heading = "Faults", hide_short_help = true, conflicts_with_all = ["TroubleArgs", "PaceArgs", "fail_first", "script", "record", "rehearse", "backlog"])]
+    #[arg(long, help_heading = "Faults", hide_short_help = true, conflicts_with_all = ["PaceArgs", "behavior", "latency", "corrupt", "fail_first", "script", "record", "rehearse", "backlog"])]
     never_accept: bool,
 
     /// What happens to connection 1, 2, 3, ..., and when (TOML); SIGHUP reads it again

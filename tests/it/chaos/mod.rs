@@ -1,8 +1,11 @@
 //! poetry-chaos as its users meet it: in front of servers of all kinds, with all that it does to connections.
 
+mod http;
+mod script;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -367,6 +370,11 @@ fn bad_words_are_explained() {
         (&["--behavior", "-5:error", "1"], "'-5:error': a share is a whole number from 0 to 100"),
         (&["--behavior", "1:error,2:error", "1"], "'error' is there twice"),
         (&["--direction", "up", "1"], "--direction is about pace, latency, cuts and corruption, and none is given"),
+        (&["--error-status", "200", "1"], "'200' is no status of an error: a number from 400 to 599"),
+        (&["--error-status", "500", "1"], "--error-status is for --protocol http"),
+        (&["--protocol", "http", "--inject", "1"], "--inject is for --protocol tcp"),
+        (&["--rewrite-host", "1"], "--rewrite-host is for --protocol http"),
+        (&["--never-accept", "--behavior", "1:error", "1"], "cannot be used with"),
         (&["--port", "10000", "10000"], "127.0.0.1:10000 is this proxy itself, and no upstream"),
         (&["--jitter", "1s", "1"], "there is no delay that jitter could vary"),
         (&[], "<UPSTREAM> is missing"),
@@ -375,6 +383,87 @@ fn bad_words_are_explained() {
         assert_eq!(finished.code(), 2, "{args:?}: {finished:?}");
         assert!(finished.complaint().contains(complaint), "{args:?}: {finished:?}");
     }
+}
+
+#[test]
+fn nobody_is_accepted_if_that_was_asked_for() {
+    let proxy = chaos(&["--never-accept"], "1");
+    let error = TcpStream::connect_timeout(&proxy.address, Duration::from_millis(300)).expect_err("no answer");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(proxy.stop().code(), 0);
+}
+
+#[test]
+fn killed_it_leaves_nothing_behind() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::start(move |_, mut stream| {
+        stream.write_all(b"word").expect("sent");
+        tell.send(read_some(&stream, &mut [0])).expect("a test");
+    });
+    let proxy = chaos(&["--behavior", "0:error", "--latency", "1ms"], &server.port());
+    let mut stream = proxy.connect();
+    stream.read_exact(&mut [0; 4]).expect("a word");
+    let address = proxy.address;
+    proxy.signal(Signal::SIGKILL);
+    // The kernel ends what it had: never as if all had been said.
+    assert_eq!(read_some(&stream, &mut [0]), Err(io::ErrorKind::ConnectionReset));
+    assert!(told.recv_timeout(PATIENCE).expect("an end").map_or(true, |bytes| bytes == 0));
+    proxy.finish();
+    drop(TcpListener::bind(address).expect("the port is free"));
+    let again = chaos(&["--port", &address.port().to_string()], &server.port());
+    again.connect().read_exact(&mut [0; 4]).expect("a word");
+}
+
+/// What a client has got, and how that ended.
+fn talk(address: SocketAddr, kind: u8) -> (Vec<u8>, Result<(), io::ErrorKind>) {
+    let mut stream = TcpStream::connect(address).expect("a server");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    stream.write_all(&[kind]).expect("sent");
+    let mut heard = vec![0; 100];
+    let mut end = stream.read_exact(&mut heard).map_err(|error| error.kind());
+    if end.is_ok() {
+        // It is told that all has arrived; one kind waits for the end, too.
+        stream.write_all(b"!").expect("sent");
+        if kind == 2 {
+            stream.shutdown(Shutdown::Write).expect("half-closed");
+        }
+        end = stream.read_to_end(&mut heard).map(drop).map_err(|error| error.kind());
+    }
+    (heard, end)
+}
+
+#[test]
+fn ten_thousand_connections_that_are_not_disturbed_end_as_without_a_proxy() {
+    const CONNECTIONS: usize = 10_000;
+    let server = Server::start(|_, mut stream| {
+        let mut kind = [0];
+        stream.read_exact(&mut kind).expect("a kind");
+        stream.write_all(&vec![kind[0]; 100]).expect("sent");
+        stream.read_exact(&mut [0]).expect("it has arrived");
+        match kind[0] % 3 {
+            0 => drop(stream),
+            1 => reset(stream),
+            // All that is said comes first.
+            _ => {
+                let _ = read_out(stream.try_clone().expect("a socket"));
+                send_whole(stream, &[kind[0]; 1_000]);
+            }
+        }
+    });
+    let proxy = chaos(&["--behavior", "0:error,0:blackout,0:hang"], &server.port());
+    let direct: Vec<_> = (0..3).map(|kind| talk(server.address, kind)).collect();
+    assert_eq!(direct[1].1, Err(io::ErrorKind::ConnectionReset));
+    thread::scope(|scope| {
+        for worker in 0..8 {
+            let (direct, address) = (&direct, proxy.address);
+            scope.spawn(move || {
+                for number in (worker..CONNECTIONS).step_by(8) {
+                    let kind = u8::try_from(number % 3).expect("small");
+                    assert!(talk(address, kind) == direct[usize::from(kind)], "connection {number}");
+                }
+            });
+        }
+    });
 }
 
 #[test]
