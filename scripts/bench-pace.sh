@@ -7,11 +7,11 @@ usage() {
 Usage: scripts/bench-pace.sh [--pieces N] [--clients N]
 
 Both servers give out a poem of N pieces, a piece every 10 ms and at 100 kB/s, to one client; fastpoetry also at
-100 kB/s to many clients at once. Each piece is compared with its time in the schedule (--rehearse), and a replay with
+100 kB/s to many clients at once, and poetry-chaos in front of it, which has the pace then. Each piece is compared with its time in the schedule (--rehearse), and a replay with
 its recording. Rates are those that the clients measured.
 
   --pieces N   pieces of 1 kB [default: 1000, which is 10 seconds]
-  --clients N  clients at once of fastpoetry [default: 1000]
+  --clients N  clients at once of fastpoetry and of poetry-chaos [default: 1000]
 TXT
 }
 
@@ -29,22 +29,27 @@ cd "$(dirname "$0")/.."
 cargo build --release --quiet --bins
 bin=${CARGO_TARGET_DIR:-target}/release
 work=$(mktemp -d)
-trap 'kill "${server:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
-poem=$work/poem
+trap 'kill "${servers[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
+poem=$work/poem servers=()
 head -c $((pieces * 1000)) /dev/zero >"$poem"
 
-serve() { # serve PROGRAM ARGUMENT...: starts a server, and finds its port
+serve() { # serve PROGRAM ARGUMENT...: starts a server of the poem
+    start "$@" "$poem"
+}
+
+start() { # start PROGRAM ARGUMENT...: starts a server, and finds its port
     mkfifo "$work/line"
-    "$bin/$1" -q "${@:2}" "$poem" >"$work/line" &
-    server=$!
+    "$bin/$1" -q "${@:2}" >"$work/line" &
+    servers+=($!)
     read -r line <"$work/line"
     rm "$work/line"
     line=${line%.} port=${line##*:}
 }
 
 stop() {
-    kill "$server"
-    wait "$server" || true
+    kill "${servers[@]}"
+    wait "${servers[@]}" || true
+    servers=()
 }
 
 fetch() { # fetch ARGUMENT...: a stall is an error, and said
@@ -110,3 +115,17 @@ ports=("${ports[@]/*/$port}")
 fetch --report "$work/report" "${ports[@]}"
 stop
 rates "fastpoetry, --rate 100k" "$work/report"
+
+serve fastpoetry
+start poetry-chaos --rate 100k "$port"
+fetch --report "$work/report" "${ports[@]/*/$port}"
+stop
+rates "poetry-chaos, --rate 100k" "$work/report"
+
+pace=(--num-bytes 100k)
+"$bin/fastpoetry" "${pace[@]}" --delay 100ms --rehearse "$clients" "$poem" >"$work/plan"
+serve fastpoetry
+start poetry-chaos "${pace[@]}" --pace 100ms --record "$work/done" "$port"
+fetch "${ports[@]/*/$port}"
+stop
+late "poetry-chaos, $clients clients" "$work/plan" "$work/done"

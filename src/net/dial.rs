@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{timeout, timeout_at};
 
 use crate::address::Address;
@@ -76,7 +77,19 @@ pub async fn dial_by(
     if addresses.is_empty() {
         return Err(DialError::Itself);
     }
-    first_of(in_order(&addresses, route.after), limit).await
+    match addresses[..] {
+        // One has no rivals.
+        [address] => match within(limit, connect(socket(address)?, address)).await? {
+            Ok(stream) => Ok((stream, address)),
+            Err(error) => Err(DialError::Connect(error)),
+        },
+        _ => first_of(in_order(&addresses, route.after), limit).await,
+    }
+}
+
+/// A socket for a connection to this address.
+fn socket(address: SocketAddr) -> Result<TcpSocket, DialError> {
+    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(DialError::Socket)
 }
 
 /// The connection to the first of these addresses that answers.
@@ -86,10 +99,10 @@ async fn first_of(order: Vec<SocketAddr>, limit: Option<Duration>) -> Result<(Tc
     loop {
         while let Some(candidate) = candidates.next(Instant::now()) {
             let Candidate { number, address } = candidate;
-            match if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() } {
+            match socket(address) {
                 Ok(socket) => under_way.push((candidate, Box::pin(within(limit, connect(socket, address))))),
                 Err(_) if !under_way.is_empty() => candidates.put_off(),
-                Err(error) => candidates.failed(number, DialError::Socket(error)),
+                Err(error) => candidates.failed(number, error),
             }
         }
         if under_way.is_empty() {
@@ -139,7 +152,16 @@ async fn connect(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpStream
 async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T, DialError> {
     match limit {
         None => Ok(work.await),
-        Some(limit) => timeout(limit, work).await.map_err(|_| DialError::Timeout(limit)),
+        Some(limit) => {
+            let mut work = pin!(work);
+            // Most work is done after one turn of the reactor, and needs no timer.
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = yield_now() => {}
+            }
+            timeout(limit, work).await.map_err(|_| DialError::Timeout(limit))
+        }
     }
 }
 

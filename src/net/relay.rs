@@ -11,16 +11,18 @@
 //! (backpressure).
 
 use std::cell::RefCell;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
@@ -89,13 +91,21 @@ pub struct Treatment<'m> {
     /// Who is told.
     pub witness: Option<Arc<dyn Witness>>,
     /// How late everything is, and what all lines may hold.
-    pub line: Option<(Line, Arc<Allowance>)>,
+    pub line: Option<Box<(Line, Arc<Allowance>)>>,
     /// When how much may be sent, and how it ends.
-    pub pace: Option<Cursor>,
+    pub pace: Option<Box<Cursor>>,
     /// Bits that are flipped.
     pub corruption: Option<Corruption>,
     /// Bytes to be put in after the first read: they belong to nobody.
     pub injected: Vec<u8>,
+}
+
+impl Treatment<'_> {
+    fn is_default(&self) -> bool {
+        let Self { early, message, witness, line, pace, corruption, injected } = self;
+        let is_plain = message.is_none() && witness.is_none() && line.is_none() && pace.is_none();
+        is_plain && corruption.is_none() && early.is_empty() && injected.is_empty()
+    }
 }
 
 /// What was passed on, and how it came to an end.
@@ -149,7 +159,8 @@ enum Stop {
 struct Pump<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    treatment: Treatment<'a>,
+    /// None: as it comes. Boxed: most have none, and held connections are many.
+    treatment: Option<Box<Treatment<'a>>>,
     /// Bytes that are read and not sent.
     held: BytesMut,
     /// Bytes that are read and do not belong to the message.
@@ -158,6 +169,9 @@ struct Pump<'a> {
     borrowed: usize,
     read: u64,
     sent: u64,
+    /// What is passed on has been waited for already: from the second time on nothing is held back (Nagle's algorithm),
+    /// and the first time nothing would be.
+    is_prompt: bool,
     /// The source has come to its end.
     is_over: bool,
     /// The message has.
@@ -170,20 +184,28 @@ struct Pump<'a> {
 
 /// Passes on what two connections say to each other, until both have said all, or one of them breaks; or one message in each
 /// direction, if that is asked for. The end of the client's connection is the caller's, and so is that of upstream's.
-pub async fn relay<'a>(
+pub fn relay<'a>(
     client: &'a Connection,
     upstream: &'a TcpStream,
     up: Treatment<'a>,
     down: Treatment<'a>,
-) -> Relayed {
+) -> impl Future<Output = Relayed> + Send + 'a {
     let limit = client.write_timeout();
     let mut up = Pump::new(client.stream(), upstream, up, limit);
     let mut down = Pump::new(upstream, client.stream(), down, limit);
-    let end = run(&mut up, &mut down).await;
+    // No part of an `async fn`, whose future would have room for what it was given, too.
+    async move {
+        let end = run(&mut up, &mut down).await;
+        settle(client, &mut up, &mut down, end).await
+    }
+}
+
+/// What has come of a relay.
+async fn settle(client: &Connection, up: &mut Pump<'_>, down: &mut Pump<'_>, end: RelayEnd) -> Relayed {
     client.counts().send(usize::try_from(down.sent).unwrap_or(usize::MAX));
     if let RelayEnd::ClientBroke(error) = &end
         && error.kind() == io::ErrorKind::TimedOut
-        && let Some(limit) = limit
+        && let Some(limit) = client.write_timeout()
     {
         warn!("Dropped {}: it took nothing for {}", client.peer(), humantime::format_duration(limit));
     }
@@ -213,28 +235,44 @@ enum State {
 /// Runs both directions to the end of the relay.
 async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
     let (client, upstream) = (up.from, down.from);
-    let (mut up, mut down) = (Box::pin(up.run()), Box::pin(down.run()));
-    let (mut up_is, mut down_is, mut has_more) = (State::UnderWay, State::UnderWay, false);
+    let (mut up, mut down) = (pin!(up.run()), pin!(down.run()));
+    let (mut up_is, mut down_is) = (State::UnderWay, State::UnderWay);
+    // Boxed: most are relays of streams.
+    let mut leaving: Option<Pin<Box<_>>> = None;
     loop {
         tokio::select! {
             stop = &mut up, if up_is == State::UnderWay => match stop {
                 Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole { and_more } => (up_is, has_more) = (State::Whole, and_more),
+                Stop::Whole { and_more } => {
+                    up_is = State::Whole;
+                    leaving = Some(Box::pin(leaves(client, and_more)));
+                }
                 // To upstream, that was all. Or it broke, and what it had said before is still to come.
-                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => up_is = State::Over,
+                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => {
+                    if down_is != State::Over {
+                        shut_down(upstream);
+                    }
+                    up_is = State::Over;
+                }
             },
             stop = &mut down, if down_is == State::UnderWay => match stop {
                 Stop::Cut(how) => return RelayEnd::Cut(how),
                 Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
                 Stop::Sink(error) => return RelayEnd::ClientBroke(error),
                 Stop::Whole { .. } => down_is = State::Whole,
-                Stop::Over => down_is = State::Over,
+                Stop::Over => {
+                    // Else all is said, and who has the connections closes them.
+                    if up_is != State::Over {
+                        shut_down(client);
+                    }
+                    down_is = State::Over;
+                }
             },
             // Who waits for a reply may leave meanwhile.
-            end = leaves(client, has_more), if up_is == State::Whole => match end {
+            end = any(&mut leaving), if up_is == State::Whole => match end {
                 Ok(()) => {
-                    let _ = SockRef::from(upstream).shutdown(Shutdown::Write);
+                    shut_down(upstream);
                     up_is = State::Over;
                 }
                 Err(error) => return RelayEnd::ClientBroke(error),
@@ -251,15 +289,43 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
     }
 }
 
+/// What comes of this, if there is anything; else nothing ever does.
+fn any<F: Future>(future: &mut Option<Pin<Box<F>>>) -> impl Future<Output = F::Output> {
+    poll_fn(|context| match future {
+        Some(future) => future.as_mut().poll(context),
+        None => Poll::Pending,
+    })
+}
+
+/// Sends the end of the stream. If the connection is gone, that shows on the other direction.
+fn shut_down(stream: &TcpStream) {
+    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+}
+
+/// Waits until there is something to read, or an end, and returns what there is. (The future of [`TcpStream::ready`] is ten
+/// times as large; here it is asked when it has the answer.)
+async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
+    poll_fn(|context| {
+        ready!(stream.poll_read_ready(context))?;
+        pin!(stream.ready(Interest::READABLE)).poll(context)
+    })
+    .await
+}
+
 /// Waits until a peer says something, comes to its end, or breaks. Nothing is read.
 pub async fn speaks(stream: &TcpStream) {
-    let _ = stream.peek(&mut [0]).await;
+    let _ = peek(stream).await;
+}
+
+/// Waits until there is something to read, and returns whether that is the end.
+async fn peek(stream: &TcpStream) -> io::Result<bool> {
+    poll_fn(|context| stream.poll_peek(context, &mut ReadBuf::new(&mut [0]))).await.map(|bytes| bytes == 0)
 }
 
 /// Waits until the peer of a connection that is not read from comes to its end, or breaks. What it says before is left; if
 /// it `has_more` to be passed on, that is not its end yet.
 async fn leaves(stream: &TcpStream, has_more: bool) -> io::Result<()> {
-    if !has_more && stream.peek(&mut [0]).await? == 0 {
+    if !has_more && peek(stream).await? {
         return Ok(());
     }
     match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error())? {
@@ -273,12 +339,13 @@ impl<'a> Pump<'a> {
         Self {
             from,
             to,
-            treatment,
+            treatment: (!treatment.is_default()).then(|| Box::new(treatment)),
             held: BytesMut::new(),
             rest: BytesMut::new(),
             borrowed: 0,
             read: 0,
             sent: 0,
+            is_prompt: false,
             is_over: false,
             is_whole: false,
             broken: None,
@@ -287,19 +354,32 @@ impl<'a> Pump<'a> {
     }
 
     async fn run(&mut self) -> Stop {
-        let stop = match self.treatment.pace.take() {
-            None if self.treatment.line.is_none() => self.run_freely().await,
-            None => self.run_at(Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now())).await,
-            Some(cursor) => self.run_at(cursor).await,
-        };
-        if matches!(stop, Stop::Over | Stop::Cut(Ending::Fin)) {
-            // If it is gone, that shows on the other direction.
-            let _ = SockRef::from(self.to).shutdown(Shutdown::Write);
-            if let Some(witness) = &self.treatment.witness {
-                witness.ended();
+        let pace = self.treatment.as_mut().and_then(|treatment| treatment.pace.take());
+        let stop = match pace {
+            None if self.line().is_none() => self.run_freely().await,
+            // Boxed: this future is a large one, and few connections have a pace.
+            None => {
+                Box::pin(
+                    self.run_at(Box::new(Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now()))),
+                )
+                .await
             }
+            Some(cursor) => Box::pin(self.run_at(cursor)).await,
+        };
+        if matches!(stop, Stop::Over | Stop::Cut(Ending::Fin))
+            && let Some(witness) = self.witness()
+        {
+            witness.ended();
         }
         stop
+    }
+
+    fn line(&mut self) -> Option<&mut (Line, Arc<Allowance>)> {
+        self.treatment.as_mut()?.line.as_deref_mut()
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        self.treatment.as_ref()?.witness.as_deref()
     }
 
     /// The end of the message, or of the stream.
@@ -322,10 +402,11 @@ impl<'a> Pump<'a> {
                 if self.is_whole || self.is_over {
                     return self.end();
                 }
-                if let Err(error) = self.from.readable().await {
-                    return Stop::Source(error);
-                }
-                if let Err(error) = self.take(true) {
+                let ready = match becomes_readable(self.from).await {
+                    Ok(ready) => ready,
+                    Err(error) => return Stop::Source(error),
+                };
+                if let Err(error) = self.take(ready, true) {
                     return Stop::Sink(error);
                 }
             } else if let Err(error) = self.give(self.sent..self.read, None).await {
@@ -335,7 +416,7 @@ impl<'a> Pump<'a> {
     }
 
     /// Passes on what comes as a schedule has it.
-    async fn run_at(&mut self, mut cursor: Cursor) -> Stop {
+    async fn run_at(&mut self, mut cursor: Box<Cursor>) -> Stop {
         // Nothing is sent before its time.
         if let Err(error) = self.begin(false) {
             return Stop::Sink(error);
@@ -344,23 +425,23 @@ impl<'a> Pump<'a> {
             consume_budget().await;
             let now = Instant::now();
             let has_ended = self.is_whole || self.is_over || self.broken.is_some();
-            let (available, is_all) = match &mut self.treatment.line {
+            let (available, is_all) = match self.line() {
                 None => (self.read, has_ended),
-                Some((line, _)) => {
-                    let (out, is_empty) = line.out(now);
+                Some(line) => {
+                    let (out, is_empty) = line.0.out(now);
                     (out, has_ended && is_empty)
                 }
             };
             match cursor.next(now, available, is_all) {
                 Next::Wait(time) => {
                     let hears = !has_ended && self.has_room();
-                    let due = self.treatment.line.as_ref().and_then(|(line, _)| line.next());
+                    let due = self.line().and_then(|line| line.0.next());
                     let due = due.map_or(time, |due| time.min(due.saturating_duration_since(now)));
                     tokio::select! {
                         () = sleep(due) => {}
-                        readable = async { if hears { self.from.readable().await } else { pending().await } } => {
-                            match readable {
-                                Ok(()) => drop(self.take(false)),
+                        ready = async { if hears { becomes_readable(self.from).await } else { pending().await } } => {
+                            match ready {
+                                Ok(ready) => drop(self.take(ready, false)),
                                 Err(error) => self.ended(Some(error)),
                             }
                         }
@@ -381,22 +462,23 @@ impl<'a> Pump<'a> {
 
     /// Whether more may be held. A delay line asks for more than its own when it needs it.
     fn has_room(&mut self) -> bool {
-        let Some((_, allowance)) = &self.treatment.line else { return self.held.len() < ROOM };
-        if self.held.len() + ROOM <= LINE + self.borrowed {
+        let (held, borrowed) = (self.held.len(), self.borrowed);
+        let Some(line) = self.line() else { return held < ROOM };
+        if held + ROOM <= LINE + borrowed {
             return true;
         }
-        let has_more = allowance.take(ROOM);
+        let has_more = line.1.take(ROOM);
         self.borrowed += if has_more { ROOM } else { 0 };
         has_more
     }
 
     /// Gives back what is not needed of the allowance.
     fn settle(&mut self) {
-        let needed = self.held.len().saturating_sub(LINE);
-        if let Some((_, allowance)) = &self.treatment.line
-            && self.borrowed > needed + ROOM
+        let (needed, borrowed) = (self.held.len().saturating_sub(LINE), self.borrowed);
+        if borrowed > needed + ROOM
+            && let Some(line) = self.line()
         {
-            allowance.give_back(self.borrowed - needed);
+            line.1.give_back(borrowed - needed);
             self.borrowed = needed;
         }
     }
@@ -407,8 +489,8 @@ impl<'a> Pump<'a> {
             None => self.is_over = true,
             Some(error) => self.broken = Some(error),
         }
-        if let Some((line, _)) = &mut self.treatment.line {
-            line.push(0, Instant::now());
+        if let Some(line) = self.line() {
+            line.0.push(0, Instant::now());
         }
     }
 
@@ -417,7 +499,8 @@ impl<'a> Pump<'a> {
     /// # Errors
     /// As for [`take`](Self::take).
     fn begin(&mut self, at_once: bool) -> io::Result<()> {
-        let mut early = std::mem::take(&mut self.treatment.early);
+        let early = self.treatment.as_mut().map(|treatment| std::mem::take(&mut treatment.early));
+        let mut early = early.unwrap_or_default();
         if early.is_empty() { Ok(()) } else { self.pass(&mut early, at_once) }
     }
 
@@ -425,16 +508,21 @@ impl<'a> Pump<'a> {
     ///
     /// # Errors
     /// The sink broke.
-    fn take(&mut self, at_once: bool) -> io::Result<()> {
+    fn take(&mut self, ready: Ready, at_once: bool) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let room = if self.treatment.line.is_some() { ROOM } else { ROOM - self.held.len().min(ROOM) };
+            let room = if self.line().is_some() { ROOM } else { ROOM - self.held.len().min(ROOM) };
             match self.from.try_read(&mut scratch[..room]) {
                 Ok(0) => self.ended(None),
                 Ok(n) => {
+                    let result = self.pass(&mut scratch[..n], at_once);
                     if n < room {
                         is_drained(self.from);
+                        // The end was there before the read, and the read came as far as that.
+                        if ready.is_read_closed() && !self.is_whole {
+                            self.ended(None);
+                        }
                     }
-                    return self.pass(&mut scratch[..n], at_once);
+                    return result;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => self.ended(Some(error)),
@@ -448,25 +536,32 @@ impl<'a> Pump<'a> {
     /// # Errors
     /// As for [`take`](Self::take).
     fn pass(&mut self, bytes: &mut [u8], at_once: bool) -> io::Result<()> {
-        let belonging = self.treatment.message.as_mut().map_or(bytes.len(), |message| message.take(bytes));
-        self.is_whole = self.treatment.message.as_ref().is_some_and(|message| message.is_reached());
-        let (bytes, rest) = bytes.split_at_mut(belonging);
-        self.rest.extend_from_slice(rest);
-        if let Some(corruption) = &self.treatment.corruption {
-            corruption.apply(bytes, self.read);
+        let (mut bytes, mut injected) = (bytes, Vec::new());
+        if let Some(treatment) = &mut self.treatment {
+            if let Some(message) = &mut treatment.message {
+                let (belonging, rest) = bytes.split_at_mut(message.take(bytes));
+                self.rest.extend_from_slice(rest);
+                self.is_whole = message.is_reached();
+                bytes = belonging;
+            }
+            if let Some(corruption) = &treatment.corruption {
+                corruption.apply(bytes, self.read);
+            }
+            injected = std::mem::take(&mut treatment.injected);
+            if let Some(line) = &mut treatment.line {
+                line.0.push((bytes.len() + injected.len()) as u64, Instant::now());
+            }
         }
-        self.read += bytes.len() as u64;
-        let injected = std::mem::take(&mut self.treatment.injected);
-        self.read += injected.len() as u64;
-        if let Some((line, _)) = &mut self.treatment.line {
-            line.push((bytes.len() + injected.len()) as u64, Instant::now());
-        }
+        self.read += (bytes.len() + injected.len()) as u64;
         let sent = match at_once && injected.is_empty() && !bytes.is_empty() {
-            true => match self.to.try_io(Interest::WRITABLE, || send_now(self.to, bytes, false)) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Err(error),
-            },
+            true => {
+                self.be_prompt();
+                match self.to.try_io(Interest::WRITABLE, || send_now(self.to, bytes, false)) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(error) => return Err(error),
+                }
+            }
             false => 0,
         };
         self.note(sent);
@@ -488,27 +583,17 @@ impl<'a> Pump<'a> {
     /// The sink broke, or takes nothing (`TimedOut`).
     async fn give(&mut self, bytes: Range<u64>, left: Option<Duration>) -> io::Result<u64> {
         let length = usize::try_from(bytes.end - self.sent).unwrap_or(usize::MAX).min(self.held.len());
+        self.be_prompt();
         let (to, due) = (self.to, &self.held[..length]);
-        let sending = async {
-            loop {
-                to.writable().await?;
-                match to.try_io(Interest::WRITABLE, || send_now(to, due, false)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return result,
-                }
+        let sent = loop {
+            match to.try_io(Interest::WRITABLE, || send_now(to, due, false)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => break result?,
             }
-        };
-        let sent = match (left, self.limit) {
-            (None, None) => sending.await?,
-            (Some(left), limit) if limit.is_none_or(|limit| left < limit) => match timeout(left, sending).await {
-                Ok(sent) => sent?,
-                // A cut is due.
-                Err(_) => return Ok(0),
-            },
-            (_, limit) => match timeout(limit.unwrap_or(Duration::MAX), sending).await {
-                Ok(sent) => sent?,
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-            },
+            // Boxed: few have to wait.
+            if !Box::pin(becomes_writable(to, left, self.limit)).await? {
+                return Ok(0);
+            }
         };
         self.held.advance(sent);
         if self.held.is_empty() {
@@ -520,20 +605,45 @@ impl<'a> Pump<'a> {
         Ok(sent as u64)
     }
 
+    /// Has the kernel send whatever it gets at once, from the second time on.
+    fn be_prompt(&mut self) {
+        if self.sent > 0 && !self.is_prompt {
+            // Where setting it fails, the connection is gone already.
+            let _ = self.to.set_nodelay(true);
+            self.is_prompt = true;
+        }
+    }
+
     fn note(&mut self, sent: usize) {
         self.sent += sent as u64;
-        if let Some(witness) = &self.treatment.witness
-            && sent > 0
+        if sent > 0
+            && let Some(witness) = self.witness()
         {
             witness.sent(sent as u64);
         }
     }
 }
 
+/// Waits until a socket may take something, or a cut is due, which is so if there is nothing `left` of the time until then.
+///
+/// # Errors
+/// The connection broke, or takes nothing for the time `limit` (`TimedOut`).
+async fn becomes_writable(to: &TcpStream, left: Option<Duration>, limit: Option<Duration>) -> io::Result<bool> {
+    let Some(shortest) = left.into_iter().chain(limit).min() else {
+        return to.writable().await.map(|()| true);
+    };
+    match timeout(shortest, to.writable()).await {
+        Ok(writable) => writable.map(|()| true),
+        Err(_) if left == Some(shortest) => Ok(false),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
 impl Drop for Pump<'_> {
     fn drop(&mut self) {
-        if let Some((_, allowance)) = &self.treatment.line {
-            allowance.give_back(self.borrowed);
+        let borrowed = self.borrowed;
+        if let Some(line) = self.line() {
+            line.1.give_back(borrowed);
         }
     }
 }

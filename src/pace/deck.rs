@@ -27,6 +27,9 @@ impl Deck {
 
     /// The kind of the draw of this number, from 1 on; `None`: a blank card.
     pub fn draw(&self, number: u64) -> Option<usize> {
+        if self.shares.iter().all(|&share| share == 0) {
+            return None;
+        }
         let index = number.saturating_sub(1);
         let card = match self.by_chance {
             true => usize::try_from(Draws::new(self.seed ^ DECK, index).up_to(CARDS as u64 - 1)).unwrap_or_default(),

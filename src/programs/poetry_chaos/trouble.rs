@@ -240,8 +240,14 @@ mod tests {
         let list = |text: &str| statuses(text).map(|list| list.0);
         assert_eq!(list("503"), Ok(vec![503]));
         assert_eq!(list("400,599"), Ok(vec![400, 599]));
-        for (text, part) in [("200", "200"), ("500,", ""), ("0500", "0500"), ("+500", "+500"), ("500,x", "x"), ("600", "600")] {
-            assert_eq!(list(text), Err(format!("'{part}' is no status of an error: a number from 400 to 599")), "{text}");
+        for (text, part) in
+            [("200", "200"), ("500,", ""), ("0500", "0500"), ("+500", "+500"), ("500,x", "x"), ("600", "600")]
+        {
+            assert_eq!(
+                list(text),
+                Err(format!("'{part}' is no status of an error: a number from 400 to 599")),
+                "{text}"
+            );
         }
     }
 }

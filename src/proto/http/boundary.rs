@@ -167,8 +167,16 @@ mod tests {
         ("GET", "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", After::Next),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\n", After::Next),
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", After::Next),
-        ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhe\r\n3\r\nllo\r\n0\r\nX: y\r\n\r\n", After::Next),
-        ("GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", After::Next),
+        (
+            "GET",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhe\r\n3\r\nllo\r\n0\r\nX: y\r\n\r\n",
+            After::Next,
+        ),
+        (
+            "GET",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            After::Next,
+        ),
         ("GET", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", After::Tunnel),
         ("CONNECT", "HTTP/1.1 200 Connection established\r\n\r\n", After::Tunnel),
         ("CONNECT", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 1\r\n\r\nx", After::Next),

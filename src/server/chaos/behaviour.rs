@@ -116,18 +116,18 @@ impl Disturbance {
             return Treatment::default();
         }
         let schedule = self.plan.schedule(number);
-        let line = |(latency, jitter)| (Line::new(latency, jitter, seed, number), Arc::clone(allowance));
+        let line = |(latency, jitter)| Box::new((Line::new(latency, jitter, seed, number), Arc::clone(allowance)));
         Treatment {
             line: self.latency.map(line),
-            pace: (!schedule.is_at_once()).then(|| Cursor::new(schedule, now)),
+            pace: (!schedule.is_at_once()).then(|| Box::new(Cursor::new(schedule, now))),
             corruption: self.corrupt.map(|every| Corruption::new(seed.wrapping_add(number), every)),
             ..Treatment::default()
         }
     }
 
     /// The pace down, but the first byte comes as late as [`Behaviour::Delay`] has it.
-    pub(super) fn late(&self, number: u64, now: Instant) -> Cursor {
-        Cursor::new(self.plan.late(self.delay).schedule(number), now)
+    pub(super) fn late(&self, number: u64, now: Instant) -> Box<Cursor> {
+        Box::new(Cursor::new(self.plan.late(self.delay).schedule(number), now))
     }
 
     /// Bytes that nobody has said.
@@ -170,7 +170,10 @@ impl Scenario {
     pub fn at(&self, number: u64, time: Option<Duration>) -> &Arc<Disturbance> {
         let by_time = time.and_then(|time| self.during.iter().find(|(during, _)| during.contains(&time)));
         let by_number = || self.first.get(self.first.partition_point(|(last, _)| *last < number));
-        by_time.map(|(_, disturbance)| disturbance).or_else(|| by_number().map(|(_, found)| found)).unwrap_or(&self.others)
+        by_time
+            .map(|(_, disturbance)| disturbance)
+            .or_else(|| by_number().map(|(_, found)| found))
+            .unwrap_or(&self.others)
     }
 
     /// Whether the time matters.
@@ -227,7 +230,8 @@ mod tests {
             let found = scenario.at(number, time.map(|time| time * SECOND));
             assert_eq!(found.delay, expected * SECOND, "{number} at {time:?}");
         }
-        let endless = Scenario::new([(times(u64::MAX), disturbance(1)), (times(1), disturbance(2))], [], disturbance(3));
+        let endless =
+            Scenario::new([(times(u64::MAX), disturbance(1)), (times(1), disturbance(2))], [], disturbance(3));
         assert_eq!(endless.at(u64::MAX, None).delay, SECOND);
     }
 

@@ -106,6 +106,8 @@ impl ChaosServer {
         rewrite_host: bool,
         record: Option<&Arc<Record>>,
     ) -> io::Result<Ending> {
+        // Of many messages, which have been waited for already.
+        connection.stream().set_nodelay(true)?;
         let (heard, unasked) = (BytesMut::new(), BytesMut::new());
         let mut exchange = Exchange { server: self, connection, record, heard, unasked, upstream: None };
         let mut last = None;
@@ -117,7 +119,8 @@ impl ChaosServer {
                     if rewrite_host {
                         exchange.rewrite_host(&mut asked);
                     }
-                    let result = exchange.treat(asked, &drawn).await;
+                    // Boxed: the future of a connection on which nothing is asked is a small one.
+                    let result = Box::pin(exchange.treat(asked, &drawn)).await;
                     last = Some(drawn);
                     match result? {
                         Exchanged::Next => {}
@@ -134,7 +137,7 @@ impl ChaosServer {
                 }
             }
         }
-        exchange.pass_on(last).await
+        Box::pin(exchange.pass_on(last)).await
     }
 }
 
@@ -148,7 +151,7 @@ impl Exchange<'_> {
                 let mut room = Room::default();
                 match request(&self.heard, &mut room) {
                     Ok(None) => {}
-                    Ok(Some(request)) => return Ok(Asked::new(&request)),
+                    Ok(Some(request)) => return Ok(Heard::of(&request)),
                     Err(bad) => return Ok(Heard::Else(Some(bad.to_string()))),
                 }
             }
@@ -228,7 +231,9 @@ impl Exchange<'_> {
             _ => {}
         }
         if self.upstream.is_none() {
-            self.upstream = Some(self.server.dial(self.connection).await?);
+            let upstream = self.server.dial(self.connection).await?;
+            upstream.set_nodelay(true)?;
+            self.upstream = Some(upstream);
         }
         let Some(upstream) = &self.upstream else { return Ok(Exchanged::End(Ending::Rst)) };
         let Asked { head, framing, mut reply, .. } = asked;
@@ -311,18 +316,18 @@ impl Exchange<'_> {
     }
 }
 
-impl Asked {
+impl Heard {
     /// What is to be known of a request; or that nobody knows where it ends.
-    fn new(request: &Request<'_>) -> Heard {
+    fn of(request: &Request<'_>) -> Self {
         let framing = match framing::of_request(request.version, &request.fields) {
             Ok(framing) => framing,
-            Err(fault) => return Heard::Else(Some(fault.to_string())),
+            Err(fault) => return Self::Else(Some(fault.to_string())),
         };
         let line = match tracing::enabled!(tracing::Level::DEBUG) {
             true => format!("{} {}", request.method, request.target),
             false => String::new(),
         };
-        Heard::Request(Self {
+        Self::Request(Asked {
             head: request.len,
             framing,
             reply: Boundary::of_reply(request.method),

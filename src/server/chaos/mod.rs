@@ -196,15 +196,12 @@ impl ChaosServer {
         let Conduct { upstream, connect_timeout, .. } = &self.conduct;
         let route = Route { after: None, doors: self.doors.get().map(Vec::as_slice).unwrap_or_default() };
         let dialed = tokio::select! {
-            dialed = dial_by(upstream, *connect_timeout, route) => dialed,
+            // Boxed: what is needed for a moment only must not make connections large.
+            dialed = Box::pin(dial_by(upstream, *connect_timeout, route)) => dialed,
             error = connection.broken() => return Err(error),
         };
         match dialed {
-            Ok((stream, _)) => {
-                // What is passed on has been waited for already.
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }
+            Ok((stream, _)) => Ok(stream),
             Err(error) => {
                 let peer = connection.peer();
                 warn!(%peer, %upstream, "Reset {peer}: {upstream}: {error}");
@@ -236,10 +233,11 @@ impl ChaosServer {
         let Drawn { number, behaviour, disturbance, .. } = drawn;
         match behaviour {
             Behaviour::Blackout => return Story::unspoken(Ok(Ending::Rst)),
-            Behaviour::Hang => return Story::unspoken(hang(connection).await),
+            Behaviour::Hang => return Story::unspoken(Box::pin(hang(connection)).await),
             Behaviour::Error if !disturbance.inject => {
                 let mut down = 0;
-                let said = say(connection, &disturbance.garbage(*number, GARBAGE), &mut down, record).await;
+                let garbage = disturbance.garbage(*number, GARBAGE);
+                let said = Box::pin(say(connection, &garbage, &mut down, record)).await;
                 return Story { up: 0, down, ending: said.map(|()| Ending::Fin) };
             }
             Behaviour::Delay if !disturbance.delay_after => {
@@ -254,15 +252,19 @@ impl ChaosServer {
             Err(error) => return Story::unspoken(Err(error)),
         };
         if *behaviour == Behaviour::Abort {
-            let story = abort(connection, &upstream).await;
+            let story = Box::pin(abort(connection, &upstream)).await;
             reset_upstream(&upstream);
             return story;
         }
-        let (up, mut down) = self.treatments(drawn, record);
-        if *behaviour == Behaviour::Error {
-            down.injected = disturbance.garbage(*number, INJECTED);
-        }
-        let Relayed { up, down, end, .. } = relay(connection, &upstream, up, down).await;
+        // Made by a function that is not async, whose future would have room for the treatments, too.
+        let relay = || {
+            let (up, mut down) = self.treatments(drawn, record);
+            if *behaviour == Behaviour::Error {
+                down.injected = disturbance.garbage(*number, INJECTED);
+            }
+            relay(connection, &upstream, up, down)
+        };
+        let Relayed { up, down, end, .. } = relay().await;
         Story { up, down, ending: self.ending(connection, &upstream, end) }
     }
 
@@ -275,8 +277,7 @@ impl ChaosServer {
         let (drawn, began) = (self.draw(number), Instant::now());
         let Story { up, down, ending } = self.disturb(connection, &drawn, record).await;
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let (word, peer, elapsed, end) =
-                (drawn.word, connection.peer(), began.elapsed(), end_word(&ending));
+            let (word, peer, elapsed, end) = (drawn.word, connection.peer(), began.elapsed(), end_word(&ending));
             debug!(
                 connection = number, %peer, behaviour = word, up, down, elapsed_us = micros(elapsed),
                 "Connection {number}, {peer}: {word}, {up} bytes up, {down} down in {}, {end}", human(elapsed)
@@ -305,13 +306,14 @@ impl Handler for ChaosServer {
     }
 
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
-        // As the sender has cut them.
-        connection.stream().set_nodelay(true)?;
         let (number, now) = (self.connections.fetch_add(1, Relaxed) + 1, Instant::now());
         let record = self.recorder.as_ref().map(|recorder| Record::begin(recorder, number, connection, now));
         let ending = match self.conduct.protocol {
             Protocol::Tcp => self.serve_connection(connection, number, record.as_ref()).await,
-            Protocol::Http { rewrite_host } => self.serve_requests(connection, rewrite_host, record.as_ref()).await,
+            // Boxed: this future is the larger one.
+            Protocol::Http { rewrite_host } => {
+                Box::pin(self.serve_requests(connection, rewrite_host, record.as_ref())).await
+            }
         };
         if let Some(record) = &record {
             record.end(&ending);
@@ -351,12 +353,7 @@ async fn hang(connection: &Connection) -> io::Result<Ending> {
 }
 
 /// Sends bytes of our own, and counts them.
-async fn say(
-    connection: &Connection,
-    bytes: &[u8],
-    sent: &mut u64,
-    record: Option<&Arc<Record>>,
-) -> io::Result<()> {
+async fn say(connection: &Connection, bytes: &[u8], sent: &mut u64, record: Option<&Arc<Record>>) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let bytes = connection.send_some(|stream| crate::net::send_now(stream, rest, false)).await?;
@@ -381,8 +378,29 @@ async fn abort(connection: &Connection, upstream: &TcpStream) -> Story {
         Err(error) => return Story::unspoken(Err(error)),
         Ok(bytes) => {
             let mut message = Boundary::of_request(bytes, Framing::None);
-            send_up(connection, upstream, Treatment { early: request, message: Some(&mut message), ..Treatment::default() }).await
+            send_up(
+                connection,
+                upstream,
+                Treatment { early: request, message: Some(&mut message), ..Treatment::default() },
+            )
+            .await
         }
     };
     Story { up, down: 0, ending: Ok(Ending::Rst) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function returns.
+    fn size<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_is_passed_on_is_small() {
+        let serve = size(|server: &'static ChaosServer, connection: &'static mut Connection| server.serve(connection));
+        assert!(serve <= 1_152, "{serve} bytes");
+    }
 }

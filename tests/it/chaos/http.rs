@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{chaos, echo};
-use crate::harness::{PATIENCE, Server, Service, poem_file, read_out, read_some, refusing_port, reset, run, send_whole};
+use crate::harness::{
+    PATIENCE, Server, Service, poem_file, read_out, read_some, refusing_port, reset, run, send_whole,
+};
 
 /// A chaos proxy that draws for requests.
 fn over_http(args: &[&str], upstream: &str) -> Service {
@@ -177,7 +179,8 @@ fn requests_in_one_go_and_a_half_close_have_all_their_replies() {
     let upstream = poems();
     let proxy = over_http(&[], &upstream.port());
     let mut client = Client::new(&proxy);
-    client.say("GET / HTTP/1.1\r\nHost: h\r\n\r\nHEAD / HTTP/1.1\r\nHost: h\r\n\r\nGET /no HTTP/1.1\r\nHost: h\r\n\r\n");
+    client
+        .say("GET / HTTP/1.1\r\nHost: h\r\n\r\nHEAD / HTTP/1.1\r\nHost: h\r\n\r\nGET /no HTTP/1.1\r\nHost: h\r\n\r\n");
     client.0.shutdown(Shutdown::Write).expect("half-closed");
     let poem = std::fs::read(poem_file("science.txt")).expect("the poem");
     assert_eq!(client.reply().expect("a reply"), (200, poem.clone()));
@@ -190,7 +193,9 @@ fn requests_in_one_go_and_a_half_close_have_all_their_replies() {
 fn what_is_no_http_or_is_none_any_more_is_passed_on_as_bytes() {
     // From the beginning, with a word about it.
     let server = echo();
-    for said in ["hello\n", "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", "PRI * HTTP/2.0\r\n\r\n"] {
+    for said in
+        ["hello\n", "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", "PRI * HTTP/2.0\r\n\r\n"]
+    {
         let proxy = over_http(&[], &server.port());
         assert_eq!(super::ask(proxy.address, said.as_bytes()).expect("an echo"), said.as_bytes());
         proxy.hear("is passed on as bytes: ");
@@ -275,7 +280,11 @@ fn a_client_that_leaves_or_resets_while_it_waits_does_so_for_upstream() {
         client.say("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         it_has.recv_timeout(PATIENCE).expect("it is passed on");
         let expected = if is_reset { Err(io::ErrorKind::ConnectionReset) } else { Ok(0) };
-        if is_reset { reset(client.0) } else { drop(client.0) }
+        if is_reset {
+            reset(client.0)
+        } else {
+            drop(client.0)
+        }
         assert_eq!(told.recv_timeout(PATIENCE).expect("an end"), expected);
     }
 }
@@ -305,7 +314,11 @@ fn each_behaviour_is_about_one_request() {
 
     let proxy = over_http(&["--behavior", "100:hang"], &upstream.port());
     let mut client = Client::new(&proxy);
-    client.say("GET / HTTP/1.1\r\nHost: h\r\n\r\n").0.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+    client
+        .say("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .0
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a limit");
     assert_eq!(client.end(), Err(io::ErrorKind::WouldBlock));
     proxy.signal(Signal::SIGTERM);
     client.0.set_read_timeout(Some(PATIENCE)).expect("a limit");
@@ -323,7 +336,10 @@ fn each_behaviour_is_about_one_request() {
     client.say("PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\n").say("abc");
     assert_eq!(client.end(), Err(io::ErrorKind::ConnectionReset));
     let (request, end) = told.recv_timeout(PATIENCE).expect("an end");
-    assert_eq!((&request[..], end), (&b"PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"[..], Err(io::ErrorKind::ConnectionReset)));
+    assert_eq!(
+        (&request[..], end),
+        (&b"PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"[..], Err(io::ErrorKind::ConnectionReset))
+    );
 }
 
 #[test]

@@ -59,7 +59,9 @@ fn the_first_ones_have_their_own_trouble_and_all_others_theirs() {
 fn an_outage_begins_and_ends_by_itself() {
     const LASTS: Duration = Duration::from_secs(1);
     let server = Server::poem(POEM);
-    let script = Script::new("[[during]]\nto = '1s'\nbehavior = '100:blackout'\n[[during]]\nfrom = '1h'\nbehavior = '100:error'");
+    let script = Script::new(
+        "[[during]]\nto = '1s'\nbehavior = '100:blackout'\n[[during]]\nfrom = '1h'\nbehavior = '100:error'",
+    );
     let began = Instant::now();
     let proxy = chaos(&["--script", script.path()], &server.port());
     let mut troubles = 0;
