@@ -56,10 +56,12 @@ fetch() { # fetch ARGUMENT...: a stall is an error, and said
     "$bin/get-poetry" -q --discard --idle-timeout 10s "$@"
 }
 
-late() { # late NAME EXPECTED ACTUAL: compares two recordings, piece by piece
-    awk -v name="$1" '
+late() { # late NAME EXPECTED ACTUAL [FROM_FIRST]: compares two recordings, piece by piece; from the first of each connection
+    awk -v name="$1" -v from_first="${4:-}" '
         !/"send"/ { next }
         { split($0, part, /[:,}]/); key = part[2] " " ++count[FILENAME, part[2]] }
+        from_first && count[FILENAME, part[2]] == 1 { first[FILENAME, part[2]] = part[4] }
+        from_first { part[4] -= first[FILENAME, part[2]] }
         FNR == NR { expected[key] = part[4]; next }
         key in expected { late[++n] = part[4] - expected[key] }
         END { sort(late, n); printf "%-34s %6d pieces, late by %7.3f ms (median) %7.3f ms (99 %%) %7.3f ms (most)\n",
@@ -74,11 +76,11 @@ late() { # late NAME EXPECTED ACTUAL: compares two recordings, piece by piece
         }' "$2" "$3"
 }
 
-rates() { # rates NAME REPORT: bytes a second of each poem, from connect to end
-    grep -oE '"(bytes|connected_us|end_us)": ?[0-9]+' "$2" | awk -v name="$1" -F ': *' '
+rates() { # rates NAME REPORT SINCE: bytes a second of each poem, from then to its end
+    grep -oE "\"(bytes|$3|end_us)\": ?[0-9]+" "$2" | awk -v name="$1" -v since="\"$3\"" -F ': *' '
         { value[$1] = $2 }
         $1 ~ /end_us/ {
-            rate = value["\"bytes\""] * 1e6 / (value["\"end_us\""] - value["\"connected_us\""])
+            rate = value["\"bytes\""] * 1e6 / (value["\"end_us\""] - value[since])
             if (!n++ || rate < min) min = rate
             if (rate > max) max = rate
             sum += rate
@@ -106,7 +108,7 @@ for program in slowpoetry fastpoetry; do
     serve "$program" --rate 100k
     fetch --report "$work/report" "$port"
     stop
-    rates "$program, --rate 100k" "$work/report"
+    rates "$program, --rate 100k" "$work/report" connected_us
 done
 
 mapfile -t ports < <(yes "$clients" | head -n "$clients")
@@ -114,18 +116,20 @@ serve fastpoetry --rate 100k
 ports=("${ports[@]/*/$port}")
 fetch --report "$work/report" "${ports[@]}"
 stop
-rates "fastpoetry, --rate 100k" "$work/report"
+rates "fastpoetry, --rate 100k" "$work/report" connected_us
 
 serve fastpoetry
 start poetry-chaos --rate 100k "$port"
 fetch --report "$work/report" "${ports[@]/*/$port}"
 stop
-rates "poetry-chaos, --rate 100k" "$work/report"
+# When it has something to send.
+rates "poetry-chaos, --rate 100k" "$work/report" first_byte_us
 
-pace=(--num-bytes 100k)
+pace=(--num-bytes 10k)
 "$bin/fastpoetry" "${pace[@]}" --delay 100ms --rehearse "$clients" "$poem" >"$work/plan"
 serve fastpoetry
 start poetry-chaos "${pace[@]}" --pace 100ms --record "$work/done" "$port"
 fetch "${ports[@]/*/$port}"
 stop
-late "poetry-chaos, $clients clients" "$work/plan" "$work/done"
+# Its schedule begins when upstream has accepted.
+late "poetry-chaos, $clients clients" "$work/plan" "$work/done" from_first

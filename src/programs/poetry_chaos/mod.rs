@@ -31,10 +31,11 @@ use crate::server::recorder::Recorder;
 use crate::sync::lock;
 use crate::units::{count, human};
 
-/// Put trouble in front of any TCP server, on demand, and the same trouble again
+/// Put trouble in front of any TCP or HTTP server, on demand, and the same trouble again
 ///
 /// A proxy that passes connections on to UPSTREAM and disturbs some of them: of every hundred exactly as many as were
-/// asked for. The end of a stream is passed on as the end of a stream, in each direction by itself, and a reset as a
+/// asked for. With --protocol http it is requests that are disturbed, be they on one connection or on many; what is no HTTP
+/// is passed on as it is, with a word in the log. The end of a stream is passed on as the end of a stream, in each direction by itself, and a reset as a
 /// reset. If upstream cannot be reached, its client is reset.
 ///
 /// It runs in user space, needs no rights, and nothing of it is left when it ends, however that is. What the network does
@@ -133,19 +134,29 @@ Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 1
 
 Behaviours:
   dummy      everything is passed on as it comes
-  delay      the connection to upstream is made --delay later; with --delay-after, upstream's first byte is late
-  error      upstream is not asked: a thousand bytes that follow from the seed, and the end of the stream; with --inject a \
-hundred such bytes in the middle of what upstream says
+  delay      upstream is asked --delay later; with --delay-after, its first byte is late
+  error      upstream is not asked. tcp: a thousand bytes that follow from the seed, and the end of the stream; with --inject \
+a hundred such bytes in the middle of what upstream says. http: a reply with one of the statuses of --error-status, whose \
+body says that it was made here, and the connection goes on
   hang       what the client says is read, and nothing is said, until it leaves
-  blackout   a reset at once
-  transient  an error for the first --transient connections that draw it, and then nothing unusual
-  abort      the first bytes of the client go up, and then both sides are reset
+  blackout   a reset at once; http: when the request is here
+  transient  an error for the first --transient ones that draw it, and then nothing unusual
+  abort      the first bytes of the client go up, or the whole request, and then both sides are reset
+
+With --protocol http, --rate, --cut-at and what else is about bytes count each reply by itself, its head included.
+
+In a script, each [[connection]] (its times: 1) is the next one, [[during]] is from and to a time since the start and wins \
+over it, [others] are all others; seed may stand before them. What a table does not say is as on the command line.
 
 Examples:
   poetry-chaos --port 8003 --behavior 25:error,50:delay --delay 500ms 8001
       Of every hundred connections 25 errors, 50 late, and 25 as they are
   poetry-chaos --behavior 5:hang,5:blackout --rate 1M --seed 7 db.example:5432
       A bad day for a database, which can be had again
+  poetry-chaos --port 8002 --protocol http --behavior 100:delay --delay 1s 8001
+      Each request is a second late, on kept connections, too
+  poetry-chaos --script outage.toml 8001
+      An outage at a certain time: [[during]] with from = '10s', to = '15s' and behavior = '100:blackout'
   poetry-chaos --cut-at 100 --direction up 8001
       Upstream gets a hundred bytes, and then both are reset
   poetry-chaos --rehearse 20 --behavior 25:error,50:delay --seed 7 8001
@@ -156,15 +167,15 @@ Examples:
       How often does a client try?
 
 Signals:
-  SIGUSR1 logs the totals. It does not end it, and neither does SIGHUP; but if the terminal that it was started on \
-is gone, SIGHUP stops it, unless nohup started it.
+  SIGUSR1 logs the totals, and SIGHUP reads the script again, for all that come from then on. They do not end it; but if \
+the terminal that it was started on is gone, SIGHUP stops it, unless nohup started it.
 
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
 or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped
-  1    the port is taken, or the recording cannot be written
+  1    the script cannot be read, the port is taken, or the recording cannot be written
   2    the command line makes no sense
 
   With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \

@@ -281,9 +281,9 @@ fn a_client_that_leaves_or_resets_while_it_waits_does_so_for_upstream() {
         it_has.recv_timeout(PATIENCE).expect("it is passed on");
         let expected = if is_reset { Err(io::ErrorKind::ConnectionReset) } else { Ok(0) };
         if is_reset {
-            reset(client.0)
+            reset(client.0);
         } else {
-            drop(client.0)
+            drop(client.0);
         }
         assert_eq!(told.recv_timeout(PATIENCE).expect("an end"), expected);
     }
