@@ -108,7 +108,7 @@ pub struct ChaosArgs {
     script: Option<PathBuf>,
 
     /// Give up an upstream that does not accept the connection for so long; 0: never
-    #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s")]
+    #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s", hide_short_help = true)]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     connect_timeout: Limit,
 
