@@ -55,7 +55,9 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
     // Those that are not on every machine.
     let elsewhere = ["user", "group", "replay"];
     let place = Place::new();
-    fs::copy(example().with_file_name("faults.toml"), place.path("faults.toml")).expect("copied");
+    for script in ["faults.toml", "outage.toml"] {
+        fs::copy(example().with_file_name(script), place.path(script)).expect("copied");
+    }
     let root = env!("CARGO_MANIFEST_DIR");
     let example = fs::read_to_string(example()).expect("readable").replace("\"../", &format!("\"{root}/"));
     let lines: Vec<&str> = example.lines().collect();
@@ -71,6 +73,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
         let needed: &[&str] = match name {
             "cut" => &["# cut-at"],
             "framing" => &["# http"],
+            "error-status" | "rewrite-host" => &["# protocol"],
             "jitter" => &["# rate"],
             "seed" => &["# rate", "# jitter"],
             "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
