@@ -14,7 +14,8 @@ Sections: small large stalled tarpit transform proxy http chaos [default: all]
   tarpit     10,000 clients that get a byte a second
   transform  requests of 27 bytes, 99 KB and 1 MiB, on a connection each and on one that is kept alive
   proxy      cache hits of poetry-proxy beside fastpoetry; a thousand clients of a cold cache
-  chaos      poems through poetry-chaos that disturbs nobody, beside nginx's stream proxy and the poem itself
+  chaos      poems through poetry-chaos that disturbs nobody, beside nginx's stream proxy and the poem itself;
+             requests over HTTP on kept connections, drawn for each connection and for each request (over_http)
   http       the small poem over HTTP, on kept connections, beside one process of nginx, and beside the bare poem
 
   --rounds N       rounds of each measurement, of which the median counts [default: 5]; stalled and tarpit have one
@@ -305,8 +306,13 @@ proxy() {
     stop_all
 }
 
-cpu_of() { # cpu_of PID: seconds of processor time so far, of all its threads: proc_pid_stat(5)
-    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); split($0, f, " "); print (f[12] + f[13]) / ticks }' "/proc/$1/stat"
+cpu_of() { # cpu_of PID: seconds of processor time so far, of all its threads and of its children: proc_pid_stat(5)
+    local child children stats=("/proc/$1/stat")
+    read -ra children <"/proc/$1/task/$1/children" || true # no line has an end there
+    for child in "${children[@]}"; do
+        stats+=("/proc/$child/stat")
+    done
+    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); split($0, f, " "); sum += f[12] + f[13] } END { print sum / ticks }' "${stats[@]}"
 }
 
 # ask_over_http TITLE CLIENTS PATH NAME...: rounds of all these with wrk, interleaved; the results lie in $work/TITLE.NAME
@@ -372,18 +378,7 @@ chaos() {
         [ $megabytes = 0 ] || { poem=$work/large.txt && head -c ${megabytes}000000 /dev/urandom >"$poem"; }
         ours direct fastpoetry -q "$poem"
         ours poetry-chaos poetry-chaos -q "${port[direct]}"
-        if have nginx; then
-            local at load=""
-            at=$(free_port)
-            [ ! -e $stream_module ] || load="load_module $stream_module;"
-            cat >"$work/nginx.conf" <<TXT
-$load
-daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
-events { worker_connections 10000; }
-stream { server { listen 127.0.0.1:$at reuseport backlog=4096; proxy_pass 127.0.0.1:${port[direct]}; } }
-TXT
-            theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
-        fi
+        ! have nginx || start_relay "${port[direct]}"
         for clients in 1 32 1000; do
             [ $megabytes = 0 ] || [ $clients -le 32 ] || continue
             measure "chaos-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
@@ -396,6 +391,35 @@ TXT
         done
         stop_all
     done
+    have wrk || return 0
+    ours direct fastpoetry -q --http poetry/science.txt
+    ours poetry-chaos poetry-chaos -q "${port[direct]}"
+    ours over_http poetry-chaos -q --protocol http "${port[direct]}"
+    ! have nginx || start_relay "${port[direct]}"
+    names=(direct poetry-chaos over_http nginx)
+    for clients in 1 32; do
+        ask_over_http "kept-$clients" "$clients" / "${names[@]}"
+        printf '\n### Requests on kept connections through a proxy that disturbs nobody, %s clients\n\n' "$clients"
+        echo '| server | requests/s | p99 | CPU s / 100k | lost |'
+        echo '|---|---|---|---|---|'
+        for name in "${names[@]}"; do
+            row "kept-$clients" "$name" rate p99 cpu_per_100k errors
+        done
+    done
+    stop_all
+}
+
+start_relay() { # start_relay PORT: nginx's stream proxy in front of it
+    local at load=""
+    at=$(free_port)
+    [ ! -e $stream_module ] || load="load_module $stream_module;"
+    cat >"$work/nginx.conf" <<TXT
+$load
+daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
+events { worker_connections 10000; }
+stream { server { listen 127.0.0.1:$at reuseport backlog=4096; proxy_pass 127.0.0.1:$1; } }
+TXT
+    theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
 }
 
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
