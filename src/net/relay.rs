@@ -307,7 +307,7 @@ fn shut_down(stream: &TcpStream) {
 async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
     poll_fn(|context| {
         ready!(stream.poll_read_ready(context))?;
-        pin!(stream.ready(Interest::READABLE)).poll(context)
+        pin!(stream.ready(Interest::READABLE | Interest::ERROR)).poll(context)
     })
     .await
 }
@@ -357,14 +357,12 @@ impl<'a> Pump<'a> {
         let pace = self.treatment.as_mut().and_then(|treatment| treatment.pace.take());
         let stop = match pace {
             None if self.line().is_none() => self.run_freely().await,
-            // Boxed: this future is a large one, and few connections have a pace.
-            None => {
-                Box::pin(
-                    self.run_at(Box::new(Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now()))),
-                )
-                .await
+            pace => {
+                let at_once = || Cursor::new(Plan::uniform(0, Pace::default()).schedule(1), Instant::now());
+                let cursor = pace.unwrap_or_else(|| Box::new(at_once()));
+                // Boxed: this future is a large one, and few connections have a pace.
+                Box::pin(self.run_at(cursor)).await
             }
-            Some(cursor) => Box::pin(self.run_at(cursor)).await,
         };
         if matches!(stop, Stop::Over | Stop::Cut(Ending::Fin))
             && let Some(witness) = self.witness()
@@ -517,8 +515,9 @@ impl<'a> Pump<'a> {
                     let result = self.pass(&mut scratch[..n], at_once);
                     if n < room {
                         is_drained(self.from);
-                        // The end was there before the read, and the read came as far as that.
-                        if ready.is_read_closed() && !self.is_whole {
+                        // The end was there before the read, and the read came as far as that. A reset closes, too, and is
+                        // an error: that is what the next read says.
+                        if ready.is_read_closed() && !ready.is_error() && !self.is_whole {
                             self.ended(None);
                         }
                     }
@@ -651,30 +650,30 @@ impl Drop for Pump<'_> {
 /// Passes on one message of the client, and waits until it has left: a reset would throw away the rest. Nothing is read of
 /// what upstream says.
 pub async fn send_up<'a>(client: &'a Connection, upstream: &'a TcpStream, up: Treatment<'a>) -> Relayed {
-    let mut up = Pump::new(client.stream(), upstream, up, client.write_timeout());
+    let limit = client.write_timeout();
+    let mut up = Pump::new(client.stream(), upstream, up, limit);
     let sent = match up.run().await {
         Stop::Source(error) => Err(RelayEnd::ClientBroke(error)),
         Stop::Sink(error) => Err(RelayEnd::UpstreamBroke(error)),
         Stop::Cut(how) => Err(RelayEnd::Cut(how)),
-        Stop::Whole { .. } | Stop::Over => flush(upstream).await.map_err(RelayEnd::UpstreamBroke),
+        Stop::Whole { .. } | Stop::Over => flush(upstream, limit).await.map_err(RelayEnd::UpstreamBroke),
     };
     let end = sent.err().unwrap_or(RelayEnd::Messages);
     Relayed { up: up.sent, down: 0, rest_up: up.left(), rest_down: BytesMut::new(), end }
 }
 
 /// As [`Connection::flush`], for a connection to upstream.
-async fn flush(upstream: &TcpStream) -> io::Result<()> {
+///
+/// # Errors
+/// The connection broke, or takes nothing for the time `limit` (`TimedOut`).
+async fn flush(upstream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
     for unsent in close::departing() {
         close::call_when_unsent(&SockRef::from(upstream), unsent)?;
-        loop {
-            upstream.writable().await?;
-            match upstream.try_io(Interest::WRITABLE, || departed(upstream)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                departed => {
-                    departed?;
-                    break;
-                }
+        while let Err(error) = upstream.try_io(Interest::WRITABLE, || departed(upstream)) {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error);
             }
+            becomes_writable(upstream, None, limit).await?;
         }
     }
     Ok(())

@@ -106,6 +106,21 @@ fn a_reset_of_upstream_comes_after_what_it_has_said() {
 }
 
 #[test]
+fn a_reset_right_after_the_last_word_is_no_end() {
+    for args in [&[][..], &["--latency", "1ms"]] {
+        let server = Server::start(|_, mut stream| {
+            stream.write_all(&[b'x'; 100]).expect("sent");
+            reset(stream);
+        });
+        let proxy = chaos(args, &server.port());
+        for _ in 0..300 {
+            let end = fetch(proxy.address).expect_err("a reset");
+            assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "{args:?}");
+        }
+    }
+}
+
+#[test]
 fn a_reset_of_the_client_is_one_for_upstream() {
     let ((has_it, it_has), (tell, told)) = (mpsc::channel(), mpsc::channel());
     let server = Server::start(move |_, stream| {
