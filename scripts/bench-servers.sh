@@ -107,7 +107,7 @@ free_port() { # one that nobody has now
     done
 }
 
-start_nginx() { # start_nginx POEM
+start_nginx() { # start_nginx DIRECTIVE: what it does with each connection
     have nginx || return 0
     local at load=""
     at=$(free_port)
@@ -116,10 +116,13 @@ start_nginx() { # start_nginx POEM
 $load
 daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
 events { worker_connections 10000; }
-stream { server { listen 127.0.0.1:$at reuseport backlog=4096; return "$(cat "$1")
-"; } }
+stream { server { listen 127.0.0.1:$at reuseport backlog=4096; $1; } }
 TXT
     theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
+}
+
+says() { # says POEM: as a directive of nginx
+    printf 'return "%s\n"' "$(cat "$1")"
 }
 
 start_socat() { # start_socat POEM
@@ -162,7 +165,7 @@ small() {
     ours fastpoetry fastpoetry -q "$poem"
     ours bare_epoll bare_epoll "$poem"
     ours thread_per_client thread_per_client "$poem"
-    start_nginx "$poem"
+    start_nginx "$(says "$poem")"
     start_socat "$poem"
     printf '\n### Small poem: %s bytes\n' "$(wc -c <"$poem")"
     for clients in 1 64 1000 4000; do
@@ -378,7 +381,7 @@ chaos() {
         [ $megabytes = 0 ] || { poem=$work/large.txt && head -c ${megabytes}000000 /dev/urandom >"$poem"; }
         ours direct fastpoetry -q "$poem"
         ours poetry-chaos poetry-chaos -q "${port[direct]}"
-        ! have nginx || start_relay "${port[direct]}"
+        start_nginx "proxy_pass 127.0.0.1:${port[direct]}"
         for clients in 1 32 1000; do
             [ $megabytes = 0 ] || [ $clients -le 32 ] || continue
             measure "chaos-$megabytes-$clients" "$poem" "--clients $clients" "${names[@]}"
@@ -395,7 +398,7 @@ chaos() {
     ours direct fastpoetry -q --http poetry/science.txt
     ours poetry-chaos poetry-chaos -q "${port[direct]}"
     ours over_http poetry-chaos -q --protocol http "${port[direct]}"
-    ! have nginx || start_relay "${port[direct]}"
+    start_nginx "proxy_pass 127.0.0.1:${port[direct]}"
     names=(direct poetry-chaos over_http nginx)
     for clients in 1 32; do
         ask_over_http "kept-$clients" "$clients" / "${names[@]}"
@@ -407,19 +410,6 @@ chaos() {
         done
     done
     stop_all
-}
-
-start_relay() { # start_relay PORT: nginx's stream proxy in front of it
-    local at load=""
-    at=$(free_port)
-    [ ! -e $stream_module ] || load="load_module $stream_module;"
-    cat >"$work/nginx.conf" <<TXT
-$load
-daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid $work/nginx.pid; error_log stderr crit;
-events { worker_connections 10000; }
-stream { server { listen 127.0.0.1:$at reuseport backlog=4096; proxy_pass 127.0.0.1:$1; } }
-TXT
-    theirs nginx "$at" nginx -p "$work" -c "$work/nginx.conf" -e stderr
 }
 
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)

@@ -153,7 +153,9 @@ impl FaultArgs {
                 (Plan::script(seed, script.first, script.others).cycle(self.cycle), steady, drawn)
             }
         };
-        self.check_record(poem)?;
+        let (replay, script) = (self.replay.as_deref(), self.script.as_deref());
+        let read = [(poem.file(), "served"), (replay, "replayed"), (script, "the script")];
+        check_record(self.record.as_deref(), &read)?;
         Ok(Faults {
             plan,
             record: self.record.clone(),
@@ -181,19 +183,23 @@ impl FaultArgs {
         script.seed = self.seed.or(script.seed);
         Ok(script)
     }
+}
 
-    /// Whether the recording may be written: into none of the files that are read.
-    fn check_record(&self, poem: &NamedPoem) -> Result<(), (&'static str, Error)> {
-        let Some(path) = &self.record else { return Ok(()) };
-        let used =
-            [(poem.file(), "served"), (self.replay.as_deref(), "replayed"), (self.script.as_deref(), "the script")];
-        match used.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
-            Some((_, what)) => {
-                Err(("record", Error::usage(format!("cannot record into {}, which is {what}", path.display()))))
-            }
-            None => Ok(()),
+/// Whether the recording, if there is one, may be written: into none of the files that are read, each with what it is.
+pub(super) fn check_record(record: Option<&Path>, read: &[(Option<&Path>, &str)]) -> Result<(), (&'static str, Error)> {
+    let Some(path) = record else { return Ok(()) };
+    match read.iter().find(|(used, _)| used.is_some_and(|used| is_same_file(path, used))) {
+        Some((_, what)) => {
+            Err(("record", Error::usage(format!("cannot record into {}, which is {what}", path.display()))))
         }
+        None => Ok(()),
     }
+}
+
+/// Opens the recording, if there is to be one.
+pub(super) fn open_record(record: Option<&Path>) -> Result<Option<Recorder>, Error> {
+    let open = |path: &Path| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
+    record.map(open).transpose()
 }
 
 impl Faults {
@@ -206,9 +212,7 @@ impl Faults {
         if let Some(after) = self.trouble.listen_after {
             info!("Connections are refused for {}", human(after));
         }
-        let open =
-            |path: &PathBuf| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
-        Ok(FaultPlan::new(self.plan.clone(), self.record.as_ref().map(open).transpose()?))
+        Ok(FaultPlan::new(self.plan.clone(), open_record(self.record.as_deref())?))
     }
 
     /// Prints the rehearsal instead of serving, if one is asked for, and returns the exit status. Logs the seed if it
@@ -239,7 +243,7 @@ impl Faults {
 }
 
 /// An error about flags that make no sense together.
-fn in_flags(why: String) -> Error {
+pub(super) fn in_flags(why: String) -> Error {
     Error::usage(why + "; see --help")
 }
 

@@ -14,6 +14,7 @@ use tracing::{error, info};
 
 use self::script::Script;
 use self::trouble::{Shared, TroubleArgs};
+use super::faults::{check_record, in_flags, open_record};
 use super::service::{
     self, DoorArgs, Launch, Nobody, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs, tell_totals,
 };
@@ -22,12 +23,11 @@ use crate::address::Address;
 use crate::cli::listen::Trouble;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
-use crate::cli::{Error, FAILURE, SUCCESS, is_same_file, stdout, values};
+use crate::cli::{Error, FAILURE, SUCCESS, stdout, values};
 use crate::metrics::Page;
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
 use crate::server::chaos::{Behaviour, ChaosServer, Conduct, Protocol, Scenario};
-use crate::server::recorder::Recorder;
 use crate::sync::lock;
 use crate::units::{count, human};
 
@@ -221,22 +221,6 @@ impl ChaosArgs {
         let scenario = Scenario::new(failures, [], disturbance(&self.trouble)?);
         Ok(Resolved { scenario, seed, is_drawn: self.seed.is_none() && self.trouble.has_chance() })
     }
-
-    /// Whether the recording may be written: not into the script.
-    fn check_record(&self) -> Result<(), (&'static str, Error)> {
-        match (&self.record, &self.script) {
-            (Some(record), Some(script)) if is_same_file(record, script) => {
-                let why = format!("cannot record into {}, which is the script", record.display());
-                Err(("record", Error::usage(why)))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// An error about flags.
-fn in_flags(why: String) -> Error {
-    Error::usage(why + "; see --help")
 }
 
 /// Logs a seed that nobody has given, so that it can be.
@@ -315,7 +299,7 @@ impl Launch for ChaosArgs {
         if self.rewrite_host && !self.is_http() {
             return Err(("rewrite-host", in_flags("--rewrite-host is for --protocol http".to_owned())));
         }
-        self.check_record()?;
+        check_record(self.record.as_deref(), &[(self.script.as_deref(), "the script")])?;
         let resolved = self.scenario(fastrand::u32(..).into())?;
         let protocol = match self.protocol {
             ProtocolArg::Tcp => Protocol::Tcp,
@@ -333,9 +317,7 @@ impl Launch for ChaosArgs {
                 return Ok(Arc::new(Nobody));
             }
             tell_seed(&conduct.upstream, &resolved);
-            let open =
-                |path: &PathBuf| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
-            let recorder = record.as_ref().map(open).transpose()?;
+            let recorder = open_record(record.as_deref())?;
             // Absolute, so that a reload works after chdir("/").
             if let Some(script) = &mut args.script {
                 *script = path::absolute(&script).map_err(|error| Error::cannot("read", script.display(), &error))?;

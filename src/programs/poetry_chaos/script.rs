@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::faults::in_flags;
 use super::trouble::{Shared, TroubleArgs};
 use crate::cli::toml_args::{File, TomlTable};
 use crate::cli::{Error, values};
@@ -85,7 +86,7 @@ pub(super) fn read(path: &Path, base: &TroubleArgs, seed: Option<u64>, shared: S
     }
     let others = match whole.table(OTHERS)? {
         Some(table) => disturbance(&table, table.args(&[])?)?,
-        None => base.disturbance(shared).map_err(|(_, why)| super::in_flags(why))?,
+        None => base.disturbance(shared).map_err(|(_, why)| in_flags(why))?,
     };
     Ok(Script { scenario: Scenario::new(connections, during, others), seed: own_seed, has_chance })
 }

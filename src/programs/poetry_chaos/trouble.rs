@@ -123,7 +123,9 @@ impl TroubleArgs {
 
     /// Whether a seed matters.
     pub(super) fn has_chance(&self) -> bool {
-        self.behavior.is_some() || self.corrupt.is_some() || self.pace.has_jitter()
+        self.behavior.as_ref().is_some_and(|list| list.0.iter().any(|(_, share)| *share > 0))
+            || self.corrupt.is_some()
+            || self.pace.has_jitter()
     }
 
     /// Overrides `base`: what is not given here is taken from there, except a cut.

@@ -22,7 +22,7 @@ use tokio_util::bytes::{Buf, BytesMut};
 use tracing::{debug, warn};
 
 use super::record::Record;
-use super::{ChaosServer, Drawn, end_word, hang, say, wait};
+use super::{Behaviour, ChaosServer, Drawn, end_word, hang, say, wait};
 use crate::net::Connection;
 use crate::net::relay::{self, RelayEnd, Relayed, Treatment, relay, reset_upstream, send_up, speaks};
 use crate::pace::Ending;
@@ -31,7 +31,6 @@ use crate::proto::http::boundary::{After, Boundary};
 use crate::proto::http::framing::{self, Decoder, Framing, Piece};
 use crate::proto::http::head::{Request, Room, Version, request};
 use crate::proto::http::reply::{head, reason};
-use crate::server::chaos::Behaviour;
 use crate::units::{human, micros};
 
 /// What a client says next.
@@ -69,9 +68,9 @@ enum Exchanged {
     Else,
 }
 
-/// An exchange, for the log.
+/// What was passed on in an exchange, for the log.
 #[derive(Default)]
-struct Story {
+struct Passed {
     up: u64,
     down: u64,
     status: Option<u16>,
@@ -200,10 +199,10 @@ impl Exchange<'_> {
 
     /// Treats a request as drawn, and tells of it.
     async fn treat(&mut self, asked: Asked, drawn: &Drawn) -> io::Result<Exchanged> {
-        let (began, mut story, line) = (Instant::now(), Story::default(), asked.line.clone());
-        let result = self.exchange(asked, drawn, &mut story).await;
+        let (began, mut passed, line) = (Instant::now(), Passed::default(), asked.line.clone());
+        let result = self.exchange(asked, drawn, &mut passed).await;
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let (Story { up, down, status }, Drawn { number, word, .. }) = (story, drawn);
+            let (Passed { up, down, status }, Drawn { number, word, .. }) = (passed, drawn);
             let (peer, elapsed) = (self.connection.peer(), began.elapsed());
             let end = match &result {
                 Ok(Exchanged::Next | Exchanged::Else) => status.map_or_else(String::new, |status| status.to_string()),
@@ -218,7 +217,7 @@ impl Exchange<'_> {
         result
     }
 
-    async fn exchange(&mut self, asked: Asked, drawn: &Drawn, story: &mut Story) -> io::Result<Exchanged> {
+    async fn exchange(&mut self, asked: Asked, drawn: &Drawn, passed: &mut Passed) -> io::Result<Exchanged> {
         let disturbance = &drawn.disturbance;
         match drawn.behaviour {
             Behaviour::Blackout => return Ok(Exchanged::End(Ending::Rst)),
@@ -226,29 +225,32 @@ impl Exchange<'_> {
                 self.upstream = None;
                 return hang(self.connection).await.map(Exchanged::End);
             }
-            Behaviour::Error => return self.refuse(&asked, disturbance.status(drawn.number), story).await,
+            Behaviour::Error => return self.refuse(&asked, disturbance.status(drawn.number), passed).await,
             Behaviour::Delay if !disturbance.delay_after => wait(self.connection, disturbance.delay).await?,
             _ => {}
         }
-        if self.upstream.is_none() {
-            let upstream = self.server.dial(self.connection).await?;
-            upstream.set_nodelay(true)?;
-            self.upstream = Some(upstream);
-        }
-        let Some(upstream) = &self.upstream else { return Ok(Exchanged::End(Ending::Rst)) };
+        let upstream = match self.upstream.take() {
+            Some(upstream) => upstream,
+            None => {
+                let upstream = self.server.dial(self.connection).await?;
+                upstream.set_nodelay(true)?;
+                upstream
+            }
+        };
+        let upstream = &*self.upstream.insert(upstream);
         let Asked { head, framing, mut reply, .. } = asked;
         let mut message = Boundary::of_request(head, framing);
         let (up, down) = self.server.treatments(drawn, self.record);
         let up = Treatment { early: std::mem::take(&mut self.heard), message: Some(&mut message), ..up };
         if drawn.behaviour == Behaviour::Abort {
             let Relayed { up, .. } = send_up(self.connection, upstream, up).await;
-            story.up = up;
+            passed.up = up;
             reset_upstream(upstream);
             return Ok(Exchanged::End(Ending::Rst));
         }
         let down = Treatment { message: Some(&mut reply), ..down };
         let Relayed { up, down, rest_up, rest_down, end } = relay(self.connection, upstream, up, down).await;
-        (story.up, story.down, story.status) = (up, down, reply.status());
+        (passed.up, passed.down, passed.status) = (up, down, reply.status());
         (self.heard, self.unasked) = (rest_up, rest_down);
         match (end, reply.after()) {
             (RelayEnd::Messages, After::Next) if self.unasked.is_empty() => Ok(Exchanged::Next),
@@ -263,12 +265,12 @@ impl Exchange<'_> {
     }
 
     /// Reads a request and answers it ourselves.
-    async fn refuse(&mut self, asked: &Asked, status: u16, story: &mut Story) -> io::Result<Exchanged> {
-        story.status = Some(status);
+    async fn refuse(&mut self, asked: &Asked, status: u16, passed: &mut Passed) -> io::Result<Exchanged> {
+        passed.status = Some(status);
         self.heard.advance(asked.head);
         let mut body = Decoder::new(asked.framing);
         if asked.expects && self.heard.is_empty() && !body.is_at_end() {
-            say(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", &mut story.down, self.record).await?;
+            say(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", &mut passed.down, self.record).await?;
         }
         loop {
             let mut rest = &self.heard[..];
@@ -297,7 +299,7 @@ impl Exchange<'_> {
         if !asked.is_head {
             reply.extend_from_slice(text.as_bytes());
         }
-        say(self.connection, &reply, &mut story.down, self.record).await?;
+        say(self.connection, &reply, &mut passed.down, self.record).await?;
         Ok(if is_last { Exchanged::End(Ending::Fin) } else { Exchanged::Next })
     }
 

@@ -64,17 +64,15 @@ fn an_outage_begins_and_ends_by_itself() {
     );
     let began = Instant::now();
     let proxy = chaos(&["--script", script.path()], &server.port());
-    let mut troubles = 0;
     loop {
         match outcomes(&proxy, 1)[0] {
             "whole" => break,
             trouble => assert_eq!(trouble, "reset"),
         }
-        troubles += 1;
-        // It listens later than it was started.
         assert!(began.elapsed() < LASTS * 60, "it does not end");
     }
-    assert!(began.elapsed() >= LASTS && troubles > 0, "{troubles} in {:?}", began.elapsed());
+    // It listens later than it was started.
+    assert!(began.elapsed() >= LASTS, "{:?}", began.elapsed());
     assert_eq!(outcomes(&proxy, 5), ["whole"; 5]);
 }
 
