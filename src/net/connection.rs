@@ -71,7 +71,7 @@ pub(super) type DoorIndex = u16;
 /// The engine keeps the socket, and closes it when the handler has returned. hyper borrows it: [`serve`](super::http::serve).
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     peer: Peer,
     door: DoorIndex,
     /// Whether a request has ever begun to arrive.
@@ -87,14 +87,14 @@ impl Drop for Connection {
     /// A task that is dropped in the middle of something, or that panics, resets its connection.
     fn drop(&mut self) {
         if !self.is_said && !self.is_idle {
-            close::abruptly(&SockRef::from(&self.stream));
+            close::abruptly(&SockRef::from(&*self.stream));
         }
     }
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, is_new: bool, engine: Arc<Engine>) -> Self {
-        Self { stream, peer, door, is_new, is_idle: false, is_said: false, engine }
+        Self { stream: Arc::new(stream), peer, door, is_new, is_idle: false, is_said: false, engine }
     }
 
     /// The other end.
@@ -120,6 +120,13 @@ impl Connection {
     /// Whether the server is asked to stop.
     pub fn is_closing(&self) -> bool {
         self.engine.stop.is_closing()
+    }
+
+    /// A second hold on the socket, for those who send on it from elsewhere.
+    ///
+    /// The engine closes the connection as the handler asks for only if the outlet is dropped before the handler returns.
+    pub fn outlet(&self) -> Outlet {
+        Outlet { stream: Arc::clone(&self.stream), engine: Arc::clone(&self.engine) }
     }
 
     /// The stop of its server.
@@ -156,7 +163,7 @@ impl Connection {
     /// # Errors
     /// The connection broke, or its peer took nothing for the server's write timeout (`TimedOut`).
     pub async fn send_some(&self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        let stream = &self.stream;
+        let stream = &*self.stream;
         let sent = loop {
             let writable = poll_fn(|context| stream.poll_write_ready(context));
             match self.engine.write_timeout {
@@ -189,7 +196,7 @@ impl Connection {
     /// As for [`send_some`](Self::send_some).
     pub async fn flush(&self) -> io::Result<()> {
         for unsent in close::departing() {
-            close::call_when_unsent(&SockRef::from(&self.stream), unsent)?;
+            close::call_when_unsent(&SockRef::from(&*self.stream), unsent)?;
             self.send_some(departed).await?;
         }
         Ok(())
@@ -201,30 +208,46 @@ impl Connection {
     /// The connection broke, or nothing arrived for the time `limit` (`TimedOut`).
     pub async fn read_some(&self, buffer: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
         loop {
-            let readable = poll_fn(|context| self.stream.poll_read_ready(context));
             match limit {
-                Some(limit) => timeout(limit, readable).await??,
-                None => readable.await?,
+                Some(limit) => timeout(limit, self.readable()).await??,
+                None => self.readable().await?,
             }
-            let room = buffer.capacity() - buffer.len();
-            let (read, room) = if room > 0 {
-                (self.stream.try_read_buf(buffer), room)
-            } else {
+            let read = self.read_now(|stream| {
+                let room = buffer.capacity() - buffer.len();
+                if room > 0 {
+                    return Ok((stream.try_read_buf(buffer)?, room));
+                }
                 // No room is kept for a peer that may be silent for long.
                 let mut first = [0; FIRST_READ];
-                let read = self.stream.try_read(&mut first);
-                (read.inspect(|&read| buffer.extend_from_slice(&first[..read])), FIRST_READ)
-            };
+                let read = stream.try_read(&mut first)?;
+                buffer.extend_from_slice(&first[..read]);
+                Ok((read, FIRST_READ))
+            });
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    if result.as_ref().is_ok_and(|&read| read > 0 && read < room) {
-                        is_drained(&self.stream);
-                    }
-                    return result;
-                }
+                result => return result,
             }
         }
+    }
+
+    /// Waits until something has arrived, or the end of the stream.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|context| self.stream.poll_read_ready(context)).await
+    }
+
+    /// Calls `read`, which returns how many bytes it read, and for how many it had room; returns the first.
+    ///
+    /// # Errors
+    /// Those of `read`; `WouldBlock`: nothing is there now.
+    pub fn read_now(&self, read: impl FnOnce(&TcpStream) -> io::Result<(usize, usize)>) -> io::Result<usize> {
+        let (read, room) = read(&self.stream)?;
+        if read > 0 && read < room {
+            is_drained(&self.stream);
+        }
+        Ok(read)
     }
 
     /// Appends the first bytes of a request, as [`read_some`](Self::read_some) does, unless the server is asked to stop
@@ -248,7 +271,7 @@ impl Connection {
                 Ok(read) => read,
                 Err(_) => return Ok(None),
             },
-            None => match SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]) {
+            None => match SockRef::from(&*self.stream).peek(&mut [MaybeUninit::uninit()]) {
                 Err(error) if is_for_later(&error) => return Ok(None),
                 // Something has come, which the reactor has not said yet.
                 _ => self.read_some(buffer, limit).await,
@@ -261,7 +284,7 @@ impl Connection {
     /// Sends the end of the stream, and waits until the peer leaves or the server is asked to stop. Nothing is read of what
     /// the peer says.
     pub async fn shut_down_and_ignore(&self) {
-        if SockRef::from(&self.stream).shutdown(Shutdown::Write).is_err() {
+        if SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_err() {
             return; // The peer is gone.
         }
         let leaves = async {
@@ -286,6 +309,31 @@ impl Connection {
             Ok(error) => error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
             Err(error) => error,
         }
+    }
+}
+
+/// A socket as one sends on it from another task, or from another worker's thread, without waiting.
+#[derive(Debug)]
+pub struct Outlet {
+    stream: Arc<TcpStream>,
+    engine: Arc<Engine>,
+}
+
+impl Outlet {
+    /// One `send_now`; the bytes are counted.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the socket takes nothing now. Else the connection broke.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        send_now(&*self.stream, bytes, false).inspect(|&sent| self.engine.counts.send(sent))
+    }
+
+    /// One `send_parts_now`; the bytes are counted.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        send_parts_now(&*self.stream, parts).inspect(|&sent| self.engine.counts.send(sent))
     }
 }
 

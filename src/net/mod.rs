@@ -53,7 +53,7 @@ mod timer;
 pub(crate) use accept::ACCEPT_PAUSE;
 pub use accept::ListenLater;
 pub(crate) use complaint::Complaint;
-pub use connection::{Connection, Peer, Unregistered};
+pub use connection::{Connection, Outlet, Peer, Unregistered};
 pub(crate) use connection::{send_now, send_parts_now, send_parts_with};
 pub(crate) use departures::Departures;
 pub use engine::{Door, NeverAccepting, Prepared, ServerLimits, never_accept, prepare};

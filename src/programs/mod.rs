@@ -7,6 +7,7 @@ pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;
 mod http_args;
+pub mod poetry_broker;
 pub mod poetry_chaos;
 pub mod poetry_proxy;
 pub mod poetry_race;
@@ -68,6 +69,7 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<transformedpoetry::Args, transformedpoetry::TransformArgs>("transformedpoetry"),
     ServiceProgram::new::<poetry_proxy::Args, poetry_proxy::ProxyArgs>("poetry-proxy"),
     ServiceProgram::new::<poetry_chaos::Args, poetry_chaos::ChaosArgs>("poetry-chaos"),
+    ServiceProgram::new::<poetry_broker::Args, poetry_broker::BrokerArgs>("poetry-broker"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

@@ -1,4 +1,5 @@
 //! Protocols without sockets: bytes in, frames out, and the other way round.
 
+pub mod frame;
 pub mod http;
 pub mod netstring;

@@ -7,6 +7,7 @@
 //! Both poem servers, the blocking and the async one, treat their clients as a [`fault_plan`] has it: how fast, and
 //! with which faults. Only for these does a server end a connection in another way than the polite one.
 
+pub mod broker;
 pub mod chaos;
 pub mod fast;
 pub mod fault_plan;
@@ -19,3 +20,10 @@ mod sending;
 pub mod slow;
 pub mod transform;
 mod wire;
+
+/// A name for the log, whatever a stranger put into it.
+fn printable(name: &[u8]) -> String {
+    const MOST: usize = 40;
+    let shown = name[..name.len().min(MOST)].escape_ascii();
+    if name.len() > MOST { format!("{shown}...") } else { shown.to_string() }
+}

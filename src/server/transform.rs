@@ -19,6 +19,7 @@ use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_parts_
 use crate::pace::Ending;
 use crate::pool::{NotCalled, Pool};
 use crate::proto::netstring::{self, Decoder, Outgoing};
+use crate::server::printable;
 use crate::transforms::{self, Refusal};
 
 /// What a read asks for.
@@ -312,13 +313,6 @@ fn answer(request: &[u8]) -> Reply {
     let (name, poem) = (&request[..dot], &request[dot + 1..]);
     let transform = transforms::find(name).ok_or_else(|| Refused::Unknown(printable(name)))?;
     transform.apply(poem).map_err(|why| Refused::Transform { transform: transform.name, why })
-}
-
-/// A name for the log, whatever a stranger put into it.
-fn printable(name: &[u8]) -> String {
-    const MOST: usize = 40;
-    let shown = name[..name.len().min(MOST)].escape_ascii();
-    if name.len() > MOST { format!("{shown}...") } else { shown.to_string() }
 }
 
 #[cfg(test)]
