@@ -6,6 +6,7 @@
 //! product    := value (("*" | "/") value)*
 //! value      := NUMBER [UNIT] | QUANTITY | "(" sum ")"
 //! QUANTITY   := WORD ["." WORD]
+//! WORD       := LETTER (LETTER | DIGIT)*
 //! UNIT       := "us" | "ms" | "s" | "m"
 //! ```
 //!
@@ -265,8 +266,8 @@ impl<'a> Parser<'a> {
             };
             return Ok(Sum::Number(number * scale));
         }
-        let word = self.word(|c| c.is_ascii_alphabetic());
-        let part = self.take(".").then(|| self.word(|c| c.is_ascii_alphabetic()));
+        let word = self.word(|c| c.is_ascii_alphanumeric());
+        let part = self.take(".").then(|| self.word(|c| c.is_ascii_alphanumeric()));
         let none = || format!("a number{} was expected", Q::NAMES);
         let named = Q::named(word, part);
         named.map(Sum::Quantity).map_err(|what| error::<Q>(&what.map_or_else(none, str::to_owned), begin))

@@ -33,6 +33,7 @@ pub mod client;
 pub mod comparison;
 pub mod daemon;
 pub mod errors;
+pub mod messages;
 pub mod metrics;
 pub mod net;
 pub mod pace;

@@ -7,10 +7,13 @@ pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;
 mod http_args;
+mod message_args;
 pub mod poetry_broker;
 pub mod poetry_chaos;
+pub mod poetry_listen;
 pub mod poetry_proxy;
 pub mod poetry_race;
+pub mod poetry_send;
 pub mod poetryd;
 pub mod service;
 pub mod slowpoetry;
@@ -82,6 +85,8 @@ pub fn commands() -> Vec<Command> {
     let service =
         |program: &ServiceProgram| described((program.augment)(Command::new(program.name).bin_name(program.name)));
     commands.extend(SERVICES.iter().map(service));
+    commands.push(command::<poetry_listen::Args>("poetry-listen"));
+    commands.push(command::<poetry_send::Args>("poetry-send"));
     commands.push(command::<poetry_race::Args>("poetry-race"));
     commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));

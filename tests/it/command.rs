@@ -93,7 +93,7 @@ fn the_command_is_served() {
     let fetch = ours("get-poetry");
     for server in place.servers() {
         let words: &[&str] = match server[0].as_str() {
-            "transformedpoetry" | "poetry-proxy" | "poetry-chaos" => continue,
+            "transformedpoetry" | "poetry-proxy" | "poetry-chaos" | "poetry-broker" => continue,
             _ => &[&fetch, "-q", "{}"],
         };
         let finished = finish(&mut beside(&server, &["-q"], words));

@@ -1,6 +1,7 @@
 //! The programs as their users meet them: started, talked to over real sockets, read from and stopped.
 
 mod arguments;
+mod broker;
 mod chaos;
 mod command;
 mod connecting;

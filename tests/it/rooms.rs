@@ -25,11 +25,12 @@ const GROUND: &[&str] = &[
 /// What each room may import beside itself and the ground.
 const LAW: &[(&str, &[&str])] = &[
     ("bin", &["programs"]),
-    ("programs", &["cli", "server", "race", "client", "daemon", "net", "report", "cache", "pace", "proto"]),
+    ("programs", &["cli", "server", "race", "client", "messages", "daemon", "net", "report", "cache", "pace", "proto"]),
     ("cli", &["report", "pace", "net"]),
     ("server", &["net", "proto", "pace", "cache"]),
     ("race", &["client", "report"]),
     ("client", &["proto", "report"]),
+    ("messages", &["net", "proto"]),
     ("net", &["pace"]),
     ("daemon", &[]),
     ("report", &[]),

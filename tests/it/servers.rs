@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// Every server, with the words that it needs at least.
-    pub(crate) fn servers(&self) -> [Vec<String>; 6] {
+    pub(crate) fn servers(&self) -> [Vec<String>; 7] {
         let poem = self.word("poem");
         [
             vec!["slowpoetry", "--delay", "0", &poem],
@@ -50,6 +50,7 @@ impl Place {
             vec!["transformedpoetry"],
             vec!["poetry-proxy", "1"],
             vec!["poetry-chaos", "1"],
+            vec!["poetry-broker"],
             vec!["poetryd", "fastpoetry", &poem],
         ]
         .map(|words| words.into_iter().map(str::to_owned).collect())

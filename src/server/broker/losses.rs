@@ -99,10 +99,10 @@ mod tests {
             told.extend(losses.lose(1, now));
             told.extend(losses.recover(now + Duration::from_millis(5)));
         }
-        assert!(matches!(
-            told[..],
-            [Tale::Begins, Tale::Ended(1, _), Tale::GoesOn(1_000, _), Tale::Ended(1_000, _)]
-        ), "{told:?}");
+        assert!(
+            matches!(told[..], [Tale::Begins, Tale::Ended(1, _), Tale::GoesOn(1_000, _), Tale::Ended(1_000, _)]),
+            "{told:?}"
+        );
         // What was not told is told at the end, and nothing twice.
         let Some(Tale::Ended(rest, _)) = losses.end(start + Duration::from_secs(20)) else { panic!("999 are left") };
         assert_eq!(rest, 999);

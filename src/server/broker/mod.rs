@@ -14,11 +14,13 @@
 //! | `frames.rs` | messages in memory that is shared by all who are to get them |
 //! | `outbox.rs`, `losses.rs` | what a subscriber has not taken yet, what is done when it is too much, and when that is told |
 //! | `subscriber.rs` | a subscriber, as those see it who send to it |
+//! | `line.rs` | those who take the messages of a queue, in turn |
 //! | `channels.rs` | who listens to what, and who gets what |
 //! | `tally.rs` | what became of messages |
 
 mod channels;
 mod frames;
+mod line;
 mod losses;
 mod outbox;
 mod pairs;
@@ -241,16 +243,25 @@ impl BrokerServer {
     /// Sends what a subscriber is to get whenever its socket did not take it at once; returns only if that fails.
     async fn send(&self, connection: &Connection, subscriber: &Subscriber) -> io::Error {
         loop {
-            match subscriber.blocked().await {
-                Ok(()) => {}
-                Err(Fate::Broken(kind)) => return kind.into(),
-                Err(Fate::Disconnected) => return io::Error::other("it was disconnected: its queue was full"),
-            }
-            // Boxed: few are slow.
-            if let Err(error) = Box::pin(connection.send_some(|_| subscriber.unblock())).await {
-                return error;
-            }
-            self.channels.has_room(&subscriber.channel);
+            let fate = match subscriber.blocked().await {
+                Err(fate) => fate,
+                Ok(()) => tokio::select! {
+                    biased;
+                    fate = subscriber.doomed() => fate,
+                    // Boxed: few are slow.
+                    sent = Box::pin(connection.send_some(|_| subscriber.unblock())) => match sent {
+                        Ok(_) => {
+                            self.channels.has_room(&subscriber.channel);
+                            continue;
+                        }
+                        Err(error) => return error,
+                    },
+                },
+            };
+            return match fate {
+                Fate::Broken(kind) => kind.into(),
+                Fate::Disconnected => io::Error::other("it was disconnected: its queue was full"),
+            };
         }
     }
 
@@ -260,11 +271,14 @@ impl BrokerServer {
         if kind != Kind::Null {
             // A reader that stalls is noticed after so much, and not after what the kernel would give it in time.
             let _ = SockRef::from(connection.stream()).set_send_buffer_size(SEND_BUFFER);
-            debug!(%peer, "Somebody at {peer} listens to {}!", printable(&channel));
         }
         let limits = (self.limits.queue, self.limits.when_full);
         let subscriber = Arc::new(Subscriber::new(peer, channel, connection.outlet(), limits, &self.tally));
         self.channels.join(&subscriber);
+        if kind != Kind::Null {
+            // Now, and not before: from here on it gets what is sent.
+            debug!(%peer, "Somebody at {peer} listens to {}!", printable(&subscriber.channel));
+        }
         self.subscribers[kind as usize].fetch_add(1, Relaxed);
         Subscription { server: self, subscriber, is_listed: true }
     }
@@ -283,8 +297,10 @@ impl BrokerServer {
             Metric::gauge("poetry_broker_held_bytes", "Bytes of messages for queues that nobody has taken yet.");
         const SUBSCRIBERS: Metric =
             Metric::gauge("poetry_broker_subscribers", "Subscribers now, by the kind of their channel.");
-        const FULL: Metric =
-            Metric::gauge("poetry_broker_full_subscribers", "Subscribers of topics for whom messages are dropped or wait.");
+        const FULL: Metric = Metric::gauge(
+            "poetry_broker_full_subscribers",
+            "Subscribers of topics for whom messages are dropped or wait.",
+        );
         for (kind, count) in self.tally.received() {
             page.add(MESSAGES, &[labels, &[("kind", kind)]].concat(), count);
         }
@@ -309,7 +325,10 @@ impl BrokerServer {
         let (dropped, unheard) = (sum(&self.tally.dropped()), self.tally.unheard());
         let messages = count(received, "message");
         info!(
-            received, delivered, dropped, unheard,
+            received,
+            delivered,
+            dropped,
+            unheard,
             "Messages: {messages} received, {delivered} delivered, {dropped} dropped, {unheard} unheard"
         );
         let mut rows = self.channels.rows();
@@ -317,7 +336,8 @@ impl BrokerServer {
         for row in rows {
             let queued = count(row.queued as u64, "message");
             let weight = count(row.weight as u64, "byte");
-            let full = row.full_since.map_or_else(String::new, |since| format!("; full for {}", human(since.elapsed())));
+            let full =
+                row.full_since.map_or_else(String::new, |since| format!("; full for {}", human(since.elapsed())));
             info!(
                 peer = %row.peer,
                 "{} {}: {} delivered, {} dropped, {queued} queued ({weight}){full}",

@@ -259,9 +259,14 @@ mod tests {
         assert_eq!(take_channel(&mut arrived), Ok(None));
         let stream = framed(&[b'x'; 255]);
         assert_eq!(take_channel(&mut BytesMut::from(&stream[..258])), Ok(None));
-        assert!(take_channel(&mut BytesMut::from(&stream[..])).is_ok_and(|name| name.is_some_and(|it| it.len() == 255)));
+        assert!(
+            take_channel(&mut BytesMut::from(&stream[..])).is_ok_and(|name| name.is_some_and(|it| it.len() == 255))
+        );
         let error = take_channel(&mut BytesMut::from("GET / HTTP/1.1\r\n")).expect_err("HTTP");
-        assert_eq!(error.to_string(), "the name of a channel: 1195725856 bytes are over the limit of 255; that is \"GET \": HTTP?");
+        assert_eq!(
+            error.to_string(),
+            "the name of a channel: 1195725856 bytes are over the limit of 255; that is \"GET \": HTTP?"
+        );
     }
 
     proptest! {

@@ -10,8 +10,8 @@ use std::time::Instant;
 use tokio_util::bytes::Bytes;
 use tracing::{info, warn};
 
-use super::channels::Taker;
 use super::frames::Frames;
+use super::line::Taker;
 use super::losses::{Losses, Tale};
 use super::outbox::{Outbox, WhenFull};
 use super::tally::{Loss, Tally};
@@ -188,13 +188,23 @@ impl Subscriber {
     /// # Errors
     /// Its connection is to be reset.
     pub(super) async fn blocked(&self) -> Result<(), Fate> {
+        self.becomes(|state| match state.fate {
+            Some(fate) => Some(Err(fate)),
+            None => state.is_blocked.then_some(Ok(())),
+        })
+        .await
+    }
+
+    /// Waits until its connection is to be reset.
+    pub(super) async fn doomed(&self) -> Fate {
+        self.becomes(|state| state.fate).await
+    }
+
+    async fn becomes<T>(&self, what: impl Fn(&State) -> Option<T>) -> T {
         poll_fn(|context| {
             let state = &mut *lock(&self.state);
-            if let Some(fate) = state.fate {
-                return Poll::Ready(Err(fate));
-            }
-            if state.is_blocked {
-                return Poll::Ready(Ok(()));
+            if let Some(found) = what(state) {
+                return Poll::Ready(found);
             }
             match &mut state.task {
                 Some(task) => task.clone_from(context.waker()),

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::harness::{Finished, poem_file, program, read_out, run};
 
 /// The programs that can be services.
-const PROGRAMS: [&str; 4] = ["fastpoetry", "transformedpoetry", "poetry-proxy", "poetry-chaos"];
+const PROGRAMS: [&str; 5] = ["fastpoetry", "transformedpoetry", "poetry-proxy", "poetry-chaos", "poetry-broker"];
 
 /// A directory that no process of its test outlives: a service in the background is nobody's child here.
 struct Place(TempDir);

@@ -1,0 +1,67 @@
+//! Somebody who gets the messages of a channel, whichever broker it is.
+
+use std::time::Duration;
+
+use tokio_util::bytes::Bytes;
+
+use super::framed::Framed;
+use super::nats::NatsListener;
+use super::{Ends, Error, Place};
+
+/// A subscription to one channel of one broker.
+#[derive(Debug)]
+pub struct Listener(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Framed(Framed),
+    Nats(NatsListener),
+}
+
+impl Listener {
+    /// Connects to a broker, and subscribes to a channel. `max_length` is for a message, in bytes.
+    ///
+    /// # Errors
+    /// There is no connection within `limit`, or the broker refuses.
+    pub async fn connect(
+        place: &Place,
+        channel: &[u8],
+        limit: Option<Duration>,
+        max_length: usize,
+    ) -> Result<Self, Error> {
+        Ok(Self(match place {
+            Place::Broker(address) => Kind::Framed(Framed::connect(address, channel, limit, max_length).await?),
+            Place::Nats(nats) => Kind::Nats(NatsListener::connect(nats, channel, limit).await?),
+        }))
+    }
+
+    /// The addresses of its connection, if there is one that is known.
+    pub fn ends(&self) -> Option<Ends> {
+        match &self.0 {
+            Kind::Framed(framed) => framed.ends().ok(),
+            Kind::Nats(_) => None,
+        }
+    }
+
+    /// The next message, if it has come already.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn next_now(&mut self) -> Result<Option<Bytes>, Error> {
+        match &mut self.0 {
+            Kind::Framed(framed) => framed.next_now(),
+            Kind::Nats(nats) => nats.next_now(),
+        }
+    }
+
+    /// The next message; `None`: the broker has ended the conversation. To drop the future loses nothing.
+    ///
+    /// # Errors
+    /// The connection broke, or ended within a message; or a message is too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match &mut self.0 {
+            Kind::Framed(framed) => framed.next().await,
+            Kind::Nats(nats) => nats.next().await,
+        }
+    }
+}
