@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::bytes::{Buf, Bytes, BytesMut};
 
-use super::{Ends, Error};
+use super::{Ends, Error, Options};
 use crate::address::Address;
 use crate::net::dial::dial;
 use crate::proto::frame::{PREFIX, announced, prefix};
@@ -41,17 +41,12 @@ fn add_frame(to: &mut BytesMut, payload: &[u8]) {
 }
 
 impl Framed {
-    pub(super) async fn connect(
-        address: &Address,
-        channel: &[u8],
-        limit: Option<Duration>,
-        max_length: usize,
-    ) -> Result<Self, Error> {
-        let mut stream = connect(address, limit).await?;
+    pub(super) async fn connect(address: &Address, channel: &[u8], options: &Options) -> Result<Self, Error> {
+        let mut stream = connect(address, options.limit).await?;
         let mut hello = BytesMut::new();
         add_frame(&mut hello, channel);
         stream.write_all(&hello).await?;
-        Ok(Self { stream, arrived: BytesMut::new(), max_length })
+        Ok(Self { stream, arrived: BytesMut::new(), max_length: options.max_length })
     }
 
     pub(super) fn ends(&self) -> io::Result<Ends> {
@@ -200,8 +195,9 @@ mod tests {
                     peer.read_exact(&mut hello).await.expect("it says where");
                     assert_eq!(hello, b"\0\0\0\x02/a");
                 };
+                let options = Options { limit: None, max_length: 100, reconnects: false, group: String::new() };
                 let hears = async {
-                    let mut framed = Framed::connect(&address, b"/a", None, 100).await.expect("it is there");
+                    let mut framed = Framed::connect(&address, b"/a", &options).await.expect("it is there");
                     let mut heard = Vec::new();
                     loop {
                         match framed.next().await {

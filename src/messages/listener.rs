@@ -1,12 +1,10 @@
 //! Somebody who gets the messages of a channel, whichever broker it is.
 
-use std::time::Duration;
-
 use tokio_util::bytes::Bytes;
 
 use super::framed::Framed;
 use super::nats::NatsListener;
-use super::{Ends, Error, Place};
+use super::{Ends, Error, Options, Place};
 
 /// A subscription to one channel of one broker.
 #[derive(Debug)]
@@ -19,19 +17,14 @@ enum Kind {
 }
 
 impl Listener {
-    /// Connects to a broker, and subscribes to a channel. `max_length` is for a message, in bytes.
+    /// Connects to a broker, and subscribes to a channel.
     ///
     /// # Errors
-    /// There is no connection within `limit`, or the broker refuses.
-    pub async fn connect(
-        place: &Place,
-        channel: &[u8],
-        limit: Option<Duration>,
-        max_length: usize,
-    ) -> Result<Self, Error> {
+    /// There is no connection in time, or the broker refuses.
+    pub async fn connect(place: &Place, channel: &[u8], options: &Options) -> Result<Self, Error> {
         Ok(Self(match place {
-            Place::Broker(address) => Kind::Framed(Framed::connect(address, channel, limit, max_length).await?),
-            Place::Nats(nats) => Kind::Nats(NatsListener::connect(nats, channel, limit).await?),
+            Place::Broker(address) => Kind::Framed(Framed::connect(address, channel, options).await?),
+            Place::Nats(nats) => Kind::Nats(NatsListener::connect(nats, channel, options).await?),
         }))
     }
 

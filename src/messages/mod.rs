@@ -60,6 +60,20 @@ pub enum Error {
     Refused(String),
 }
 
+/// How somebody listens.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A broker that does not accept the connection for so long is given up. `None`: never.
+    pub limit: Option<Duration>,
+    /// Bytes of one message.
+    pub max_length: usize,
+    /// Whether a connection that ends is to come back, where its client can do that by itself: that of NATS knows the
+    /// other members of a cluster.
+    pub reconnects: bool,
+    /// The queue group in which those are who listen to a queue of NATS.
+    pub group: String,
+}
+
 /// The two addresses of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::bytes::Bytes;
 
-use super::{Error, NatsPlace};
+use super::{Error, NatsPlace, Options};
 
 /// Whether this program speaks NATS.
 pub(super) const IS_THERE: bool = false;
@@ -28,7 +28,7 @@ pub(super) fn check_channel(_: &[u8]) -> Result<(), String> {
 }
 
 impl NatsListener {
-    pub(super) async fn connect(_: &NatsPlace, _: &[u8], _: Option<Duration>) -> Result<Self, Error> {
+    pub(super) async fn connect(_: &NatsPlace, _: &[u8], _: &Options) -> Result<Self, Error> {
         refused()
     }
 

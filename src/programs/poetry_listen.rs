@@ -22,7 +22,7 @@ use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::messages::audit::{Assertion, Audit, Findings};
-use crate::messages::{self, Listener, stamp};
+use crate::messages::{self, Listener, Options, stamp};
 use crate::units::{count, human, micros};
 use crate::whole_file;
 
@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, help_heading = "End", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     connect_timeout: Limit,
+
+    /// Listen to a /queue of NATS as one of this queue group
+    #[arg(long, help_heading = "End", value_name = "NAME", default_value = "poetry", hide_short_help = true)]
+    group: String,
 
     /// Give up if a message is longer
     #[arg(long, help_heading = "End", value_name = "SIZE", default_value = "256MiB", hide_short_help = true)]
@@ -288,9 +292,14 @@ impl<'a> Session<'a> {
     }
 
     async fn connect(&self, deaf_since: Option<Instant>) -> Result<Listener, messages::Error> {
-        let Args { channel, connect_timeout, max_length, .. } = self.args;
-        let max_length = usize::try_from(*max_length).unwrap_or(usize::MAX);
-        let listener = Listener::connect(&channel.place, self.name, connect_timeout.0, max_length).await?;
+        let Args { channel, connect_timeout, max_length, reconnect, group, .. } = self.args;
+        let options = Options {
+            limit: connect_timeout.0,
+            max_length: usize::try_from(*max_length).unwrap_or(usize::MAX),
+            reconnects: *reconnect,
+            group: group.clone(),
+        };
+        let listener = Listener::connect(&channel.place, self.name, &options).await?;
         let mut place = channel.place.to_string();
         if let Some(ends) = listener.ends() {
             place = format!("{} as {}", ends.broker, ends.own);
