@@ -36,31 +36,31 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct BrokerArgs {
     /// What to do with a message of a topic for a listener whose queue is full
-    #[arg(long, help_heading = "Messages", value_name = "POLICY", value_enum, default_value = "drop-new")]
+    #[arg(long, help_heading = "Channels", value_name = "POLICY", value_enum, default_value = "drop-new")]
     when_full: Policy,
 
     /// Queue so much for a listener that does not keep up, 64 bytes more for each message
-    #[arg(long, help_heading = "Messages", value_name = "SIZE", default_value = "1MiB")]
+    #[arg(long, help_heading = "Channels", value_name = "SIZE", default_value = "1MiB")]
     #[arg(value_parser = values::size, allow_hyphen_values = true)]
     queue: u64,
 
     /// Hold so much of all /queue messages together while nobody listens; beyond, their senders wait
-    #[arg(long, help_heading = "Messages", value_name = "SIZE", default_value = "16MiB")]
+    #[arg(long, help_heading = "Channels", value_name = "SIZE", default_value = "16MiB")]
     #[arg(value_parser = values::size, allow_hyphen_values = true)]
     hold: u64,
 
     /// Reset whoever sends a longer message; 256MiB at most
-    #[arg(long, help_heading = "Messages", value_name = "SIZE", default_value = "1MiB")]
+    #[arg(long, help_heading = "Channels", value_name = "SIZE", default_value = "1MiB")]
     #[arg(value_parser = values::size, allow_hyphen_values = true)]
     max_length: u64,
 
     /// Reset a client that has not named its channel within so long; 0: never
-    #[arg(long, help_heading = "Messages", value_name = "DURATION", default_value = "30s")]
+    #[arg(long, help_heading = "Channels", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     hello_timeout: Limit,
 
     /// Reset a client that says nothing for so long within a message; 0: never
-    #[arg(long, help_heading = "Messages", value_name = "DURATION", default_value = "30s")]
+    #[arg(long, help_heading = "Channels", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     message_timeout: Limit,
 
