@@ -19,7 +19,7 @@ done
 work=$(mktemp -d)
 end() {
     # shellcheck disable=SC2046 # one word a job
-    { kill -9 $(jobs -p) && wait; } 2>/dev/null
+    { kill -9 $(jobs -p) || true; wait || true; } 2>/dev/null
     rm -rf "$work"
 }
 trap end EXIT

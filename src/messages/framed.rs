@@ -63,6 +63,16 @@ impl Framed {
         Ok(Some(self.arrived.split_to(length).freeze()))
     }
 
+    /// Says goodbye, and returns what comes until the broker has heard of it.
+    pub(super) async fn leave(mut self, limit: Option<Duration>) -> Result<Vec<Bytes>, Error> {
+        self.stream.write_all(&prefix(0)).await?;
+        let mut rest = Vec::new();
+        while let Some(message) = within(limit, self.next()).await?? {
+            rest.push(message);
+        }
+        Ok(rest)
+    }
+
     /// The next message; `None`: the broker has ended the conversation. To drop the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {

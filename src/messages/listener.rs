@@ -1,5 +1,7 @@
 //! Somebody who gets the messages of a channel, whichever broker it is.
 
+use std::time::Duration;
+
 use tokio_util::bytes::Bytes;
 
 use super::framed::Framed;
@@ -44,6 +46,17 @@ impl Listener {
         match &mut self.0 {
             Kind::Framed(framed) => framed.next_now(),
             Kind::Nats(nats) => nats.next_now(),
+        }
+    }
+
+    /// Takes its leave, and returns what had come already, or comes until the broker has heard of it.
+    ///
+    /// # Errors
+    /// The broker does not hear of it within `limit`.
+    pub async fn leave(self, limit: Option<Duration>) -> Result<Vec<Bytes>, Error> {
+        match self.0 {
+            Kind::Framed(framed) => framed.leave(limit).await,
+            Kind::Nats(nats) => nats.leave(limit).await,
         }
     }
 

@@ -189,6 +189,16 @@ impl NatsListener {
         }
     }
 
+    pub(super) async fn leave(mut self, limit: Option<Duration>) -> Result<Vec<Bytes>, Error> {
+        self.subscriber.unsubscribe().await.map_err(refused)?;
+        unless_trouble(heard(&self.client), &mut self.events, limit).await?;
+        let mut rest = Vec::new();
+        while let Some(message) = self.next_now()? {
+            rest.push(message);
+        }
+        Ok(rest)
+    }
+
     fn note(&mut self, event: Option<Event>) -> Result<(), Error> {
         match event {
             Some(Event::Disconnected) if self.reconnects => {

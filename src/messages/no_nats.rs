@@ -36,6 +36,10 @@ impl NatsListener {
         match self.0 {}
     }
 
+    pub(super) async fn leave(self, _: Option<Duration>) -> Result<Vec<Bytes>, Error> {
+        match self.0 {}
+    }
+
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match self.0 {}
     }

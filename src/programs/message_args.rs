@@ -16,11 +16,12 @@ use crate::cli::terminal::{self, Screen};
 use crate::cli::{Error, printable};
 use crate::messages::{self, Place};
 
+const FORMS: &str = "The broker: PORT (on this machine), HOST:PORT, [IPv6]:PORT, or nats://[USER:PASSWORD@]HOST[:PORT]";
+
 /// A broker, and one of its channels.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ChannelArgs {
-    /// The broker: PORT (on this machine), HOST:PORT, [IPv6]:PORT, or nats://[USER:PASSWORD@]HOST[:PORT]
-    #[arg(value_name = "ADDR")]
+    #[arg(value_name = "ADDR", help = FORMS)]
     pub(super) place: Place,
 
     /// The channel: /topic/... for all who listen, /queue/... for one of them

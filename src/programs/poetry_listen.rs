@@ -22,7 +22,7 @@ use crate::cli::terminal::Screen;
 use crate::cli::values::{self, Limit};
 use crate::cli::{Error, FAILURE, SUCCESS};
 use crate::messages::audit::{Assertion, Audit, Findings};
-use crate::messages::{self, Listener, Options, stamp};
+use crate::messages::{self, Listener, Options, Sender, stamp};
 use crate::units::{count, human, micros};
 use crate::whole_file;
 
@@ -230,6 +230,7 @@ struct Session<'a> {
     /// What is to be written next.
     unwritten: Vec<u8>,
     audit: Option<Audit>,
+    listener: Option<Listener>,
     received: u64,
     begun: Instant,
     progress: Progress,
@@ -244,6 +245,7 @@ impl<'a> Session<'a> {
             stdout: Stdout::new(screen.clone(), || {}),
             unwritten: Vec::new(),
             audit: args.is_checking().then(Audit::default),
+            listener: None,
             received: 0,
             begun: Instant::now(),
             progress: Progress::new(screen, args.count.map(NonZeroU64::get)),
@@ -258,7 +260,35 @@ impl<'a> Session<'a> {
             () = until(deadline) => End::Done,
             end = self.listen() => end,
         };
-        self.finish(end)
+        if let Some(listener) = self.listener.take()
+            && matches!(end, End::Done | End::Silent(_) | End::Signal(_))
+        {
+            self.give_back(listener).await;
+        }
+        self.finish(&end)
+    }
+
+    /// Gives back the messages of a queue that have come and were not taken: they are somebody else's.
+    async fn give_back(&self, listener: Listener) {
+        if !self.name.starts_with(b"/queue") {
+            return;
+        }
+        let give = async {
+            let rest = listener.leave(Some(LAST_WORD)).await?;
+            if rest.is_empty() {
+                return Ok(0);
+            }
+            let mut sender = Sender::connect(&self.args.channel.place, Some(LAST_WORD)).await?;
+            for message in &rest {
+                sender.send(self.name, message).await?;
+            }
+            sender.finish().await.map(|()| rest.len() as u64)
+        };
+        match give.await {
+            Ok(0) => {}
+            Ok(given) => info!("Gave back {} that had come already", count(given, "message")),
+            Err(why) => warn!("{}: what had come already is lost: {why}", self.args.channel.place),
+        }
     }
 
     /// Listens until there is a reason not to.
@@ -270,7 +300,8 @@ impl<'a> Session<'a> {
                 Ok(listener) => {
                     pause = FIRST_PAUSE;
                     deaf_since = None;
-                    match self.hear(listener).await {
+                    self.listener = Some(listener);
+                    match self.hear().await {
                         Ok(end) | Err(end) => end,
                     }
                 }
@@ -304,22 +335,22 @@ impl<'a> Session<'a> {
         if let Some(ends) = listener.ends() {
             place = format!("{} as {}", ends.broker, ends.own);
         }
+        let shown = channel.shown();
         match deaf_since {
-            None => info!("Listening to {} on {place}", channel.shown()),
-            Some(since) => {
-                info!("Listening to {} on {place} again, deaf for {}", channel.shown(), human(since.elapsed()))
-            }
+            None => info!("Listening to {shown} on {place}"),
+            Some(since) => info!("Listening to {shown} on {place} again, deaf for {}", human(since.elapsed())),
         }
         Ok(listener)
     }
 
     /// Takes what comes on one connection.
-    async fn hear(&mut self, mut listener: Listener) -> Result<End, End> {
+    async fn hear(&mut self) -> Result<End, End> {
         loop {
+            let Some(listener) = &mut self.listener else { return Ok(End::Ended) };
             let message = match listener.next_now().map_err(End::Lost)? {
                 Some(message) => message,
                 None => {
-                    self.write()?;
+                    Self::write(&mut self.stdout, &mut self.unwritten)?;
                     let silence = self.args.idle_timeout.map(|limit| (limit, Instant::now() + limit));
                     let next = tokio::select! {
                         biased;
@@ -334,11 +365,11 @@ impl<'a> Session<'a> {
             };
             self.take(&message)?;
             if self.args.count.is_some_and(|count| self.received >= count.get()) {
-                self.write()?;
+                Self::write(&mut self.stdout, &mut self.unwritten)?;
                 return Ok(End::Done);
             }
             if let Some(slow) = self.args.slow {
-                self.write()?;
+                Self::write(&mut self.stdout, &mut self.unwritten)?;
                 sleep(slow).await;
             }
         }
@@ -378,12 +409,12 @@ impl<'a> Session<'a> {
             }
             Output::Nowhere => {}
         }
-        if self.unwritten.len() >= ENOUGH { self.write() } else { Ok(()) }
+        if self.unwritten.len() >= ENOUGH { Self::write(&mut self.stdout, &mut self.unwritten) } else { Ok(()) }
     }
 
-    fn write(&mut self) -> Result<(), End> {
-        let written = self.stdout.write_all(&self.unwritten);
-        self.unwritten.clear();
+    fn write(stdout: &mut Stdout, unwritten: &mut Vec<u8>) -> Result<(), End> {
+        let written = stdout.write_all(unwritten);
+        unwritten.clear();
         written.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => End::NobodyReads,
             _ => End::Unwritten(Error::cannot("write", "stdout", &error)),
@@ -391,11 +422,11 @@ impl<'a> Session<'a> {
     }
 
     /// Says what has come of it, and finds the exit status.
-    fn finish(mut self, end: End) -> Result<u8, Error> {
+    fn finish(mut self, end: &End) -> Result<u8, Error> {
         self.progress.clear();
         let place = &self.args.channel.place;
         let received = count(self.received, "message");
-        let mut status = match &end {
+        let mut status = match end {
             End::Done | End::NobodyReads => SUCCESS,
             End::Ended => match self.args.count {
                 None => {
@@ -423,7 +454,7 @@ impl<'a> Session<'a> {
         };
         // What came whole is written, whatever else failed.
         if matches!(end, End::Signal(_) | End::Done)
-            && let Err(End::Unwritten(error)) = self.write()
+            && let Err(End::Unwritten(error)) = Self::write(&mut self.stdout, &mut self.unwritten)
         {
             return Err(error);
         }
@@ -450,6 +481,9 @@ impl<'a> Session<'a> {
         stdout::write_all(text.as_bytes())
     }
 }
+
+/// The time for each step of leaving a broker.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Pauses before a connection is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

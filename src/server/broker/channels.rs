@@ -23,7 +23,7 @@ const CHANNEL_OVERHEAD: usize = 512;
 #[derive(Debug)]
 enum Channel {
     Topic(Vec<Arc<Subscriber>>),
-    Queue(Mutex<Line<Subscriber>>),
+    Queue(Mutex<Line<Arc<Subscriber>>>),
 }
 
 impl Channel {
@@ -157,7 +157,7 @@ impl Channels {
         self.with_line(channel, |line| {
             self.give_out_held(line, channel);
             match line.takers.is_empty() {
-                true => self.hold(line, channel, frames),
+                true => self.hold(line, channel, &frames),
                 // What is held is older.
                 false if line.held.is_empty() => line.give_out(frames),
                 false => Some(frames),
@@ -166,7 +166,7 @@ impl Channels {
     }
 
     /// Holds messages as far as there is room.
-    fn hold(&self, line: &mut Line<Subscriber>, channel: &Bytes, frames: Frames) -> Option<Frames> {
+    fn hold(&self, line: &mut Line<Arc<Subscriber>>, channel: &Bytes, frames: &Frames) -> Option<Frames> {
         let extra = if line.held.is_empty() { channel.len() + CHANNEL_OVERHEAD } else { 0 };
         let hold = if self.is_closing.load(Relaxed) { usize::MAX } else { self.hold };
         let room = hold.saturating_sub(self.held.load(Relaxed)).saturating_sub(extra);
@@ -188,7 +188,7 @@ impl Channels {
     }
 
     /// Calls this with the line of a queue, which is made if there is none, and removed if nobody needs it afterwards.
-    fn with_line<R>(&self, channel: &Bytes, call: impl FnOnce(&mut Line<Subscriber>) -> R) -> R {
+    fn with_line<R>(&self, channel: &Bytes, call: impl FnOnce(&mut Line<Arc<Subscriber>>) -> R) -> R {
         let entries = self.read();
         if let Some(Entry { channel: Channel::Queue(line), .. }) = entries.get(channel) {
             return call(&mut lock(line));
@@ -224,7 +224,7 @@ impl Channels {
         }
     }
 
-    fn give_out_held(&self, line: &mut Line<Subscriber>, channel: &Bytes) {
+    fn give_out_held(&self, line: &mut Line<Arc<Subscriber>>, channel: &Bytes) {
         let was_held = !line.held.is_empty();
         let freed = line.give_out_held();
         let extra = if was_held && line.held.is_empty() { channel.len() + CHANNEL_OVERHEAD } else { 0 };
@@ -245,7 +245,7 @@ impl Channels {
             }
             Channel::Queue(line) => {
                 let line = line.get_mut().unwrap_or_else(PoisonError::into_inner);
-                line.leave(subscriber);
+                line.leave(|other| Arc::ptr_eq(other, subscriber));
                 !line.takers.is_empty() || !line.held.is_empty()
             }
         };

@@ -1,12 +1,11 @@
 //! A queue as a value: messages, and those who take them in turn.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::frames::Frames;
 
 /// Somebody who takes messages of a queue.
-pub(super) trait Taker {
+pub(super) trait Taker: Clone {
     /// Takes one frame, if there is room for it.
     fn take(&self, frame: &Frames) -> bool;
 
@@ -18,7 +17,7 @@ pub(super) trait Taker {
 #[derive(Debug)]
 pub(super) struct Line<S> {
     /// The first is the one whose turn it is.
-    pub(super) takers: VecDeque<Arc<S>>,
+    pub(super) takers: VecDeque<S>,
     /// Messages that nobody was there for, or that somebody has left: older than all that come.
     pub(super) held: VecDeque<Frames>,
 }
@@ -31,19 +30,19 @@ impl<S> Default for Line<S> {
 
 impl<S: Taker> Line<S> {
     /// Somebody comes, whose turn is after those of all others.
-    pub(super) fn join(&mut self, taker: Arc<S>) {
+    pub(super) fn join(&mut self, taker: S) {
         self.takers.push_back(taker);
     }
 
-    pub(super) fn leave(&mut self, taker: &Arc<S>) {
-        self.takers.retain(|other| !Arc::ptr_eq(other, taker));
+    pub(super) fn leave(&mut self, is_it: impl Fn(&S) -> bool) {
+        self.takers.retain(|taker| !is_it(taker));
     }
 
     /// Gives a frame to the next one who has room, and says who that is.
-    fn give(&mut self, frame: &Frames) -> Option<Arc<S>> {
+    fn give(&mut self, frame: &Frames) -> Option<S> {
         let next = self.takers.iter().position(|taker| taker.take(frame))?;
         self.takers.rotate_left(next + 1);
-        self.takers.back().map(Arc::clone)
+        self.takers.back().cloned()
     }
 
     /// Gives out as many of these as there is room for, one by one, and returns the others.
@@ -85,6 +84,7 @@ impl<S: Taker> Line<S> {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
 
     use super::*;
     use proptest::collection::vec;
@@ -98,7 +98,7 @@ mod tests {
         unsent: Cell<bool>,
     }
 
-    impl Taker for Worker {
+    impl Taker for Rc<Worker> {
         fn take(&self, frame: &Frames) -> bool {
             let Some(room) = self.room.get().checked_sub(1) else { return false };
             self.room.set(room);
@@ -121,15 +121,15 @@ mod tests {
         frames.into_iter().flat_map(|run| run.payloads()).flatten().collect()
     }
 
-    fn worker(room: usize) -> Arc<Worker> {
-        Arc::new(Worker { room: room.into(), ..Worker::default() })
+    fn worker(room: usize) -> Rc<Worker> {
+        Rc::new(Worker { room: room.into(), ..Worker::default() })
     }
 
     #[test]
     fn everybody_has_a_turn_whoever_sends() {
         let mut line = Line::default();
         let workers: Vec<_> = (0..4).map(|_| worker(100)).collect();
-        workers.iter().for_each(|it| line.join(Arc::clone(it)));
+        workers.iter().for_each(|it| line.join(Rc::clone(it)));
         for name in 0..100 {
             assert!(line.give_out(messages(&[name])).is_none());
         }
@@ -142,7 +142,7 @@ mod tests {
     fn who_has_no_room_is_passed_over_and_who_is_last_waits() {
         let mut line = Line::default();
         let (full, busy, idle) = (worker(0), worker(1), worker(3));
-        [&full, &busy, &idle].into_iter().for_each(|it| line.join(Arc::clone(it)));
+        [&full, &busy, &idle].into_iter().for_each(|it| line.join(Rc::clone(it)));
         assert_eq!(names(line.give_out(messages(b"abcdef"))), b"ef");
         assert_eq!((&busy.taken.borrow()[..], &idle.taken.borrow()[..]), (&b"a"[..], &b"bcd"[..]));
     }
@@ -169,20 +169,22 @@ mod tests {
         /// The judge is a list of workers, of whom the first with room takes the oldest message and goes to the end.
         #[test]
         fn a_queue_is_its_model_in_any_order_of_joins_and_leaves(steps in vec(step(), 1..60)) {
-            let mut line: Line<Worker> = Line::default();
-            let (mut model, mut waiting): (Vec<(Arc<Worker>, usize, Vec<u8>)>, VecDeque<u8>) = Default::default();
+            let mut line: Line<Rc<Worker>> = Line::default();
+            // Each with its room, and what it has taken.
+            let mut model: Vec<(Rc<Worker>, usize, Vec<u8>)> = Vec::new();
+            let mut waiting: VecDeque<u8> = VecDeque::new();
             let mut name = 0;
             for step in steps {
                 match step {
                     Step::Join(room) => {
                         let worker = worker(room);
-                        line.join(Arc::clone(&worker));
+                        line.join(Rc::clone(&worker));
                         model.push((worker, room, Vec::new()));
                     }
                     Step::Leave(who) if !model.is_empty() => {
                         let (worker, _, taken) = model.remove(who.index(model.len()));
                         prop_assert_eq!(&*worker.taken.borrow(), &taken);
-                        line.leave(&worker);
+                        line.leave(|other| Rc::ptr_eq(other, &worker));
                         // All that it had goes to others, and first.
                         if !taken.is_empty() {
                             line.held.push_front(messages(&taken));
@@ -201,7 +203,7 @@ mod tests {
                     }
                     Step::Leave(_) | Step::Work(..) => {}
                 }
-                let weight = |line: &Line<Worker>| line.held.iter().map(Frames::weight).sum::<usize>();
+                let weight = |line: &Line<Rc<Worker>>| line.held.iter().map(Frames::weight).sum::<usize>();
                 let before = weight(&line);
                 prop_assert_eq!(line.give_out_held(), before - weight(&line));
                 while let Some(&next) = waiting.front()

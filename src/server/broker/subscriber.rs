@@ -288,7 +288,7 @@ impl Subscriber {
     }
 }
 
-impl Taker for Subscriber {
+impl Taker for Arc<Subscriber> {
     fn take(&self, frame: &Frames) -> bool {
         let state = &mut *lock(&self.state);
         if state.outbox.room_for(frame) == 0 && !state.is_blocked {

@@ -255,6 +255,24 @@ fn a_listener_comes_back_and_says_how_long_it_was_deaf() {
 }
 
 #[test]
+fn a_listener_takes_no_more_jobs_than_it_is_asked_for() {
+    let broker = broker(&[]);
+    let words: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let jobs: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(send(&broker, &[&["ADDR", "/queue/jobs"], &jobs[..]].concat()).code(), 0);
+    let mut taken = Vec::new();
+    for (flags, most) in [(["-n", "1"], 1), (["-n", "30"], 30), (["--for", "500ms"], 100)] {
+        let finished = finish(program("poetry-listen").args(flags).args([&broker.port(), "/queue/jobs"]));
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        let text = String::from_utf8(finished.stdout).expect("UTF-8");
+        assert!(text.lines().count() <= most, "{flags:?}: {text}");
+        taken.extend(text.lines().map(str::to_owned));
+    }
+    taken.sort_by_key(|job| job.parse::<u32>().expect("a number"));
+    assert_eq!(taken, words, "each of them, and once");
+}
+
+#[test]
 fn a_sender_keeps_its_pace() {
     let broker = broker(&[]);
     let client = Client::listening(&broker, "/topic/a");

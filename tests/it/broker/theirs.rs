@@ -1,6 +1,5 @@
 //! Clients that others could write, in Python, and brokers that others wrote: servers of NATS.
 
-use std::fs;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
@@ -157,7 +156,7 @@ fn nats_says_who_may_not() {
     let place = tempfile::tempdir().expect("a directory");
     let config = place.path().join("nats.conf");
     let text = "authorization { users = [ { user: keats, password: ode, permissions: { subscribe: { allow: [\"_INBOX.>\", \"topic.a\"] } } } ] }";
-    fs::write(&config, text).expect("written");
+    std::fs::write(&config, text).expect("written");
     let Some((_server, address)) = nats(&["-c", config.to_str().expect("UTF-8")]) else { return skip("nats-server") };
     let stranger = finish(program("poetry-send").args([&format!("nats://{address}"), "/topic/a", "x"]));
     assert_eq!(stranger.code(), 1);
