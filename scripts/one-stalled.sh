@@ -17,12 +17,15 @@ for tool in poetry-broker poetry-listen poetry-send; do
 done
 
 work=$(mktemp -d)
-end() {
-    # shellcheck disable=SC2046 # one word a job
-    { kill -9 $(jobs -p) || true; wait || true; } 2>/dev/null
-    rm -rf "$work"
+children=()
+trap 'kill -9 "${children[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
+
+# Starts a program that goes on until the end of this script, which says nothing of it.
+beside() {
+    "$@" &
+    children+=($!)
+    disown $!
 }
-trap end EXIT
 
 # await TEXT N FILE: until so many lines of the file have it.
 await() {
@@ -35,13 +38,13 @@ await() {
     exit 1
 }
 
-poetry-broker -v --when-full "$policy" >"$work/address" 2>"$work/broker" &
+beside poetry-broker -v --when-full "$policy" >"$work/address" 2>"$work/broker"
 await 'Carrying messages' 1 "$work/address"
 port=$(sed 's/.*:\([0-9]*\)\.$/\1/' "$work/address")
 # One takes a message, and then nothing for an hour.
 poetry-listen -q --check --idle-timeout 2s "$port" /topic/poems >"$work/reads" 2>/dev/null &
 reads=$!
-poetry-listen -q --slow 1h "$port" /topic/poems >/dev/null 2>&1 &
+beside poetry-listen -q --slow 1h "$port" /topic/poems >/dev/null 2>&1
 await 'listens to' 2 "$work/broker"
 
 status=0

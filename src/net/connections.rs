@@ -162,7 +162,7 @@ impl<H: FastPath> Connections<H> {
             };
             match result {
                 Ok(how) => end(&*handler, &connection, how).await,
-                Err(error) => lose_under_way(&engine.counts, peer, &error),
+                Err(error) => lose_under_way(&engine.counts, connection.peer(), &error),
             }
             drop(connection);
             drop(permit);

@@ -205,6 +205,11 @@ impl Channels {
         result
     }
 
+    /// The name of a channel, in memory that it shares if it is there already.
+    pub(super) fn name(&self, name: Bytes) -> Bytes {
+        self.read().get_key_value(&name).map_or_else(|| name.clone(), |(known, _)| known.clone())
+    }
+
     /// Somebody subscribes.
     pub(super) fn join(&self, subscriber: &Arc<Subscriber>) {
         let kind = Kind::of(&subscriber.channel);

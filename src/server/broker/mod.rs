@@ -28,11 +28,13 @@ mod subscriber;
 mod tally;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -112,6 +114,8 @@ struct Receiving {
     has_sent: AtomicBool,
     /// Whether it has messages in hand.
     is_handing_on: AtomicBool,
+    /// Whether it waits for the next word, and has begun none.
+    is_at_rest: AtomicBool,
     /// Nothing more is to be read.
     is_over: AtomicBool,
 }
@@ -157,7 +161,14 @@ impl BrokerServer {
     }
 
     /// Takes what a client sends, and hands it on.
-    async fn receive(&self, connection: &Connection, arrived: &mut BytesMut, state: &Receiving) -> io::Result<Said> {
+    /// `None`: it says nothing now, and has begun nothing.
+    async fn receive(
+        &self,
+        connection: &Connection,
+        subscriber: &Subscriber,
+        arrived: &mut BytesMut,
+        state: &Receiving,
+    ) -> io::Result<Option<Said>> {
         let BrokerLimits { max_length, patience, message_timeout, .. } = self.limits;
         let (peer, stop) = (connection.peer(), connection.stop());
         // It may have come with the name.
@@ -173,11 +184,16 @@ impl BrokerServer {
             }
             verdict.map_err(|malformed| refuse(connection, &malformed))?;
             if pairs.is_goodbye {
-                return Ok(Said::All);
+                return Ok(Some(Said::All));
             }
-            if state.is_over.load(Relaxed) {
-                return Ok(Said::Interrupted);
+            if state.is_over.load(Relaxed) || connection.is_closing() {
+                return Ok(Some(Said::Interrupted));
             }
+            let is_at_rest = arrived.is_empty();
+            if is_at_rest && subscriber.is_calm() && !is_readable(connection).await {
+                return Ok(None);
+            }
+            state.is_at_rest.store(is_at_rest, Relaxed);
             let limit = message_timeout.filter(|_| !arrived.is_empty());
             let readable = async {
                 match limit {
@@ -192,9 +208,10 @@ impl BrokerServer {
             };
             tokio::select! {
                 biased;
-                () = connection.closing() => return Ok(Said::Interrupted),
+                () = connection.closing() => return Ok(Some(Said::Interrupted)),
                 readable = readable => readable?,
             }
+            state.is_at_rest.store(false, Relaxed);
             let read;
             (read, pairs, verdict) = match self.read(connection, arrived) {
                 Ok(read) => read,
@@ -205,7 +222,7 @@ impl BrokerServer {
                 if !arrived.is_empty() {
                     warn!(%peer, "{peer} has ended in the middle of a message");
                 }
-                return Ok(Said::All);
+                return Ok(Some(Said::All));
             }
             if read >= READ / 2 {
                 // There is more of it, and others are there, too.
@@ -240,33 +257,94 @@ impl BrokerServer {
         })
     }
 
-    /// Sends what a subscriber is to get whenever its socket did not take it at once; returns only if that fails.
-    async fn send(&self, connection: &Connection, subscriber: &Subscriber) -> io::Error {
+    /// Sends what a subscriber is to get as soon as its socket does not take it at once, until it has taken it.
+    async fn send(&self, connection: &Connection, subscriber: &Subscriber) -> io::Result<()> {
+        let fate = match subscriber.blocked().await {
+            Err(fate) => fate,
+            Ok(()) => tokio::select! {
+                biased;
+                fate = subscriber.doomed() => fate,
+                sent = connection.send_some(|_| subscriber.unblock()) => {
+                    self.channels.has_room(&subscriber.channel);
+                    return sent.map(drop);
+                }
+            },
+        };
+        Err(match fate {
+            Fate::Broken(kind) => kind.into(),
+            Fate::Disconnected => io::Error::other("it was disconnected: its queue was full"),
+        })
+    }
+
+    /// Takes what a client sends, and sends what it is to get, until both are at rest (`None`), or it has said what it had
+    /// to say.
+    async fn converse(
+        &self,
+        connection: &Connection,
+        subscription: &mut Subscription<'_>,
+        arrived: &mut BytesMut,
+        state: &Receiving,
+    ) -> io::Result<Option<Said>> {
+        let subscriber = Arc::clone(&subscription.subscriber);
+        let mut receive = pin!(self.receive(connection, &subscriber, arrived, state));
         loop {
-            let fate = match subscriber.blocked().await {
-                Err(fate) => fate,
-                Ok(()) => tokio::select! {
-                    biased;
-                    fate = subscriber.doomed() => fate,
-                    // Boxed: few are slow.
-                    sent = Box::pin(connection.send_some(|_| subscriber.unblock())) => match sent {
-                        Ok(_) => {
-                            self.channels.has_room(&subscriber.channel);
-                            continue;
-                        }
-                        Err(error) => return error,
-                    },
-                },
+            let sent = tokio::select! {
+                biased;
+                sent = self.send(connection, &subscriber) => sent,
+                said = receive.as_mut() => return said,
             };
-            return match fate {
-                Fate::Broken(kind) => kind.into(),
-                Fate::Disconnected => io::Error::other("it was disconnected: its queue was full"),
-            };
+            if let Err(error) = sent {
+                subscription.end();
+                // That it cannot be sent to is no reason to lose what it has sent.
+                if state.is_handing_on.load(Relaxed) {
+                    state.is_over.store(true, Relaxed);
+                    let _ = receive.await;
+                }
+                return Err(error);
+            }
+            if state.is_at_rest.load(Relaxed) && subscriber.is_calm() {
+                return Ok(None);
+            }
         }
     }
 
+    /// The end of a connection: what is queued is sent, and then it ends as it has to.
+    async fn part(
+        &self,
+        connection: &Connection,
+        mut subscription: Subscription<'_>,
+        said: Said,
+        has_sent: bool,
+    ) -> io::Result<Ending> {
+        let subscriber = Arc::clone(&subscription.subscriber);
+        if said == Said::Interrupted {
+            self.senders.close();
+            let mut others = pin!(self.senders.wait());
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = self.send(connection, &subscriber) => sent?,
+                    () = others.as_mut() => break,
+                }
+            }
+        }
+        subscription.leave();
+        while !subscriber.has_all() {
+            connection.send_some(|_| subscriber.unblock()).await?;
+        }
+        drop(subscription);
+        let ending = match said {
+            Said::All => Ending::Fin,
+            Said::Interrupted => interrupted(connection, has_sent),
+        };
+        if ending == Ending::Rst {
+            connection.flush().await?;
+        }
+        Ok(ending)
+    }
+
     fn subscribe(&self, connection: &Connection, channel: Bytes) -> Subscription<'_> {
-        let kind = Kind::of(&channel);
+        let (kind, channel) = (Kind::of(&channel), self.channels.name(channel));
         let peer = connection.peer();
         if kind != Kind::Null {
             // A reader that stalls is noticed after so much, and not after what the kernel would give it in time.
@@ -371,51 +449,33 @@ impl Handler for BrokerServer {
             return Ok(interrupted(connection, false));
         };
         let mut subscription = self.subscribe(connection, channel);
-        let subscriber = Arc::clone(&subscription.subscriber);
         let state = Receiving::default();
-        state.has_sent.store(Kind::of(&subscriber.channel) == Kind::Null, Relaxed);
-        let mut receive = pin!(async {
-            let said = self.receive(connection, &mut arrived, &state).await?;
-            drop(sender);
-            if said == Said::Interrupted && !state.is_over.load(Relaxed) {
-                self.senders.close();
-                self.senders.wait().await;
-            }
-            Ok::<_, io::Error>(said)
-        });
-        let said = tokio::select! {
-            biased;
-            error = self.send(connection, &subscriber) => Err(error),
-            said = receive.as_mut() => Ok(said?),
-        };
-        let said = match said {
-            Ok(said) => said,
-            Err(error) => {
-                drop(subscription);
-                // That it cannot be sent to is no reason to lose what it has sent.
-                if state.is_handing_on.load(Relaxed) {
-                    state.is_over.store(true, Relaxed);
-                    let _ = receive.await;
+        state.has_sent.store(Kind::of(&subscription.subscriber.channel) == Kind::Null, Relaxed);
+        let said = loop {
+            // Boxed, as all but to wait: many listen, and few have something to do.
+            let conversation = self.converse(connection, &mut subscription, &mut arrived, &state);
+            match Box::pin(conversation).await? {
+                Some(said) => break said,
+                None => {
+                    let mut closing = pin!(connection.closing());
+                    poll_fn(|context| {
+                        let is_over = closing.as_mut().poll(context).is_ready()
+                            || subscription.subscriber.poll_busy(context).is_ready()
+                            || connection.stream().poll_read_ready(context).is_ready();
+                        if is_over { Poll::Ready(()) } else { Poll::Pending }
+                    })
+                    .await;
                 }
-                return Err(error);
             }
         };
-        subscription.leave();
-        while !subscriber.has_all() {
-            Box::pin(connection.send_some(|_| subscriber.unblock())).await?;
-        }
-        drop(subscription);
-        match said {
-            Said::All => Ok(Ending::Fin),
-            Said::Interrupted => {
-                let ending = interrupted(connection, state.has_sent.load(Relaxed));
-                if ending == Ending::Rst {
-                    Box::pin(connection.flush()).await?;
-                }
-                Ok(ending)
-            }
-        }
+        drop(sender);
+        Box::pin(self.part(connection, subscription, said, state.has_sent.load(Relaxed))).await
     }
+}
+
+/// Whether there is something to read now, or the reactor has not been asked.
+async fn is_readable(connection: &Connection) -> bool {
+    poll_fn(|context| Poll::Ready(connection.stream().poll_read_ready(context).is_ready())).await
 }
 
 /// How a connection ends whose peer was not heard to the end. FIN would say to a sender that all it sent was handed on.
@@ -443,20 +503,23 @@ impl Subscription<'_> {
             self.server.channels.leave(&self.subscriber);
         }
     }
-}
 
-impl Drop for Subscription<'_> {
-    /// What it did not get goes to others, if it was work for anybody.
-    fn drop(&mut self) {
+    /// It gets nothing more, nor what it has not got yet: that goes to others, if it was work for anybody.
+    fn end(&mut self) {
         self.leave();
         let Self { server, subscriber, .. } = self;
         let left = subscriber.end();
-        let kind = Kind::of(&subscriber.channel);
-        match kind {
+        match Kind::of(&subscriber.channel) {
             Kind::Queue => server.channels.give_back(&subscriber.channel, left),
             Kind::Topic | Kind::Null => subscriber.lose_gone(&left),
         }
-        server.subscribers[kind as usize].fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        self.end();
+        self.server.subscribers[Kind::of(&self.subscriber.channel) as usize].fetch_sub(1, Relaxed);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio_util::bytes::Bytes;
@@ -24,11 +24,12 @@ use crate::units::{count, human};
 /// Parts of one sendmsg(2).
 const PARTS: usize = 64;
 
-/// Whoever listens to a channel.
+/// Whoever listens to a channel. Most take everything at once: what is only for the others is apart, and made for them.
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) peer: Peer,
     pub(super) channel: Bytes,
+    queue: usize,
     when_full: WhenFull,
     tally: Arc<Tally>,
     state: Mutex<State>,
@@ -38,7 +39,6 @@ pub(super) struct Subscriber {
 struct State {
     /// `None` as soon as nothing more can be sent.
     outlet: Option<Outlet>,
-    outbox: Outbox,
     /// Its socket takes nothing now; its task waits until that is over, and nobody else tries.
     is_blocked: bool,
     /// Why its connection is to be reset.
@@ -46,6 +46,13 @@ struct State {
     /// Its task, if it waits for something to do.
     task: Option<Waker>,
     delivered: u64,
+    backlog: Option<Box<Backlog>>,
+}
+
+/// What has not been taken at once.
+#[derive(Debug)]
+struct Backlog {
+    outbox: Outbox,
     dropped: u64,
     full_since: Option<Instant>,
     losses: Losses,
@@ -77,21 +84,12 @@ impl Subscriber {
         peer: Peer,
         channel: Bytes,
         outlet: Outlet,
-        (limit, when_full): (usize, WhenFull),
+        (queue, when_full): (usize, WhenFull),
         tally: &Arc<Tally>,
     ) -> Self {
-        let state = State {
-            outlet: Some(outlet),
-            outbox: Outbox::new(limit),
-            is_blocked: false,
-            fate: None,
-            task: None,
-            delivered: 0,
-            dropped: 0,
-            full_since: None,
-            losses: Losses::default(),
-        };
-        Self { peer, channel, when_full, tally: Arc::clone(tally), state: Mutex::new(state) }
+        let (is_blocked, fate, task, delivered, backlog) = Default::default();
+        let state = State { outlet: Some(outlet), is_blocked, fate, task, delivered, backlog };
+        Self { peer, channel, queue, when_full, tally: Arc::clone(tally), state: Mutex::new(state) }
     }
 
     /// Delivers messages of a topic, as far as the socket and the outbox take them, and does with the others what the
@@ -103,7 +101,7 @@ impl Subscriber {
             return None;
         };
         let (mut whole, mut begun) = (0, 0);
-        if state.outbox.is_empty() {
+        if state.has_all() {
             match outlet.send(frames.bytes()) {
                 Ok(sent) => (whole, begun) = frames.within_bytes(sent),
                 Err(error) if is_for_later(&error) => {}
@@ -120,38 +118,36 @@ impl Subscriber {
         if !state.is_blocked {
             state.block();
         }
-        let admission = state.outbox.admit(rest, begun, self.when_full);
-        let loss = Loss::of(self.when_full);
+        let backlog = state.backlog(self.queue);
+        let admission = backlog.outbox.admit(rest, begun, self.when_full);
         if admission.dropped > 0 {
-            self.lose(state, loss, admission.dropped);
+            self.lose(backlog, admission.dropped);
         }
         let left = admission.left?;
-        if self.when_full == WhenFull::Disconnect {
-            let lost = state.outbox.count() + left.count();
-            let queued = state.outbox.weight();
-            warn!(
-                peer = %self.peer,
-                "Disconnected {} from {}: it has not taken {} that wait for it ({})",
-                self.peer, printable(&self.channel), count(queued as u64, "byte"), self.when_full
-            );
-            drop(state.outbox.take_all());
-            state.condemn(Fate::Disconnected);
-            state.dropped += lost as u64;
-            self.tally.lose(loss, lost as u64);
-            return None;
+        if self.when_full != WhenFull::Disconnect {
+            self.lose(backlog, 0);
+            return Some(left);
         }
-        self.lose(state, loss, 0);
-        Some(left)
+        let lost = (backlog.outbox.count() + left.count()) as u64;
+        let queued = count(backlog.outbox.weight() as u64, "byte");
+        let Self { peer, channel, when_full, .. } = self;
+        let channel = printable(channel);
+        warn!(%peer, "Disconnected {peer} from {channel}: it has not taken {queued} that wait for it ({when_full})");
+        drop(backlog.outbox.take_all());
+        backlog.dropped += lost;
+        self.tally.lose(Loss::Disconnect, lost);
+        state.condemn(Fate::Disconnected);
+        None
     }
 
-    /// Tells, now and then, that messages are lost, or wait.
-    fn lose(&self, state: &mut State, loss: Loss, lost: u64) {
+    /// Notes that messages are lost, or wait, and tells so now and then.
+    fn lose(&self, backlog: &mut Backlog, lost: u64) {
         let now = Instant::now();
-        state.full_since.get_or_insert(now);
-        state.dropped += lost;
-        self.tally.lose(loss, lost);
-        if let Some(tale) = state.losses.lose(lost, now) {
-            self.tell(tale, state.outbox.weight());
+        backlog.full_since.get_or_insert(now);
+        backlog.dropped += lost;
+        self.tally.lose(Loss::of(self.when_full), lost);
+        if let Some(tale) = backlog.losses.lose(lost, now) {
+            self.tell(tale, backlog.outbox.weight());
         }
     }
 
@@ -201,18 +197,30 @@ impl Subscriber {
     }
 
     async fn becomes<T>(&self, what: impl Fn(&State) -> Option<T>) -> T {
-        poll_fn(|context| {
-            let state = &mut *lock(&self.state);
-            if let Some(found) = what(state) {
-                return Poll::Ready(found);
-            }
-            match &mut state.task {
-                Some(task) => task.clone_from(context.waker()),
-                none => *none = Some(context.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await
+        poll_fn(|context| self.poll(context, &what)).await
+    }
+
+    fn poll<T>(&self, context: &Context<'_>, what: impl Fn(&State) -> Option<T>) -> Poll<T> {
+        let state = &mut *lock(&self.state);
+        if let Some(found) = what(state) {
+            return Poll::Ready(found);
+        }
+        match &mut state.task {
+            Some(task) => task.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Whether there is nothing for its task to do.
+    pub(super) fn is_calm(&self) -> bool {
+        let state = lock(&self.state);
+        state.fate.is_none() && !state.is_blocked
+    }
+
+    /// Ready when there is something for its task to do.
+    pub(super) fn poll_busy(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll(context, |state| (state.fate.is_some() || state.is_blocked).then_some(()))
     }
 
     /// Sends what it is to get as far as its socket takes that. The outlet counts it.
@@ -221,24 +229,25 @@ impl Subscriber {
     /// `WouldBlock`: the socket takes nothing now. Else the connection broke.
     pub(super) fn unblock(&self) -> io::Result<usize> {
         let state = &mut *lock(&self.state);
-        let before = state.outbox.weight();
+        let weight = |state: &State| state.backlog.as_ref().map_or(0, |backlog| backlog.outbox.weight());
+        let before = weight(state);
         self.send(state);
         match state.fate {
             Some(Fate::Broken(kind)) => Err(kind.into()),
             Some(Fate::Disconnected) => Err(io::ErrorKind::ConnectionReset.into()),
-            None if state.is_blocked && state.outbox.weight() == before => Err(io::ErrorKind::WouldBlock.into()),
+            None if state.is_blocked && weight(state) == before => Err(io::ErrorKind::WouldBlock.into()),
             None => Ok(0),
         }
     }
 
     fn send(&self, state: &mut State) {
-        while !state.outbox.is_empty()
-            && let Some(outlet) = &state.outlet
+        while let (Some(outlet), Some(backlog)) = (&state.outlet, &mut state.backlog)
+            && !backlog.outbox.is_empty()
         {
             let mut parts = [IoSlice::new(&[]); PARTS];
-            match outlet.send_parts(state.outbox.unsent(&mut parts)) {
+            match outlet.send_parts(backlog.outbox.unsent(&mut parts)) {
                 Ok(sent) => {
-                    let whole = state.outbox.sent(sent);
+                    let whole = backlog.outbox.sent(sent);
                     state.delivered += whole;
                     self.tally.deliver(whole);
                 }
@@ -247,8 +256,9 @@ impl Subscriber {
             }
         }
         state.is_blocked = false;
-        if state.full_since.take().is_some()
-            && let Some(tale) = state.losses.recover(Instant::now())
+        if let Some(backlog) = &mut state.backlog
+            && backlog.full_since.take().is_some()
+            && let Some(tale) = backlog.losses.recover(Instant::now())
         {
             self.tell(tale, 0);
         }
@@ -256,17 +266,18 @@ impl Subscriber {
 
     /// Whether everything that it was to get is sent.
     pub(super) fn has_all(&self) -> bool {
-        lock(&self.state).outbox.is_empty()
+        lock(&self.state).has_all()
     }
 
     /// Ends all sending to it, lets go of its socket, and returns what it did not get.
     pub(super) fn end(&self) -> Vec<Frames> {
         let state = &mut *lock(&self.state);
         state.outlet = None;
-        if let Some(tale) = state.losses.end(Instant::now()) {
-            self.tell(tale, state.outbox.weight());
+        let Some(backlog) = &mut state.backlog else { return Vec::new() };
+        if let Some(tale) = backlog.losses.end(Instant::now()) {
+            self.tell(tale, backlog.outbox.weight());
         }
-        state.outbox.take_all().into()
+        backlog.outbox.take_all().into()
     }
 
     /// It is lost to these messages.
@@ -276,14 +287,15 @@ impl Subscriber {
 
     pub(super) fn row(&self) -> Row {
         let state = lock(&self.state);
+        let backlog = state.backlog.as_deref();
         Row {
             peer: self.peer,
             channel: self.channel.clone(),
-            queued: state.outbox.count(),
-            weight: state.outbox.weight(),
+            queued: backlog.map_or(0, |backlog| backlog.outbox.count()),
+            weight: backlog.map_or(0, |backlog| backlog.outbox.weight()),
             delivered: state.delivered,
-            dropped: state.dropped,
-            full_since: state.full_since,
+            dropped: backlog.map_or(0, |backlog| backlog.dropped),
+            full_since: backlog.and_then(|backlog| backlog.full_since),
         }
     }
 }
@@ -291,18 +303,21 @@ impl Subscriber {
 impl Taker for Arc<Subscriber> {
     fn take(&self, frame: &Frames) -> bool {
         let state = &mut *lock(&self.state);
-        if state.outbox.room_for(frame) == 0 && !state.is_blocked {
+        let has_room = |state: &mut State| state.backlog(self.queue).outbox.room_for(frame) > 0;
+        if !has_room(state) && !state.is_blocked {
             self.send(state);
         }
         if state.outlet.is_none() {
             return false;
         }
-        if state.outbox.room_for(frame) == 0 {
-            state.full_since.get_or_insert_with(Instant::now);
-            return false;
+        let fits = has_room(state);
+        let backlog = state.backlog(self.queue);
+        if fits {
+            backlog.outbox.admit(frame.clone(), 0, WhenFull::Wait);
+        } else {
+            backlog.full_since.get_or_insert_with(Instant::now);
         }
-        state.outbox.admit(frame.clone(), 0, WhenFull::Wait);
-        true
+        fits
     }
 
     fn send_taken(&self) {
@@ -314,6 +329,17 @@ impl Taker for Arc<Subscriber> {
 }
 
 impl State {
+    fn has_all(&self) -> bool {
+        self.backlog.as_ref().is_none_or(|backlog| backlog.outbox.is_empty())
+    }
+
+    fn backlog(&mut self, queue: usize) -> &mut Backlog {
+        self.backlog.get_or_insert_with(|| {
+            let (dropped, full_since, losses) = Default::default();
+            Box::new(Backlog { outbox: Outbox::new(queue), dropped, full_since, losses })
+        })
+    }
+
     fn block(&mut self) {
         self.is_blocked = true;
         self.wake();
