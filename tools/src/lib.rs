@@ -1,4 +1,5 @@
-//! What the yardsticks of the benchmarks share: how they start, and the barest loop there is.
+//! What the yardsticks and load generators of the benchmarks share: how a yardstick starts, the barest loop there is, what
+//! a process has used.
 
 #![expect(clippy::cast_possible_truncation, reason = "slots are counted in a machine word")]
 
@@ -16,6 +17,8 @@ use poetry_suite::cli::{Error, open_files};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+
+pub mod usage;
 
 #[derive(Parser)]
 struct Args {

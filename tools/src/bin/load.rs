@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use poetry_suite::candidates::refuse_itself;
 use poetry_suite::cli::{open_files, values};
+use poetry_tools::usage::Usage;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, connect, ipproto, socket_with};
@@ -373,43 +374,4 @@ fn hold(args: &Args, poem: &Arc<[u8]>, before: Usage) -> io::Result<String> {
         line.push_str(&others.line(after.since(settled), poem.len()));
     }
     Ok(line)
-}
-
-/// What a process and its children have used so far.
-#[derive(Default, Clone, Copy)]
-struct Usage {
-    cpu: Duration,
-    rss_kb: u64,
-    peak_kb: u64,
-}
-
-impl Usage {
-    fn of(pid: u32) -> Self {
-        let mut all = Self::of_one(pid);
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-            let child = Self::of(child);
-            all.cpu += child.cpu;
-            all.rss_kb += child.rss_kb;
-            all.peak_kb += child.peak_kb;
-        }
-        all
-    }
-
-    fn of_one(pid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse().ok()).unwrap_or(0)
-        };
-        // Field 14 and on of proc_pid_stat(5), in clock ticks: user, system, and those of children waited for.
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = fields.split_whitespace().skip(11).take(4).filter_map(|f| f.parse::<u64>().ok()).sum();
-        Self { cpu: Duration::from_millis(ticks * 10), rss_kb: field("VmRSS:"), peak_kb: field("VmHWM:") }
-    }
-
-    fn since(self, earlier: Self) -> Self {
-        Self { cpu: self.cpu.saturating_sub(earlier.cpu), ..self }
-    }
 }
