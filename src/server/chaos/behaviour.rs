@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::relay::{Allowance, Treatment};
-use crate::pace::{Corruption, Cursor, Deck, Draws, Line, Plan};
+use crate::pace::{Corruption, Cursor, Deck, Draws, Line, Pace, Plan};
 
 /// What happens to a connection, or to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,9 @@ impl Disturbance {
 
     /// The pace down, but the first byte comes as late as [`Behaviour::Delay`] has it.
     pub(super) fn late(&self, number: u64, now: Instant) -> Box<Cursor> {
-        Box::new(Cursor::new(self.plan.late(self.delay).schedule(number), now))
+        let at_once = || Plan::uniform(0, Pace::default());
+        let late = if self.directions.down { self.plan.late(self.delay) } else { at_once().late(self.delay) };
+        Box::new(Cursor::new(late.schedule(number), now))
     }
 
     /// Bytes that nobody has said.
@@ -185,7 +187,6 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pace::Pace;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -17,14 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio_util::bytes::{Buf, BytesMut};
 use tracing::{debug, warn};
 
 use super::record::Record;
 use super::{Behaviour, ChaosServer, Drawn, end_word, hang, say, wait};
 use crate::net::Connection;
-use crate::net::relay::{self, RelayEnd, Relayed, Treatment, relay, reset_upstream, send_up, speaks};
+use crate::net::relay::{self, RelayEnd, Relayed, Treatment, Upstream, be_silent, is_quiet, relay, send_up, speaks};
 use crate::pace::Ending;
 use crate::proto::http::SERVER_HEAD;
 use crate::proto::http::boundary::{After, Boundary};
@@ -84,7 +83,7 @@ struct Exchange<'c> {
     heard: BytesMut,
     /// From upstream: of no reply.
     unasked: BytesMut,
-    upstream: Option<TcpStream>,
+    upstream: Option<Upstream>,
 }
 
 impl relay::Boundary for Boundary {
@@ -93,7 +92,11 @@ impl relay::Boundary for Boundary {
     }
 
     fn is_reached(&self) -> bool {
-        self.after() != After::Rest
+        matches!(self.after(), After::Next | After::Tunnel)
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.after(), After::Lost(_))
     }
 }
 
@@ -112,7 +115,13 @@ impl ChaosServer {
         let mut last = None;
         loop {
             match exchange.hear().await? {
-                Heard::Nothing => return Ok(Ending::Fin),
+                Heard::Nothing => {
+                    // Between two requests nothing is cut short.
+                    if let Some(upstream) = exchange.upstream.take() {
+                        upstream.close();
+                    }
+                    return Ok(Ending::Fin);
+                }
                 Heard::Request(mut asked) => {
                     let drawn = self.draw(self.requests.fetch_add(1, Relaxed) + 1);
                     if rewrite_host {
@@ -156,14 +165,23 @@ impl Exchange<'_> {
             }
             let before = self.heard.len();
             let read = match &self.upstream {
-                _ if before > 0 => Some(self.connection.read_some(&mut self.heard, None).await?),
+                None if before > 0 => Some(self.connection.read_some(&mut self.heard, None).await?),
+                Some(upstream) if before > 0 => tokio::select! {
+                    biased;
+                    read = self.connection.read_some(&mut self.heard, None) => Some(read?),
+                    said = speaks(upstream) => {
+                        said?;
+                        return Ok(Heard::Else(None));
+                    }
+                },
                 None => self.connection.read_request(&mut self.heard, None).await?,
                 Some(upstream) => tokio::select! {
                     biased;
                     read = self.connection.read_request(&mut self.heard, None) => read?,
                     // It ends, or says what nobody has asked for.
-                    () = speaks(upstream) => {
+                    said = speaks(upstream) => {
                         self.connection.set_idle(false);
+                        said?;
                         return Ok(Heard::Else(None));
                     }
                 },
@@ -174,7 +192,9 @@ impl Exchange<'_> {
                 Some(0) => return Ok(Heard::Else(None)),
                 Some(_) => {}
             }
-            is_fresh = self.heard[before..].contains(&b'\n') || self.heard.len() >= SERVER_HEAD;
+            // The first bytes may already be those of something else.
+            let has_line = self.heard[before..].contains(&b'\n');
+            is_fresh = before == 0 || has_line || self.heard.len() >= SERVER_HEAD;
         }
     }
 
@@ -230,8 +250,9 @@ impl Exchange<'_> {
             _ => {}
         }
         let upstream = match self.upstream.take() {
-            Some(upstream) => upstream,
-            None => {
+            // It may have ended while this request had to wait; nothing of it is said yet.
+            Some(upstream) if drawn.behaviour != Behaviour::Delay || is_quiet(&upstream) => upstream,
+            _ => {
                 let upstream = self.server.dial(self.connection).await?;
                 upstream.set_nodelay(true)?;
                 upstream
@@ -245,13 +266,22 @@ impl Exchange<'_> {
         if drawn.behaviour == Behaviour::Abort {
             let Relayed { up, .. } = send_up(self.connection, upstream, up).await;
             passed.up = up;
-            reset_upstream(upstream);
             return Ok(Exchanged::End(Ending::Rst));
         }
         let down = Treatment { message: Some(&mut reply), ..down };
         let Relayed { up, down, rest_up, rest_down, end } = relay(self.connection, upstream, up, down).await;
+        if matches!(end, RelayEnd::Cut(Ending::Hang)) {
+            be_silent(self.connection, upstream).await;
+        }
         (passed.up, passed.down, passed.status) = (up, down, reply.status());
         (self.heard, self.unasked) = (rest_up, rest_down);
+        if let After::Lost(why) = message.after()
+            && matches!(end, RelayEnd::Unasked)
+        {
+            let peer = self.connection.peer();
+            warn!(%peer, "What {peer} says is passed on as bytes: {why}");
+            return Ok(Exchanged::Else);
+        }
         match (end, reply.after()) {
             (RelayEnd::Messages, After::Next) if self.unasked.is_empty() => Ok(Exchanged::Next),
             (RelayEnd::Messages, After::Lost(why)) => {
@@ -260,7 +290,10 @@ impl Exchange<'_> {
                 Ok(Exchanged::Else)
             }
             (RelayEnd::Messages | RelayEnd::Unasked, _) => Ok(Exchanged::Else),
-            (end, _) => self.server.ending(self.connection, upstream, end).map(Exchanged::End),
+            (end, _) => {
+                let Some(upstream) = self.upstream.take() else { return Ok(Exchanged::End(Ending::Rst)) };
+                self.server.ending(self.connection, upstream, end).map(Exchanged::End)
+            }
         }
     }
 
@@ -314,7 +347,10 @@ impl Exchange<'_> {
         let up = Treatment { early: self.heard, ..up };
         let down = Treatment { early: self.unasked, ..down };
         let Relayed { end, .. } = relay(self.connection, &upstream, up, down).await;
-        self.server.ending(self.connection, &upstream, end)
+        if matches!(end, RelayEnd::Cut(Ending::Hang)) {
+            be_silent(self.connection, &upstream).await;
+        }
+        self.server.ending(self.connection, upstream, end)
     }
 }
 

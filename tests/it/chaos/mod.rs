@@ -1,5 +1,6 @@
 //! poetry-chaos as its users meet it: in front of servers of all kinds, with all that it does to connections.
 
+mod ends;
 mod http;
 mod script;
 mod theirs;

@@ -1,36 +1,22 @@
-//! A relay: two connections whose bytes, and whose ends, are passed on to each other.
-//!
-//! ```text
-//!   client ──▶ up ──▶ upstream        the end of the stream as the end of the stream, in each direction by itself;
-//!   client ◀── down ◀── upstream      a reset as a reset, when all that came before it has left
-//! ```
-//!
-//! Both directions are one task. A direction on which nothing is under way has no buffer: bytes are read into one that all
-//! share, and sent at once; only what the other side does not take, or is not due yet, is held, at most 64 KiB, and more in
-//! a delay line as long as the [`Allowance`] of all lines lasts. Then nothing more is read, and the sender has to wait
-//! (backpressure).
+//! One direction of a relay: what comes from one connection is sent on another, as it is treated.
 
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::net::Shutdown;
 use std::ops::Range;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Poll, ready};
+use std::task::ready;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::{Interest, ReadBuf, Ready};
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
 use tokio_util::bytes::{Buf, BytesMut};
-use tracing::warn;
 
-use super::close;
-use super::connection::{Connection, departed, is_drained, send_now};
+use crate::net::connection::{is_drained, send_now};
 use crate::pace::{Corruption, Cursor, Ending, Line, Next, Pace, Plan};
 
 /// The most bytes that are held of one direction.
@@ -79,6 +65,9 @@ pub trait Boundary: Send {
 
     /// Whether that was the last of it.
     fn is_reached(&self) -> bool;
+
+    /// Whether nobody knows any more where it ends. Then it is not passed on as a message.
+    fn is_lost(&self) -> bool;
 }
 
 /// How one direction is treated. The default passes bytes on as they come.
@@ -108,46 +97,16 @@ impl Treatment<'_> {
     }
 }
 
-/// What was passed on, and how it came to an end.
-#[derive(Debug)]
-pub struct Relayed {
-    /// Bytes from the client to upstream.
-    pub up: u64,
-    /// Bytes from upstream to the client.
-    pub down: u64,
-    /// Bytes that were read from the client and not sent: they are of its next message, or of one that was broken off.
-    pub rest_up: BytesMut,
-    /// The same from upstream.
-    pub rest_down: BytesMut,
-    /// How it ended; the connections are not closed yet.
-    pub end: RelayEnd,
-}
-
-/// How a relay ends.
-#[derive(Debug)]
-pub enum RelayEnd {
-    /// Both streams have come to their ends, and these are passed on.
-    Both,
-    /// Both messages have been passed on, and both connections go on.
-    Messages,
-    /// Upstream has said its message, and says something more, or its end, before it was told all of the client's.
-    Unasked,
-    /// A direction was cut, as its pace has it: the client gets this ending.
-    Cut(Ending),
-    /// Upstream broke. The client has everything that came before, and is to be reset.
-    UpstreamBroke(io::Error),
-    /// The client broke, or takes nothing (`TimedOut`). Upstream is to be reset.
-    ClientBroke(io::Error),
-}
-
 /// Why a direction has come to its end.
-enum Stop {
+pub(super) enum Stop {
     /// The end of the stream, which is passed on.
     Over,
     /// The end of the message; and whether more than that was read.
     Whole {
         and_more: bool,
     },
+    /// Nobody knows where the message ends.
+    Lost,
     Cut(Ending),
     /// The side that is read from broke; what it had said is sent.
     Source(io::Error),
@@ -156,9 +115,9 @@ enum Stop {
 }
 
 /// One direction.
-struct Pump<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+pub(super) struct Pump<'a> {
+    pub(super) from: &'a TcpStream,
+    pub(super) to: &'a TcpStream,
     /// None: as it comes. Boxed: most have none, and held connections are many.
     treatment: Option<Box<Treatment<'a>>>,
     /// Bytes that are read and not sent.
@@ -168,7 +127,7 @@ struct Pump<'a> {
     /// What its delay line has of the allowance.
     borrowed: usize,
     read: u64,
-    sent: u64,
+    pub(super) sent: u64,
     /// What is passed on has been waited for already: from the second time on nothing is held back (Nagle's algorithm),
     /// and the first time nothing would be.
     is_prompt: bool,
@@ -178,164 +137,19 @@ struct Pump<'a> {
     is_whole: bool,
     /// The source broke: that counts when all that it said is sent.
     broken: Option<io::Error>,
+    /// What was sent has to leave before a reset.
+    pub(super) is_to_leave: bool,
     /// How long the sink may take nothing while something is owed to it.
     limit: Option<Duration>,
 }
 
-/// Passes on what two connections say to each other, until both have said all, or one of them breaks; or one message in each
-/// direction, if that is asked for. The end of the client's connection is the caller's, and so is that of upstream's.
-pub fn relay<'a>(
-    client: &'a Connection,
-    upstream: &'a TcpStream,
-    up: Treatment<'a>,
-    down: Treatment<'a>,
-) -> impl Future<Output = Relayed> + Send + 'a {
-    let limit = client.write_timeout();
-    let mut up = Pump::new(client.stream(), upstream, up, limit);
-    let mut down = Pump::new(upstream, client.stream(), down, limit);
-    // No part of an `async fn`, whose future would have room for what it was given, too.
-    async move {
-        let end = run(&mut up, &mut down).await;
-        settle(client, &mut up, &mut down, end).await
-    }
-}
-
-/// What has come of a relay.
-async fn settle(client: &Connection, up: &mut Pump<'_>, down: &mut Pump<'_>, end: RelayEnd) -> Relayed {
-    client.counts().send(usize::try_from(down.sent).unwrap_or(usize::MAX));
-    if let RelayEnd::ClientBroke(error) = &end
-        && error.kind() == io::ErrorKind::TimedOut
-        && let Some(limit) = client.write_timeout()
-    {
-        warn!("Dropped {}: it took nothing for {}", client.peer(), humantime::format_duration(limit));
-    }
-    // A reset would throw away what has not left.
-    let end = match end {
-        RelayEnd::UpstreamBroke(_) | RelayEnd::Cut(Ending::Rst) => match client.flush().await {
-            Ok(()) => end,
-            Err(error) => RelayEnd::ClientBroke(error),
-        },
-        end => end,
-    };
-    let (rest_up, rest_down) = (up.left(), down.left());
-    Relayed { up: up.sent, down: down.sent, rest_up, rest_down, end }
-}
-
-/// How far a direction is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Its message is passed on, or what there is.
-    UnderWay,
-    /// Its message has been passed on.
-    Whole,
-    /// Nothing more is passed on.
-    Over,
-}
-
-/// Runs both directions to the end of the relay.
-async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
-    let (client, upstream) = (up.from, down.from);
-    let (mut up, mut down) = (pin!(up.run()), pin!(down.run()));
-    let (mut up_is, mut down_is) = (State::UnderWay, State::UnderWay);
-    // Boxed: most are relays of streams.
-    let mut leaving: Option<Pin<Box<_>>> = None;
-    loop {
-        tokio::select! {
-            stop = &mut up, if up_is == State::UnderWay => match stop {
-                Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
-                Stop::Source(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole { and_more } => {
-                    up_is = State::Whole;
-                    leaving = Some(Box::pin(leaves(client, and_more)));
-                }
-                // To upstream, that was all. Or it broke, and what it had said before is still to come.
-                Stop::Over | Stop::Cut(Ending::Fin) | Stop::Sink(_) => {
-                    if down_is != State::Over {
-                        shut_down(upstream);
-                    }
-                    up_is = State::Over;
-                }
-            },
-            stop = &mut down, if down_is == State::UnderWay => match stop {
-                Stop::Cut(how) => return RelayEnd::Cut(how),
-                Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
-                Stop::Sink(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole { .. } => down_is = State::Whole,
-                Stop::Over => {
-                    // Else all is said, and who has the connections closes them.
-                    if up_is != State::Over {
-                        shut_down(client);
-                    }
-                    down_is = State::Over;
-                }
-            },
-            // Who waits for a reply may leave meanwhile.
-            end = any(&mut leaving), if up_is == State::Whole => match end {
-                Ok(()) => {
-                    shut_down(upstream);
-                    up_is = State::Over;
-                }
-                Err(error) => return RelayEnd::ClientBroke(error),
-            },
-            // Data, an end or an error: none of that belongs to its message.
-            () = speaks(upstream), if down_is == State::Whole => return RelayEnd::Unasked,
-        }
-        match (up_is, down_is) {
-            (State::UnderWay, _) | (_, State::UnderWay) => {}
-            (_, State::Whole) => return RelayEnd::Messages,
-            // If upstream takes no more, but has said all, the client's rest is for nobody.
-            (_, State::Over) => return RelayEnd::Both,
-        }
-    }
-}
-
-/// What comes of this, if there is anything; else nothing ever does.
-fn any<F: Future>(future: &mut Option<Pin<Box<F>>>) -> impl Future<Output = F::Output> {
-    poll_fn(|context| match future {
-        Some(future) => future.as_mut().poll(context),
-        None => Poll::Pending,
-    })
-}
-
-/// Sends the end of the stream. If the connection is gone, that shows on the other direction.
-fn shut_down(stream: &TcpStream) {
-    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
-}
-
-/// Waits until there is something to read, or an end, and returns what there is. (The future of [`TcpStream::ready`] is ten
-/// times as large; here it is asked when it has the answer.)
-async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
-    poll_fn(|context| {
-        ready!(stream.poll_read_ready(context))?;
-        pin!(stream.ready(Interest::READABLE | Interest::ERROR)).poll(context)
-    })
-    .await
-}
-
-/// Waits until a peer says something, comes to its end, or breaks. Nothing is read.
-pub async fn speaks(stream: &TcpStream) {
-    let _ = peek(stream).await;
-}
-
-/// Waits until there is something to read, and returns whether that is the end.
-async fn peek(stream: &TcpStream) -> io::Result<bool> {
-    poll_fn(|context| stream.poll_peek(context, &mut ReadBuf::new(&mut [0]))).await.map(|bytes| bytes == 0)
-}
-
-/// Waits until the peer of a connection that is not read from comes to its end, or breaks. What it says before is left; if
-/// it `has_more` to be passed on, that is not its end yet.
-async fn leaves(stream: &TcpStream, has_more: bool) -> io::Result<()> {
-    if !has_more && peek(stream).await? {
-        return Ok(());
-    }
-    match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error())? {
-        Some(error) => Err(error),
-        None => Err(io::ErrorKind::ConnectionReset.into()),
-    }
-}
-
 impl<'a> Pump<'a> {
-    fn new(from: &'a TcpStream, to: &'a TcpStream, treatment: Treatment<'a>, limit: Option<Duration>) -> Self {
+    pub(super) fn new(
+        from: &'a TcpStream,
+        to: &'a TcpStream,
+        treatment: Treatment<'a>,
+        limit: Option<Duration>,
+    ) -> Self {
         Self {
             from,
             to,
@@ -349,11 +163,12 @@ impl<'a> Pump<'a> {
             is_over: false,
             is_whole: false,
             broken: None,
+            is_to_leave: false,
             limit,
         }
     }
 
-    async fn run(&mut self) -> Stop {
+    pub(super) async fn run(&mut self) -> Stop {
         let pace = self.treatment.as_mut().and_then(|treatment| treatment.pace.take());
         let stop = match pace {
             None if self.line().is_none() => self.run_freely().await,
@@ -382,7 +197,12 @@ impl<'a> Pump<'a> {
 
     /// The end of the message, or of the stream.
     fn end(&self) -> Stop {
-        if self.is_whole { Stop::Whole { and_more: !self.rest.is_empty() } } else { Stop::Over }
+        let message = self.treatment.as_ref().and_then(|treatment| treatment.message.as_ref());
+        match message {
+            Some(message) if message.is_lost() => Stop::Lost,
+            _ if self.is_whole => Stop::Whole { and_more: !self.rest.is_empty() },
+            _ => Stop::Over,
+        }
     }
 
     /// Passes on whatever comes, at once.
@@ -449,7 +269,10 @@ impl<'a> Pump<'a> {
                     Ok(sent) => cursor.sent(sent, Instant::now()),
                     Err(error) => return Stop::Sink(error),
                 },
-                Next::Flush => cursor.flushed(),
+                Next::Flush => {
+                    self.is_to_leave = true;
+                    cursor.flushed();
+                }
                 Next::End(how) if how == Ending::Fin && is_all && self.sent == self.read => {
                     return self.broken.take().map_or_else(|| self.end(), Stop::Source);
                 }
@@ -540,7 +363,7 @@ impl<'a> Pump<'a> {
             if let Some(message) = &mut treatment.message {
                 let (belonging, rest) = bytes.split_at_mut(message.take(bytes));
                 self.rest.extend_from_slice(rest);
-                self.is_whole = message.is_reached();
+                self.is_whole = message.is_reached() || message.is_lost();
                 bytes = belonging;
             }
             if let Some(corruption) = &treatment.corruption {
@@ -570,7 +393,7 @@ impl<'a> Pump<'a> {
     }
 
     /// What was read and not sent.
-    fn left(&mut self) -> BytesMut {
+    pub(super) fn left(&mut self) -> BytesMut {
         let mut left = std::mem::take(&mut self.held);
         left.unsplit(std::mem::take(&mut self.rest));
         left
@@ -590,8 +413,15 @@ impl<'a> Pump<'a> {
                 result => break result?,
             }
             // Boxed: few have to wait.
-            if !Box::pin(becomes_writable(to, left, self.limit)).await? {
-                return Ok(0);
+            match Box::pin(becomes_writable(to, left, self.limit)).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                // The kernel calls a socket writable only when a good part of its buffer is free: the peer may have taken
+                // something all the same.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    break send_now(to, due, false).map_err(|_| error)?;
+                }
+                Err(error) => return Err(error),
             }
         };
         self.held.advance(sent);
@@ -627,7 +457,11 @@ impl<'a> Pump<'a> {
 ///
 /// # Errors
 /// The connection broke, or takes nothing for the time `limit` (`TimedOut`).
-async fn becomes_writable(to: &TcpStream, left: Option<Duration>, limit: Option<Duration>) -> io::Result<bool> {
+pub(super) async fn becomes_writable(
+    to: &TcpStream,
+    left: Option<Duration>,
+    limit: Option<Duration>,
+) -> io::Result<bool> {
     let Some(shortest) = left.into_iter().chain(limit).min() else {
         return to.writable().await.map(|()| true);
     };
@@ -638,6 +472,16 @@ async fn becomes_writable(to: &TcpStream, left: Option<Duration>, limit: Option<
     }
 }
 
+/// Waits until there is something to read, or an end, and returns what there is. (The future of [`TcpStream::ready`] is ten
+/// times as large; here it is asked when it has the answer.)
+async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
+    poll_fn(|context| {
+        ready!(stream.poll_read_ready(context))?;
+        pin!(stream.ready(Interest::READABLE | Interest::ERROR)).poll(context)
+    })
+    .await
+}
+
 impl Drop for Pump<'_> {
     fn drop(&mut self) {
         let borrowed = self.borrowed;
@@ -645,41 +489,4 @@ impl Drop for Pump<'_> {
             line.1.give_back(borrowed);
         }
     }
-}
-
-/// Passes on one message of the client, and waits until it has left: a reset would throw away the rest. Nothing is read of
-/// what upstream says.
-pub async fn send_up<'a>(client: &'a Connection, upstream: &'a TcpStream, up: Treatment<'a>) -> Relayed {
-    let limit = client.write_timeout();
-    let mut up = Pump::new(client.stream(), upstream, up, limit);
-    let sent = match up.run().await {
-        Stop::Source(error) => Err(RelayEnd::ClientBroke(error)),
-        Stop::Sink(error) => Err(RelayEnd::UpstreamBroke(error)),
-        Stop::Cut(how) => Err(RelayEnd::Cut(how)),
-        Stop::Whole { .. } | Stop::Over => flush(upstream, limit).await.map_err(RelayEnd::UpstreamBroke),
-    };
-    let end = sent.err().unwrap_or(RelayEnd::Messages);
-    Relayed { up: up.sent, down: 0, rest_up: up.left(), rest_down: BytesMut::new(), end }
-}
-
-/// As [`Connection::flush`], for a connection to upstream.
-///
-/// # Errors
-/// The connection broke, or takes nothing for the time `limit` (`TimedOut`).
-async fn flush(upstream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
-    for unsent in close::departing() {
-        close::call_when_unsent(&SockRef::from(upstream), unsent)?;
-        while let Err(error) = upstream.try_io(Interest::WRITABLE, || departed(upstream)) {
-            if error.kind() != io::ErrorKind::WouldBlock {
-                return Err(error);
-            }
-            becomes_writable(upstream, None, limit).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Resets a connection to upstream when it is dropped.
-pub fn reset_upstream(upstream: &TcpStream) {
-    close::abruptly(&SockRef::from(upstream));
 }
