@@ -24,6 +24,7 @@
 //! | `timer.rs`, `patient.rs`, `linger.rs` | connections that wait without a task: for a moment, for the peer to speak, or to close |
 //! | [`close`] | the polite close, the reset, and silence; for the blocking server, too |
 //! | [`dial`] | connecting: names, addresses, limits |
+//! | [`relay`] | two connections whose bytes and ends are passed on to each other; `pump.rs`: one direction of it |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
 //! | `http.rs` | HTTP/1.1 by way of hyper, for pages |
 //! | `queue.rs` | how many wait in a listen queue |

@@ -3,7 +3,7 @@
 mod script;
 mod trouble;
 
-use std::fmt::Write as _;
+use std::io::{self, BufWriter};
 use std::num::NonZeroU64;
 use std::path::{self, PathBuf};
 use std::process::ExitCode;
@@ -21,9 +21,11 @@ use super::service::{
 use super::upstream::not_itself;
 use crate::address::Address;
 use crate::cli::listen::Trouble;
+use crate::cli::stdout::Stdout;
+use crate::cli::terminal::Screen;
 use crate::cli::toml_args::ONE_SHOT;
 use crate::cli::values::Limit;
-use crate::cli::{Error, FAILURE, SUCCESS, stdout, values};
+use crate::cli::{Error, FAILURE, SUCCESS, values};
 use crate::metrics::Page;
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
@@ -231,8 +233,8 @@ fn tell_seed(upstream: &Address, Resolved { seed, is_drawn, .. }: &Resolved) {
 }
 
 /// What the first connections get, or requests: a line each.
-fn rehearsal(scenario: &Scenario, last: u64, is_http: bool) -> String {
-    let (mut lines, mut transients) = (String::new(), 0);
+fn rehearse(scenario: &Scenario, last: u64, is_http: bool, to: &mut impl io::Write) -> io::Result<()> {
+    let mut transients = 0;
     for number in 1..=last {
         let disturbance = scenario.at(number, None);
         let behaviour = disturbance.draw(number);
@@ -251,10 +253,9 @@ fn rehearsal(scenario: &Scenario, last: u64, is_http: bool) -> String {
             }
             _ => behaviour.word().to_owned(),
         };
-        // Writing to a string cannot fail.
-        let _ = writeln!(lines, "{number} {detail}");
+        writeln!(to, "{number} {detail}")?;
     }
-    lines
+    to.flush()
 }
 
 impl Launch for ChaosArgs {
@@ -273,7 +274,13 @@ impl Launch for ChaosArgs {
         if resolved.scenario.has_times() {
             info!("A rehearsal knows no times: this is what happens outside of all [[during]]");
         }
-        stdout::write_all(rehearsal(&resolved.scenario, last, self.is_http()).as_bytes())?;
+        let mut stdout = BufWriter::new(Stdout::new(Screen::default(), || {}));
+        match rehearse(&resolved.scenario, last, self.is_http(), &mut stdout) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(Error::cannot("write", "stdout", &error));
+            }
+            _ => {}
+        }
         Ok(Some(SUCCESS))
     }
 

@@ -14,7 +14,10 @@ use crate::server::chaos::{Behaviour, Directions, Disturbance};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(mut_args(own_names))]
 pub(super) struct TroubleArgs {
-    /// Behaviours, and of a hundred connections how many each, as in 25:error,50:delay; all others are passed on
+    /// Of a hundred connections so many each, as in 25:error,50:delay: delay, error, hang, blackout, abort, transient
+    ///
+    /// All others are passed on. delay: upstream is asked later. error: garbage, or over HTTP a reply with an error. hang:
+    /// silence. blackout: a reset at once. abort: a reset when upstream was asked. transient: an error for the first ones.
     #[arg(long, alias = "behaviour", help_heading = "Behaviours", value_name = "LIST", value_parser = behaviours)]
     #[arg(allow_hyphen_values = true)]
     behavior: Option<Behaviours>,
@@ -98,6 +101,10 @@ impl TroubleArgs {
             return Err(("error-status", "--error-status is for --protocol http".to_owned()));
         }
         let behaviours = self.behavior.clone().map(|list| list.0).unwrap_or_default();
+        if self.wait.is_some() && !behaviours.iter().any(|(behaviour, _)| *behaviour == Behaviour::Delay) {
+            let why = "--delay is about the behaviour delay, which is not asked for: --behavior 100:delay";
+            return Err(("delay", why.to_owned()));
+        }
         let shares = behaviours.iter().map(|(_, share)| *share).collect();
         let direction = self.direction.unwrap_or(Direction::Down);
         Ok(Disturbance {

@@ -1,5 +1,6 @@
 //! Ends are passed on as what they are, whenever they come: a reset as a reset, and never as a clean end.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::chaos;
-use crate::harness::{PATIENCE, Server, Service, read_out, reset};
+use crate::harness::{PATIENCE, Server, Service, eventually, read_out, reset};
 
 /// An upstream whose connections are the test's.
 fn upstream() -> (Server, Receiver<TcpStream>) {
@@ -53,6 +54,8 @@ fn a_reset_of_upstream_is_one_whatever_the_client_says_meanwhile() {
             its.read_exact(&mut vec![0; first.len()]).expect("passed on");
             // Both at once, to the proxy.
             proxy.signal(Signal::SIGSTOP);
+            let stat = format!("/proc/{}/stat", proxy.pid());
+            eventually("it stands still", || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
             reset(its);
             stream.write_all(b"b").expect("sent");
             proxy.signal(Signal::SIGCONT);
