@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tracing::Span;
 
 use super::accept::{Entrance, ListenLater, accept, listen};
+use super::alarm;
 use super::complaint::Complaint;
 use super::connection::{DoorIndex, Engine};
 use super::connections::Connections;
@@ -215,6 +216,7 @@ impl Worker {
     fn run<H: FastPath>(self, handler: &Arc<H>, engine: &Arc<Engine>, grace: Duration) -> io::Result<()> {
         let Self { runtime, entrances } = self;
         runtime.spawn(engine.stop.pulse().clone().answer());
+        runtime.spawn(alarm::ring());
         let begun = runtime.block_on(async {
             if let Err(error) = listen(&entrances, &engine.stop).await {
                 // Not with a worker less.

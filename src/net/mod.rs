@@ -27,10 +27,12 @@
 //! | [`relay`] | two connections whose bytes and ends are passed on to each other; `pump.rs`: one direction of it |
 //! | [`counts`], `stop.rs`, [`pulse`] | what was done, how it is stopped, whether it is alive |
 //! | `http.rs` | HTTP/1.1 by way of hyper, for pages |
+//! | `alarm.rs` | waking up on time, better than to a millisecond |
 //! | `queue.rs` | how many wait in a listen queue |
 //! | `departures.rs`, `stays.rs` | when and how peers leave, and how long they stay, if somebody wants to know |
 
 mod accept;
+mod alarm;
 pub mod close;
 mod complaint;
 mod connection;

@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::bytes::{Buf, BytesMut};
 
+use crate::net::alarm::wait_until;
 use crate::net::connection::{is_drained, send_now};
 use crate::pace::{Corruption, Cursor, Ending, Line, Next, Pace, Plan};
 
 /// The most bytes that are held of one direction.
 const ROOM: usize = 64 << 10;
+
+/// A wait of which nobody sees the end, and a clock does.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The bytes that a delay line holds without asking.
 const LINE: usize = 256 << 10;
@@ -256,7 +260,7 @@ impl<'a> Pump<'a> {
                     let due = self.line().and_then(|line| line.0.next());
                     let due = due.map_or(time, |due| time.min(due.saturating_duration_since(now)));
                     tokio::select! {
-                        () = sleep(due) => {}
+                        () = wait_until(now.checked_add(due).unwrap_or(now + FOR_EVER)) => {}
                         ready = async { if hears { becomes_readable(self.from).await } else { pending().await } } => {
                             match ready {
                                 Ok(ready) => drop(self.take(ready, false)),
