@@ -118,18 +118,23 @@ pub(super) enum Stop {
     Sink(io::Error),
 }
 
+/// A treatment under way.
+struct Treated<'m> {
+    treatment: Treatment<'m>,
+    /// Bytes that are read and do not belong to the message.
+    rest: BytesMut,
+    /// What its delay line has of the allowance.
+    borrowed: usize,
+}
+
 /// One direction.
 pub(super) struct Pump<'a> {
     pub(super) from: &'a TcpStream,
     pub(super) to: &'a TcpStream,
     /// None: as it comes. Boxed: most have none, and held connections are many.
-    treatment: Option<Box<Treatment<'a>>>,
+    treatment: Option<Box<Treated<'a>>>,
     /// Bytes that are read and not sent.
     held: BytesMut,
-    /// Bytes that are read and do not belong to the message.
-    rest: BytesMut,
-    /// What its delay line has of the allowance.
-    borrowed: usize,
     read: u64,
     pub(super) sent: u64,
     /// What is passed on has been waited for already: from the second time on nothing is held back (Nagle's algorithm),
@@ -157,10 +162,9 @@ impl<'a> Pump<'a> {
         Self {
             from,
             to,
-            treatment: (!treatment.is_default()).then(|| Box::new(treatment)),
+            treatment: (!treatment.is_default())
+                .then(|| Box::new(Treated { treatment, rest: BytesMut::new(), borrowed: 0 })),
             held: BytesMut::new(),
-            rest: BytesMut::new(),
-            borrowed: 0,
             read: 0,
             sent: 0,
             is_prompt: false,
@@ -173,7 +177,7 @@ impl<'a> Pump<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Stop {
-        let pace = self.treatment.as_mut().and_then(|treatment| treatment.pace.take());
+        let pace = self.treatment.as_mut().and_then(|treated| treated.treatment.pace.take());
         let stop = match pace {
             None if self.line().is_none() => self.run_freely().await,
             pace => {
@@ -192,19 +196,22 @@ impl<'a> Pump<'a> {
     }
 
     fn line(&mut self) -> Option<&mut (Line, Arc<Allowance>)> {
-        self.treatment.as_mut()?.line.as_deref_mut()
+        self.treatment.as_mut()?.treatment.line.as_deref_mut()
     }
 
     fn witness(&self) -> Option<&dyn Witness> {
-        self.treatment.as_ref()?.witness.as_deref()
+        self.treatment.as_ref()?.treatment.witness.as_deref()
     }
 
     /// The end of the message, or of the stream.
     fn end(&self) -> Stop {
-        let message = self.treatment.as_ref().and_then(|treatment| treatment.message.as_ref());
-        match message {
-            Some(message) if message.is_lost() => Stop::Lost,
-            _ if self.is_whole => Stop::Whole { and_more: !self.rest.is_empty() },
+        match self.treatment.as_deref() {
+            Some(Treated { treatment: Treatment { message: Some(message), .. }, .. }) if message.is_lost() => {
+                Stop::Lost
+            }
+            treated if self.is_whole => {
+                Stop::Whole { and_more: treated.is_some_and(|treated| !treated.rest.is_empty()) }
+            }
             _ => Stop::Over,
         }
     }
@@ -287,24 +294,29 @@ impl<'a> Pump<'a> {
 
     /// Whether more may be held. A delay line asks for more than its own when it needs it.
     fn has_room(&mut self) -> bool {
-        let (held, borrowed) = (self.held.len(), self.borrowed);
-        let Some(line) = self.line() else { return held < ROOM };
-        if held + ROOM <= LINE + borrowed {
+        let held = self.held.len();
+        let Some(Treated { treatment: Treatment { line: Some(line), .. }, borrowed, .. }) =
+            self.treatment.as_deref_mut()
+        else {
+            return held < ROOM;
+        };
+        if held + ROOM <= LINE + *borrowed {
             return true;
         }
         let has_more = line.1.take(ROOM);
-        self.borrowed += if has_more { ROOM } else { 0 };
+        *borrowed += if has_more { ROOM } else { 0 };
         has_more
     }
 
     /// Gives back what is not needed of the allowance.
     fn settle(&mut self) {
-        let (needed, borrowed) = (self.held.len().saturating_sub(LINE), self.borrowed);
-        if borrowed > needed + ROOM
-            && let Some(line) = self.line()
+        let needed = self.held.len().saturating_sub(LINE);
+        if let Some(Treated { treatment: Treatment { line: Some(line), .. }, borrowed, .. }) =
+            self.treatment.as_deref_mut()
+            && *borrowed > needed + ROOM
         {
-            line.1.give_back(borrowed - needed);
-            self.borrowed = needed;
+            line.1.give_back(*borrowed - needed);
+            *borrowed = needed;
         }
     }
 
@@ -324,7 +336,7 @@ impl<'a> Pump<'a> {
     /// # Errors
     /// As for [`take`](Self::take).
     fn begin(&mut self, at_once: bool) -> io::Result<()> {
-        let early = self.treatment.as_mut().map(|treatment| std::mem::take(&mut treatment.early));
+        let early = self.treatment.as_mut().map(|treated| std::mem::take(&mut treated.treatment.early));
         let mut early = early.unwrap_or_default();
         if early.is_empty() { Ok(()) } else { self.pass(&mut early, at_once) }
     }
@@ -363,10 +375,10 @@ impl<'a> Pump<'a> {
     /// As for [`take`](Self::take).
     fn pass(&mut self, bytes: &mut [u8], at_once: bool) -> io::Result<()> {
         let (mut bytes, mut injected) = (bytes, Vec::new());
-        if let Some(treatment) = &mut self.treatment {
+        if let Some(Treated { treatment, rest: others, .. }) = self.treatment.as_deref_mut() {
             if let Some(message) = &mut treatment.message {
                 let (belonging, rest) = bytes.split_at_mut(message.take(bytes));
-                self.rest.extend_from_slice(rest);
+                others.extend_from_slice(rest);
                 self.is_whole = message.is_reached() || message.is_lost();
                 bytes = belonging;
             }
@@ -399,7 +411,9 @@ impl<'a> Pump<'a> {
     /// What was read and not sent.
     pub(super) fn left(&mut self) -> BytesMut {
         let mut left = std::mem::take(&mut self.held);
-        left.unsplit(std::mem::take(&mut self.rest));
+        if let Some(treated) = &mut self.treatment {
+            left.unsplit(std::mem::take(&mut treated.rest));
+        }
         left
     }
 
@@ -486,11 +500,10 @@ async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
     .await
 }
 
-impl Drop for Pump<'_> {
+impl Drop for Treated<'_> {
     fn drop(&mut self) {
-        let borrowed = self.borrowed;
-        if let Some(line) = self.line() {
-            line.1.give_back(borrowed);
+        if let Some(line) = &self.treatment.line {
+            line.1.give_back(self.borrowed);
         }
     }
 }
