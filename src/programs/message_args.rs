@@ -99,7 +99,8 @@ impl Progress {
     /// A bar up to `total`, if the screen has bars and it is known.
     pub(super) fn new(screen: &Screen, total: Option<u64>) -> Self {
         let style = "{human_pos} of {human_len} {wide_bar} {per_sec}, {eta} left";
-        let bar = screen.bars().zip(total).map(|(bars, total)| {
+        // One is there before anybody looks.
+        let bar = screen.bars().zip(total.filter(|&total| total > 1)).map(|(bars, total)| {
             let style = ProgressStyle::with_template(style).expect("a valid template");
             bars.add(ProgressBar::new(total).with_style(style))
         });

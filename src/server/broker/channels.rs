@@ -206,8 +206,8 @@ impl Channels {
     }
 
     /// The name of a channel, in memory that it shares if it is there already.
-    pub(super) fn name(&self, name: Bytes) -> Bytes {
-        self.read().get_key_value(&name).map_or_else(|| name.clone(), |(known, _)| known.clone())
+    pub(super) fn name(&self, name: &Bytes) -> Bytes {
+        self.read().get_key_value(name).map_or_else(|| name.clone(), |(known, _)| known.clone())
     }
 
     /// Somebody subscribes.

@@ -160,8 +160,7 @@ impl BrokerServer {
         }
     }
 
-    /// Takes what a client sends, and hands it on.
-    /// `None`: it says nothing now, and has begun nothing.
+    /// Takes what a client sends, and hands it on. `None`: it says nothing now, and has begun nothing.
     async fn receive(
         &self,
         connection: &Connection,
@@ -286,6 +285,7 @@ impl BrokerServer {
         state: &Receiving,
     ) -> io::Result<Option<Said>> {
         let subscriber = Arc::clone(&subscription.subscriber);
+        state.is_at_rest.store(false, Relaxed);
         let mut receive = pin!(self.receive(connection, &subscriber, arrived, state));
         loop {
             let sent = tokio::select! {
@@ -343,8 +343,8 @@ impl BrokerServer {
         Ok(ending)
     }
 
-    fn subscribe(&self, connection: &Connection, channel: Bytes) -> Subscription<'_> {
-        let (kind, channel) = (Kind::of(&channel), self.channels.name(channel));
+    fn subscribe(&self, connection: &Connection, channel: &Bytes) -> Subscription<'_> {
+        let (kind, channel) = (Kind::of(channel), self.channels.name(channel));
         let peer = connection.peer();
         if kind != Kind::Null {
             // A reader that stalls is noticed after so much, and not after what the kernel would give it in time.
@@ -448,7 +448,7 @@ impl Handler for BrokerServer {
         let Some(channel) = Box::pin(self.hello(connection, &mut arrived)).await? else {
             return Ok(interrupted(connection, false));
         };
-        let mut subscription = self.subscribe(connection, channel);
+        let mut subscription = self.subscribe(connection, &channel);
         let state = Receiving::default();
         state.has_sent.store(Kind::of(&subscription.subscriber.channel) == Kind::Null, Relaxed);
         let said = loop {

@@ -460,6 +460,49 @@ fn a_listener_that_waits_for_itself_is_not_stuck() {
     talk.join().expect("all is said");
 }
 
+/// Whoever waits for room for its own messages may itself be slow, more than once.
+#[test]
+fn what_a_slow_listener_has_sent_itself_is_not_lost_when_it_reads_again() {
+    const MESSAGES: u32 = 1_000;
+    let broker = broker(&["--max-length", "10k", "--queue", "10k", "--when-full", "wait"]);
+    let both = Client::listening(&broker, "/topic/a");
+    let stalled = Client::listening(&broker, "/topic/b");
+    let row = format!("{} /topic/a: ", both.0.local_addr().expect("connected"));
+    let message = |number: u32| [&number.to_be_bytes()[..], &[0; 9_000]].concat();
+    let mut talk = None;
+    for round in 0..3 {
+        let sender = Client::sender(&broker);
+        let flood = thread::spawn(move || {
+            for number in 0..MESSAGES {
+                sender.send("/topic/a", message(number));
+            }
+            sender.end();
+        });
+        eventually("it is full", || {
+            broker.signal(Signal::SIGUSR1);
+            broker.hear(&row).contains("; full for ")
+        });
+        for number in 0..MESSAGES {
+            assert_eq!(both.message()[..4], number.to_be_bytes());
+        }
+        flood.join().expect("all is heard");
+        if round == 0 {
+            // From now on it has messages in hand for which there is no room.
+            let mut says = both.0.try_clone().expect("a copy");
+            talk = Some(thread::spawn(move || {
+                for number in 0..MESSAGES {
+                    says.write_all(&pair("/topic/b", &message(number))).expect("heard");
+                }
+            }));
+            broker.hear("holds up who sends to /topic/b");
+        }
+    }
+    for number in 0..MESSAGES {
+        assert_eq!(stalled.message()[..4], number.to_be_bytes());
+    }
+    talk.expect("it talks").join().expect("all is said");
+}
+
 #[test]
 fn much_past_a_stalled_listener_costs_its_queue() {
     let broker = broker(&[]);
