@@ -320,3 +320,48 @@ fn a_head_of_a_request_for_a_page_has_ten_seconds() {
     }
     panic!("it goes on");
 }
+
+/// What was sent, times those who listened, is what was delivered and what was dropped, to the message.
+#[test]
+fn the_metrics_of_a_broker_add_up() {
+    let frame = |payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[..], payload].concat()
+    };
+    let args = ["-v", "--metrics", "0", "poetry-broker", "--max-length", "10k", "--queue", "20k"];
+    let service = Service::start_several(&mut poetryd(&args), 2);
+    let metrics = service.addresses[1];
+    let sum = |name: &str| {
+        let name = format!("poetry_broker_{name}");
+        let samples = samples(metrics);
+        let of_it: Vec<u64> =
+            samples.iter().filter(|(sample, _)| sample.starts_with(&name)).map(|(_, value)| *value).collect();
+        assert!(!of_it.is_empty(), "{name}");
+        of_it.into_iter().sum::<u64>()
+    };
+    // Two who do not read, and a queue that nobody takes from.
+    let stalled = [(); 2].map(|()| {
+        let mut stream = service.connect();
+        stream.write_all(&frame(b"/topic/a")).expect("sent");
+        service.hear("listens to /topic/a!");
+        stream
+    });
+    let mut sender = service.connect();
+    sender.write_all(&frame(b"/null")).expect("sent");
+    for number in 0..1_000 {
+        let channel: &[u8] = if number < 990 { b"/topic/a" } else { b"/queue/a" };
+        sender.write_all(&[frame(channel), frame(&[0; 9_000])].concat()).expect("sent");
+    }
+    sender.write_all(&[frame(b"/topic/nobody"), frame(b"x")].concat()).expect("sent");
+    sender.shutdown(std::net::Shutdown::Write).expect("connected");
+    assert_eq!(sender.read(&mut [0]).expect("FIN"), 0);
+    assert_eq!((sum("messages_total"), sum("unheard_total")), (1_001, 1));
+    assert_eq!((sum("subscribers{"), sum("full_subscribers")), (2, 2));
+    assert!(sum("held_bytes") >= 10 * 9_000);
+    let dropped = sum("dropped_total");
+    assert!(dropped > 1_000, "{dropped}");
+    drop(stalled);
+    eventually("they have left", || sum("subscribers{") == 0);
+    assert_eq!(sum("delivered_total") + sum("dropped_total"), 2 * 990);
+    assert_eq!(sum("full_subscribers"), 0);
+}
