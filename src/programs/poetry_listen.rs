@@ -11,6 +11,7 @@ use clap::Parser;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::bytes::Bytes;
 use tracing::{error, info, warn};
 
 use super::client_args::check_file;
@@ -229,6 +230,8 @@ struct Session<'a> {
     stdout: Stdout,
     /// What is to be written next.
     unwritten: Vec<u8>,
+    /// The messages that this is, if somebody else could take them.
+    in_hand: Vec<Bytes>,
     audit: Option<Audit>,
     listener: Option<Listener>,
     received: u64,
@@ -244,6 +247,7 @@ impl<'a> Session<'a> {
             output,
             stdout: Stdout::new(screen.clone(), || {}),
             unwritten: Vec::new(),
+            in_hand: Vec::new(),
             audit: args.is_checking().then(Audit::default),
             listener: None,
             received: 0,
@@ -261,7 +265,7 @@ impl<'a> Session<'a> {
             end = self.listen() => end,
         };
         if let Some(listener) = self.listener.take()
-            && matches!(end, End::Done | End::Silent(_) | End::Signal(_))
+            && !matches!(end, End::Ended | End::Lost(_))
         {
             self.give_back(listener).await;
         }
@@ -269,12 +273,13 @@ impl<'a> Session<'a> {
     }
 
     /// Gives back the messages of a queue that have come and were not taken: they are somebody else's.
-    async fn give_back(&self, listener: Listener) {
-        if !self.name.starts_with(b"/queue") {
+    async fn give_back(&mut self, listener: Listener) {
+        if !self.is_queue() {
             return;
         }
+        let mut rest = std::mem::take(&mut self.in_hand);
         let give = async {
-            let rest = listener.leave(Some(LAST_WORD)).await?;
+            rest.extend(listener.leave(Some(LAST_WORD)).await?);
             if rest.is_empty() {
                 return Ok(0);
             }
@@ -350,7 +355,7 @@ impl<'a> Session<'a> {
             let message = match listener.next_now().map_err(End::Lost)? {
                 Some(message) => message,
                 None => {
-                    Self::write(&mut self.stdout, &mut self.unwritten)?;
+                    Self::write(&mut self.stdout, &mut self.unwritten, &mut self.in_hand)?;
                     let silence = self.args.idle_timeout.map(|limit| (limit, Instant::now() + limit));
                     let next = tokio::select! {
                         biased;
@@ -365,21 +370,29 @@ impl<'a> Session<'a> {
             };
             self.take(&message)?;
             if self.args.count.is_some_and(|count| self.received >= count.get()) {
-                Self::write(&mut self.stdout, &mut self.unwritten)?;
+                Self::write(&mut self.stdout, &mut self.unwritten, &mut self.in_hand)?;
                 return Ok(End::Done);
             }
             if let Some(slow) = self.args.slow {
-                Self::write(&mut self.stdout, &mut self.unwritten)?;
+                Self::write(&mut self.stdout, &mut self.unwritten, &mut self.in_hand)?;
                 sleep(slow).await;
             }
         }
     }
 
-    fn take(&mut self, message: &[u8]) -> Result<(), End> {
+    /// Whether what comes is for one of those who listen.
+    fn is_queue(&self) -> bool {
+        self.name.starts_with(b"/queue")
+    }
+
+    fn take(&mut self, message: &Bytes) -> Result<(), End> {
         /// Written at once, even if more is there.
         const ENOUGH: usize = 64 * 1024;
         self.received += 1;
         self.progress.advance(self.received);
+        if self.is_queue() {
+            self.in_hand.push(message.clone());
+        }
         if let Some(audit) = &mut self.audit {
             audit.hear(message, stamp::now());
         }
@@ -406,15 +419,23 @@ impl<'a> Session<'a> {
                 let path = directory.join(format!("{last:08}"));
                 let written = whole_file::write(&path, message);
                 written.map_err(|error| End::Unwritten(Error::cannot("write", path.display(), &error)))?;
+                self.in_hand.clear();
             }
-            Output::Nowhere => {}
+            Output::Nowhere => self.in_hand.clear(),
         }
-        if self.unwritten.len() >= ENOUGH { Self::write(&mut self.stdout, &mut self.unwritten) } else { Ok(()) }
+        if self.unwritten.len() >= ENOUGH {
+            Self::write(&mut self.stdout, &mut self.unwritten, &mut self.in_hand)
+        } else {
+            Ok(())
+        }
     }
 
-    fn write(stdout: &mut Stdout, unwritten: &mut Vec<u8>) -> Result<(), End> {
+    fn write(stdout: &mut Stdout, unwritten: &mut Vec<u8>, in_hand: &mut Vec<Bytes>) -> Result<(), End> {
         let written = stdout.write_all(unwritten);
         unwritten.clear();
+        if written.is_ok() {
+            in_hand.clear();
+        }
         written.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => End::NobodyReads,
             _ => End::Unwritten(Error::cannot("write", "stdout", &error)),
@@ -454,7 +475,7 @@ impl<'a> Session<'a> {
         };
         // What came whole is written, whatever else failed.
         if matches!(end, End::Signal(_) | End::Done)
-            && let Err(End::Unwritten(error)) = Self::write(&mut self.stdout, &mut self.unwritten)
+            && let Err(End::Unwritten(error)) = Self::write(&mut self.stdout, &mut self.unwritten, &mut self.in_hand)
         {
             return Err(error);
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -173,15 +173,18 @@ impl Source {
     fn stdin(end: u8) -> Result<Self, Error> {
         /// Messages that are read before they are sent.
         const AHEAD: usize = 64;
+        /// No broker takes a longer one.
+        const LONGEST: u64 = 256 << 20;
         let (tell, messages) = channel(AHEAD);
         let read = move || {
             let mut stdin = io::stdin().lock();
             loop {
                 let mut message = Vec::new();
-                let read = stdin.read_until(end, &mut message);
-                if matches!(read, Ok(0)) {
-                    return;
-                }
+                let read = match stdin.by_ref().take(LONGEST + 1).read_until(end, &mut message) {
+                    Ok(0) => return,
+                    Ok(_) if message.len() as u64 > LONGEST => Err(io::Error::other("a message of more than 256 MiB")),
+                    read => read,
+                };
                 if message.last() == Some(&end) {
                     message.pop();
                 }

@@ -272,6 +272,30 @@ fn a_listener_takes_no_more_jobs_than_it_is_asked_for() {
     assert_eq!(taken, words, "each of them, and once");
 }
 
+/// A directory where nothing can be written any more: it is a file by now.
+#[test]
+fn a_job_that_cannot_be_written_is_somebody_elses() {
+    let broker = broker(&[]);
+    let place = tempfile::tempdir().expect("a directory");
+    let directory = place.path().join("jobs");
+    let listener = listen(&broker, "/queue/jobs", &["-o", directory.to_str().expect("UTF-8")]);
+    let sender = Client::sender(&broker);
+    sender.send("/queue/jobs", "one");
+    crate::harness::eventually("it is there", || directory.join("00000001").exists());
+    fs::remove_dir_all(&directory).expect("removed");
+    fs::write(&directory, "no directory").expect("written");
+    for job in ["two", "three"] {
+        sender.send("/queue/jobs", job);
+    }
+    let finished = listener.finish();
+    assert_eq!(finished.code(), 1, "{finished:?}");
+    assert!(finished.stderr.contains("cannot write ") && finished.stderr.contains("Gave back "), "{finished:?}");
+    let other = finish(program("poetry-listen").args(["-q", "-n", "2", &broker.port(), "/queue/jobs"]));
+    let mut jobs: Vec<&str> = str::from_utf8(&other.stdout).expect("UTF-8").lines().collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, ["three", "two"]);
+}
+
 #[test]
 fn a_sender_keeps_its_pace() {
     let broker = broker(&[]);
