@@ -446,7 +446,8 @@ impl Handler for BrokerServer {
         let mut arrived = BytesMut::new();
         // Boxed: it is the shortest part of a connection.
         let Some(channel) = Box::pin(self.hello(connection, &mut arrived)).await? else {
-            return Ok(interrupted(connection, false));
+            // What it has to say may be on its way.
+            return Ok(if connection.is_closing() { Ending::Rst } else { Ending::Fin });
         };
         let mut subscription = self.subscribe(connection, &channel);
         let state = Receiving::default();
@@ -469,7 +470,8 @@ impl Handler for BrokerServer {
             }
         };
         drop(sender);
-        Box::pin(self.part(connection, subscription, said, state.has_sent.load(Relaxed))).await
+        let has_sent = state.has_sent.load(Relaxed) || !arrived.is_empty();
+        Box::pin(self.part(connection, subscription, said, has_sent)).await
     }
 }
 
@@ -485,7 +487,7 @@ fn interrupted(connection: &Connection, has_sent: bool) -> Ending {
         Ok(bytes) => bytes > 0,
         Err(error) => !is_for_later(&error),
     };
-    if connection.is_closing() && (has_sent || has_more) { Ending::Rst } else { Ending::Fin }
+    if has_sent || has_more { Ending::Rst } else { Ending::Fin }
 }
 
 /// A subscriber on its channel, until this is dropped.

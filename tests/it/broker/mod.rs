@@ -617,6 +617,30 @@ fn a_stop_delivers_what_was_read_and_tells_senders_that_there_was_more() {
     assert!(heard.len() > 10_000 && heard.iter().all(|message| message == &[7; 100]));
 }
 
+/// FIN would say to whoever is about to send that it was heard.
+#[test]
+fn a_stop_resets_whoever_has_not_said_all() {
+    let broker = broker(&[]);
+    let half = Client::listening(&broker, "/topic/a");
+    half.say(&pair("/topic/a", b"a message")[..10]);
+    let silent = [&b""[..], b"\0\0"].map(|said| {
+        let stream = broker.connect();
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        (&stream).write_all(said).expect("sent");
+        stream
+    });
+    eventually("all are accepted", || {
+        broker.signal(Signal::SIGUSR1);
+        broker.hear("Totals: ").contains("Totals: 3 clients accepted")
+    });
+    broker.signal(Signal::SIGTERM);
+    for stream in silent {
+        assert_eq!((&stream).read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(half.next().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(broker.finish().code(), 0);
+}
+
 #[test]
 fn a_broker_that_dies_does_not_say_that_it_has_heard_all() {
     let broker = broker(&[]);
