@@ -121,11 +121,18 @@ impl Channels {
     }
 
     fn begin(&self, channel: &Bytes, frames: Frames) -> Option<Waiting> {
-        let kind = Kind::of(channel);
-        self.tally.receive(kind, frames.count());
-        if kind == Kind::Queue {
-            return self.give_out(channel, frames).map(Waiting::Queue);
-        }
+        let (kind, count) = (Kind::of(channel), frames.count());
+        let waiting = match kind {
+            Kind::Queue => self.give_out(channel, frames).map(Waiting::Queue),
+            Kind::Topic | Kind::Null => self.deliver(channel, &frames),
+        };
+        // Now, and not before: whoever sees that it was received sees what became of it.
+        self.tally.receive(kind, count);
+        waiting
+    }
+
+    /// Delivers messages of a topic to all its subscribers.
+    fn deliver(&self, channel: &Bytes, frames: &Frames) -> Option<Waiting> {
         let entries = self.read();
         let Some(Entry { channel: Channel::Topic(subscribers), .. }) = entries.get(channel) else {
             self.tally.pass_over(frames.count());
@@ -133,7 +140,7 @@ impl Channels {
         };
         let waiting: Vec<_> = subscribers
             .iter()
-            .filter_map(|subscriber| Some((Arc::clone(subscriber), subscriber.deliver(&frames)?)))
+            .filter_map(|subscriber| Some((Arc::clone(subscriber), subscriber.deliver(frames)?)))
             .collect();
         (!waiting.is_empty()).then_some(Waiting::Topic(waiting))
     }
