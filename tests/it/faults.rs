@@ -290,6 +290,23 @@ fn a_recording_names_the_client_and_every_end() {
 }
 
 #[test]
+fn a_file_that_is_no_recording_is_left_as_it_is() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("notes");
+    let name = path.to_str().expect("UTF-8");
+    for program in ["slowpoetry", "fastpoetry", "poetry-chaos"] {
+        fs::write(&path, "notes").expect("written");
+        let poem =
+            if program == "poetry-chaos" { "1".to_owned() } else { science().to_str().expect("UTF-8").to_owned() };
+        let finished = crate::harness::finish(crate::harness::program(program).args(["--record", name, &poem]));
+        assert_eq!(finished.code(), 1, "{finished:?}");
+        let why = format!("{program}: cannot write {name}: it is there, and is no recording");
+        assert_eq!(finished.complaint(), why);
+        assert_eq!(fs::read_to_string(&path).expect("there"), "notes");
+    }
+}
+
+#[test]
 fn a_disk_that_is_full_ends_the_recording_and_not_the_server() {
     for server in SERVERS {
         let service = serve(server, &["--num-bytes", "1k", "--record", "/dev/full"], &science());

@@ -6,7 +6,8 @@
 mod pace_args;
 mod script;
 
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -196,10 +197,23 @@ pub(super) fn check_record(record: Option<&Path>, read: &[(Option<&Path>, &str)]
     }
 }
 
-/// Opens the recording, if there is to be one.
+/// Opens the recording, if there is to be one. A file that is there is written anew, if it is a recording.
 pub(super) fn open_record(record: Option<&Path>) -> Result<Option<Recorder>, Error> {
+    if let Some(path) = record.filter(|path| is_something_else(path)) {
+        let why = "it is there, and is no recording";
+        return Err(Error::failure(format!("cannot write {}: {why}", path.display())));
+    }
     let open = |path: &Path| Recorder::open(path).map_err(|error| Error::cannot("write", path.display(), &error));
     record.map(open).transpose()
+}
+
+/// Whether there is an ordinary file with something in it that does not begin as a recording does. (What cannot be read is
+/// told when it is to be written.)
+fn is_something_else(path: &Path) -> bool {
+    const START: &[u8] = b"{\"connection\":";
+    let mut start = Vec::new();
+    let mut read = || File::open(path)?.take(START.len() as u64).read_to_end(&mut start);
+    path.is_file() && read().is_ok() && !start.is_empty() && start != START
 }
 
 impl Faults {
