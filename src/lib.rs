@@ -21,6 +21,7 @@
 //! - [`proto`]: the framing of messages
 //! - [`cache`]: freshness, and one fetch for many
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
+//! - [`unicode`]: what characters are called, and which have which words in their names
 //!
 //! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`],
 //! [`transforms`], [`units`], [`errors`], `sync`, `pool`, `whole_file`.
@@ -48,5 +49,6 @@ mod sync;
 #[cfg(test)]
 mod test_process;
 pub mod transforms;
+pub mod unicode;
 pub mod units;
 mod whole_file;

@@ -1,11 +1,14 @@
 //! stdout as poems, reports and address lines need it: unbuffered, beside the bars, and calm when its reader is gone.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 use nix::errno::Errno;
 
 use super::Error;
 use super::terminal::{Screen, write_patiently};
+
+/// Bytes of one write(2) of something long.
+const PIECE: usize = 64 * 1024;
 
 /// Writes all of `text` to stdout, at once.
 ///
@@ -14,6 +17,18 @@ use super::terminal::{Screen, write_patiently};
 /// was started with a stdout that is not open for writing does its work without it, as with [`std::io::stdout`].
 pub fn write_all(text: &[u8]) -> Result<(), Error> {
     told(try_write_all(text))
+}
+
+/// Calls `write` with stdout for something long, which is written a good deal at a time.
+///
+/// # Errors
+/// As for [`write_all`]: a reader that has read enough ends it early, and well.
+pub fn write_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    let mut stdout = BufWriter::with_capacity(PIECE, Unbuffered(io::stdout()));
+    let written = write(&mut stdout).and_then(|()| stdout.flush());
+    // What is left has nobody to read it.
+    let _ = stdout.into_parts();
+    told(unless_closed(written))
 }
 
 fn told(written: io::Result<()>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //!
 //! A program is a file or a folder of its name; the file in `src/bin` only calls its `main`.
 
+pub mod charfinder;
 mod client_args;
 pub mod fastpoetry;
 pub mod faults;
@@ -87,6 +88,7 @@ pub fn commands() -> Vec<Command> {
     commands.extend(SERVICES.iter().map(service));
     commands.push(command::<poetry_listen::Args>("poetry-listen"));
     commands.push(command::<poetry_send::Args>("poetry-send"));
+    commands.push(command::<charfinder::Args>("charfinder"));
     commands.push(command::<poetry_race::Args>("poetry-race"));
     commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));

@@ -25,9 +25,15 @@ const GROUND: &[&str] = &[
 /// What each room may import beside itself and the ground.
 const LAW: &[(&str, &[&str])] = &[
     ("bin", &["programs"]),
-    ("programs", &["cli", "server", "race", "client", "messages", "daemon", "net", "report", "cache", "pace", "proto"]),
+    (
+        "programs",
+        &[
+            "cli", "server", "race", "client", "messages", "daemon", "net", "report", "cache", "pace", "proto",
+            "unicode",
+        ],
+    ),
     ("cli", &["report", "pace", "net"]),
-    ("server", &["net", "proto", "pace", "cache"]),
+    ("server", &["net", "proto", "pace", "cache", "unicode"]),
     ("race", &["client", "report"]),
     ("client", &["proto", "report"]),
     ("messages", &["net", "proto"]),
@@ -37,10 +43,11 @@ const LAW: &[(&str, &[&str])] = &[
     ("cache", &[]),
     ("pace", &[]),
     ("proto", &[]),
+    ("unicode", &[]),
 ];
 
 /// Rooms of values: they may name an address, but have no socket.
-const WITHOUT_SOCKETS: &[&str] = &["report", "cache", "pace", "proto"];
+const WITHOUT_SOCKETS: &[&str] = &["report", "cache", "pace", "proto", "unicode"];
 
 /// A path in the code of a file, as it stands there and from the root of the library or of another crate.
 struct Import {

@@ -1,0 +1,28 @@
+//! Characters by the words of their names, Unicode 17.0.0: an index as a value, for whoever asks.
+//!
+//! | file | |
+//! |---|---|
+//! | `names.rs`, `rules.rs` | the names: those that are written down, and those that follow from codes |
+//! | `category.rs` | characters that one cannot just show |
+//! | `query.rs`, `words.rs` | what somebody looks for, and what a word is |
+//! | `scan.rs`, `index.rs` | who has all words of it: by one pass over the names, or by an inverted index |
+//! | `ranges.rs` | what is found: sets of code points |
+//! | `show.rs` | how it is shown |
+
+mod category;
+mod index;
+mod names;
+mod query;
+mod ranges;
+mod rules;
+mod scan;
+mod show;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use index::Index;
+pub use query::{Malformed, Query};
+pub use ranges::{Codes, Ranges};
+pub use scan::find;
+pub use show::{Answer, Code, Found, Quoted, Rows, Shown, Status};

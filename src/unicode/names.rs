@@ -1,0 +1,130 @@
+//! What Unicode calls its characters: the names that are written down, with their aliases, and those that follow from rules.
+
+use std::fmt;
+
+use super::rules::Rule;
+use super::words::words;
+
+/// `CODE NAME;ALIAS;!CORRECTION`, sorted by code. A control has no name before its aliases.
+pub(super) const TEXT: &str = include_str!("../../assets/unicode/names.txt");
+
+/// A character whose name is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) code: u32,
+    /// Name and aliases, as they stand there.
+    names: &'static str,
+}
+
+impl Entry {
+    fn parse(line: &'static str) -> Option<Self> {
+        let (code, names) = line.split_once(' ')?;
+        Some(Self { code: u32::from_str_radix(code, 16).ok()?, names })
+    }
+
+    /// All of them, in order.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        TEXT.lines().filter_map(Self::parse)
+    }
+
+    /// The words of its names, each as often as it stands there.
+    pub(super) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
+        words(self.names)
+    }
+
+    /// What it is to be called: the correction of its name, its name, or its first alias.
+    fn title(&self) -> &'static str {
+        let mut names = self.names.split(';');
+        match names.clone().find_map(|name| name.strip_prefix('!')) {
+            Some(correction) => correction,
+            None => names.find(|name| !name.is_empty()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The line of the names in which this byte is: where it begins, and where it ends.
+pub(super) fn line_around(at: usize) -> (usize, usize) {
+    let begin = memchr::memrchr(b'\n', &TEXT.as_bytes()[..at]).map_or(0, |before| before + 1);
+    let end = memchr::memchr(b'\n', &TEXT.as_bytes()[at..]).map_or(TEXT.len(), |length| at + length);
+    (begin, end)
+}
+
+pub(super) fn entry_in(begin: usize, end: usize) -> Option<Entry> {
+    Entry::parse(&TEXT[begin..end])
+}
+
+/// The name of a character, as it is shown: a correction instead of a name that is wrong, an alias of one that has none.
+#[derive(Debug, Clone, Copy)]
+pub struct Title(Naming);
+
+#[derive(Debug, Clone, Copy)]
+enum Naming {
+    Written(&'static str),
+    Ruled(&'static Rule, u32),
+}
+
+impl fmt::Display for Title {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Naming::Written(name) => f.write_str(name),
+            Naming::Ruled(rule, code) => rule.write(code, f),
+        }
+    }
+}
+
+/// The names of characters, looked up in the order of their codes: most often the next one is the next line.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Titles {
+    /// Where the line after the last one that was found begins.
+    next: usize,
+}
+
+impl Titles {
+    /// The name of a character; `None`: it has none.
+    pub(super) fn title(&mut self, code: u32) -> Option<Title> {
+        if let Some(rule) = Rule::of(code) {
+            return Some(Title(Naming::Ruled(rule, code)));
+        }
+        let (entry, end) = self.next_line().filter(|(entry, _)| entry.code == code).or_else(|| search(code))?;
+        self.next = end + 1;
+        Some(Title(Naming::Written(entry.title())))
+    }
+
+    fn next_line(&self) -> Option<(Entry, usize)> {
+        if self.next >= TEXT.len() {
+            return None;
+        }
+        let (begin, end) = line_around(self.next);
+        Some((entry_in(begin, end)?, end))
+    }
+}
+
+/// The name of one character; `None`: it has none.
+pub(super) fn title(code: u32) -> Option<Title> {
+    Titles::default().title(code)
+}
+
+/// The name that a character has had from the beginning, right or wrong; `None`: it has none, as a control.
+#[cfg(test)]
+pub(super) fn official(code: u32) -> Option<Title> {
+    match Rule::of(code) {
+        Some(_) => title(code),
+        None => search(code)
+            .and_then(|(entry, _)| entry.names.split(';').next().filter(|name| !name.is_empty()))
+            .map(|name| Title(Naming::Written(name))),
+    }
+}
+
+/// The entry of a character, and where its line ends: a binary search, in bytes.
+fn search(code: u32) -> Option<(Entry, usize)> {
+    let (mut low, mut high) = (0, TEXT.len());
+    while low < high {
+        let (begin, end) = line_around(low + (high - low) / 2);
+        let entry = entry_in(begin, end)?;
+        if entry.code == code {
+            return Some((entry, end));
+        }
+        if entry.code < code { low = end + 1 } else { high = begin }
+    }
+    None
+}
