@@ -8,6 +8,7 @@ pub mod fastpoetry;
 pub mod faults;
 pub mod get_poetry;
 mod http_args;
+pub mod http_charfinder;
 mod message_args;
 pub mod poetry_broker;
 pub mod poetry_chaos;
@@ -18,6 +19,7 @@ pub mod poetry_send;
 pub mod poetryd;
 pub mod service;
 pub mod slowpoetry;
+pub mod tcp_charfinder;
 pub mod transformedpoetry;
 mod upstream;
 
@@ -74,6 +76,8 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<poetry_proxy::Args, poetry_proxy::ProxyArgs>("poetry-proxy"),
     ServiceProgram::new::<poetry_chaos::Args, poetry_chaos::ChaosArgs>("poetry-chaos"),
     ServiceProgram::new::<poetry_broker::Args, poetry_broker::BrokerArgs>("poetry-broker"),
+    ServiceProgram::new::<tcp_charfinder::Args, tcp_charfinder::LineArgs>("tcp-charfinder"),
+    ServiceProgram::new::<http_charfinder::Args, http_charfinder::PageArgs>("http-charfinder"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

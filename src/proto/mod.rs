@@ -3,3 +3,4 @@
 pub mod frame;
 pub mod http;
 pub mod netstring;
+pub mod telnet;

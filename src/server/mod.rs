@@ -11,6 +11,7 @@ pub mod broker;
 pub mod chaos;
 pub mod fast;
 pub mod fault_plan;
+pub mod finder;
 pub mod http;
 pub mod origin;
 pub mod page;
@@ -19,6 +20,7 @@ pub mod recorder;
 mod sending;
 pub mod slow;
 pub mod transform;
+mod web;
 mod wire;
 
 /// A name for the log, whatever a stranger put into it.

@@ -14,6 +14,7 @@
 //! | [`framing`] | one decision, who says where the body ends; and bodies as they come and go |
 //! | [`boundary`] | where a message ends that is only passed on |
 //! | [`reply`] | heads of replies that we make ourselves |
+//! | [`form`] | what a form in a URL says |
 //! | [`target`] | what is asked for: addresses of clients, and paths as servers see them |
 //!
 //! Strict where the end of a message is decided, lenient where it is not. A line of a head may end with a bare LF, as
@@ -22,6 +23,7 @@
 
 pub mod boundary;
 pub mod fields;
+pub mod form;
 pub mod framing;
 pub mod head;
 pub mod reply;

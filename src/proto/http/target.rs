@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::REQUEST_LINE;
+use super::form::undo_percent;
 use crate::address::Address;
 
 /// An `http` URL (RFC 9110, section 4.2.1): a server, and what is asked for there. [`fmt::Display`] writes it in its
@@ -239,19 +240,7 @@ pub fn path(target: &str) -> Result<Vec<String>, BadPath> {
 
 /// Undoes percent-encoding (RFC 3986, section 2.1).
 fn decoded(segment: &str) -> Result<String, BadPath> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        bytes.push(match byte {
-            b'%' => {
-                let digits = rest.split_off(..2).ok_or(BadPath::Escape)?;
-                let digits = str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'));
-                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(BadPath::Escape)?
-            }
-            byte => byte,
-        });
-    }
+    let bytes = undo_percent(segment).ok_or(BadPath::Escape)?;
     let text = String::from_utf8(bytes).map_err(|_| BadPath::Escape)?;
     if text.contains(['/', '\0']) { Err(BadPath::Escape) } else { Ok(text) }
 }

@@ -1,0 +1,243 @@
+//! What all servers of pages have in common: who may ask, which methods there are, what is on every answer, and bodies.
+//!
+//! Whoever can reach a page may read it; what a browser is made to do with it by pages of others is prevented: where that
+//! matters, the name by which it is called has to be ours (DNS rebinding); nothing may be embedded or run that is not ours,
+//! and nothing is for other origins.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::body::{self, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio_util::bytes::Bytes;
+use tracing::debug;
+
+use crate::net::{Connection, Stoppable, http};
+use crate::pace::Ending;
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
+
+/// On every answer, beside the policy.
+const HEADERS: [(HeaderName, &str); 2] =
+    [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::REFERRER_POLICY, "no-referrer")];
+
+/// Nothing but what comes from here, and no forms.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// And forms.
+const POLICY_WITH_FORMS: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// The pages of one program, as those who ask for them have to know it.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// The program whose pages they are.
+    pub(super) program: &'static str,
+    /// Names by which it may be called, beside `localhost` and IP addresses; `None`: any.
+    names: Option<Vec<String>>,
+    policy: &'static str,
+}
+
+impl Site {
+    /// Pages that are nobody else's business: it has to be called by one of these names.
+    pub(super) fn called(program: &'static str, names: Vec<String>) -> Self {
+        Self { program, names: Some(names), policy: POLICY }
+    }
+
+    /// Pages for anybody, with forms.
+    pub(super) fn public(program: &'static str) -> Self {
+        Self { program, names: None, policy: POLICY_WITH_FORMS }
+    }
+
+    /// Answers the requests of a connection, as [`http::serve`] does; `make` makes the pages.
+    ///
+    /// # Errors
+    /// As for [`http::serve`].
+    pub(super) async fn serve<F: Future<Output = Response<Content>>>(
+        &self,
+        connection: &mut Connection,
+        make: impl Fn(Parts) -> F,
+    ) -> io::Result<Ending> {
+        let peer = connection.peer();
+        debug!(%peer, "Somebody at {peer} wants a page!");
+        let (stop, make) = (connection.stop(), &make);
+        http::serve(connection, |request: Request<Incoming>| {
+            let is_closing = stop.is_closing();
+            async move {
+                let (request, _) = request.into_parts();
+                let (method, path) = (request.method.clone(), request.uri.path().to_owned());
+                let response = self.answer(request, is_closing, make).await;
+                let (status, path) = (response.status().as_u16(), path.get(..path.len().min(200)).unwrap_or_default());
+                debug!(%peer, status, "{peer}: {method} {path}: {status}");
+                response
+            }
+        })
+        .await
+    }
+
+    /// The answer to a request: the page, or why there is none.
+    pub(super) async fn answer<F: Future<Output = Response<Content>>>(
+        &self,
+        request: Parts,
+        is_closing: bool,
+        make: impl FnOnce(Parts) -> F,
+    ) -> Response<Content> {
+        let has_body = request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+        let refusal = self.refusal(&request);
+        let is_malformed = matches!(refusal, Some((StatusCode::BAD_REQUEST, _)));
+        let mut response = match refusal {
+            Some((status, why)) => whole(status, TEXT, why),
+            None => make(request).await,
+        };
+        let status = response.status();
+        let headers = response.headers_mut();
+        for (name, value) in HEADERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(self.policy));
+        if matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        }
+        // A body that was not asked for is not looked for, either.
+        if is_closing || has_body || is_malformed {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Why a request gets no page, if it gets none.
+    fn refusal(&self, request: &Parts) -> Option<(StatusCode, String)> {
+        let bad = |why: &str| Some((StatusCode::BAD_REQUEST, format!("{why}\n")));
+        // Two programs could see two requests in it; see proto::http::framing.
+        if request.headers.contains_key(header::TRANSFER_ENCODING) {
+            return bad("A request for a page has no body in chunks");
+        }
+        let mut hosts = request.headers.get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return bad("There are two Host fields"),
+            (None, None) if request.version == Version::HTTP_10 => None,
+            (None, None) => return bad("There is no Host field"),
+            (Some(host), None) => Some(host.to_str().unwrap_or_default()),
+        };
+        if host.is_some_and(|host| !self.is_ours(host)) {
+            let how = "call it by localhost, an IP address, or a --host-name";
+            return Some((StatusCode::FORBIDDEN, format!("This is {}; {how}\n", self.program)));
+        }
+        match request.method {
+            Method::GET | Method::HEAD => None,
+            Method::OPTIONS => Some((StatusCode::NO_CONTENT, String::new())),
+            _ => Some((StatusCode::METHOD_NOT_ALLOWED, "GET it\n".to_owned())),
+        }
+    }
+
+    /// Whether it may be called by this name; the port does not matter.
+    fn is_ours(&self, host: &str) -> bool {
+        let Some(names) = &self.names else { return true };
+        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => return address.parse::<IpAddr>().is_ok(),
+            None => host.rsplit_once(':').map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase(),
+        };
+        name == "localhost"
+            || name.ends_with(".localhost")
+            || name.parse::<IpAddr>().is_ok()
+            || names.iter().any(|ours| ours.eq_ignore_ascii_case(&name))
+    }
+}
+
+/// A page that is there as a whole.
+pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Content> {
+    let mut response = Response::new(Content::Whole(Some(body.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A name for these bytes, which others have not (RFC 9110, section 8.8.3).
+pub(super) fn entity_tag(what: &impl Hash) -> HeaderValue {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Whether whoever asks has it already (RFC 9110, section 13.1.2).
+pub(super) fn has_it(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    let lists = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+    let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+    tags.any(|its| its == "*" || its.strip_prefix("W/").unwrap_or(its) == tag)
+}
+
+/// The body of an answer.
+pub(super) enum Content {
+    /// All of it; `None` when it is taken.
+    Whole(Option<Bytes>),
+    /// Pieces, each made when there is room for it.
+    Pieces {
+        /// They.
+        pieces: Box<dyn Iterator<Item = Bytes> + Send>,
+        /// How many others have waited for.
+        count: usize,
+    },
+}
+
+/// After so many pieces others have a turn.
+const TURN: usize = 4;
+
+impl Content {
+    pub(super) fn pieces(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Self {
+        Self::Pieces { pieces: Box::new(pieces), count: 0 }
+    }
+}
+
+impl body::Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match &mut *self {
+            Self::Whole(body) => body.take().filter(|body| !body.is_empty()),
+            Self::Pieces { count: count @ TURN, .. } => {
+                *count = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Self::Pieces { pieces, count } => {
+                *count += 1;
+                pieces.next()
+            }
+        };
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Pieces { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(body) => f.debug_tuple("Whole").field(body).finish(),
+            Self::Pieces { count, .. } => f.debug_struct("Pieces").field("count", count).finish_non_exhaustive(),
+        }
+    }
+}
