@@ -7,7 +7,7 @@ const input = form.elements.query;
 
 // Ends whatever is asked for now.
 let asking = new AbortController();
-// Whether the address in the history is that of a query which is still being typed.
+// Whether the newest entry of the history is a query that is still being typed.
 let typing = false;
 let pause;
 
@@ -101,6 +101,11 @@ input.addEventListener("input", () => {
     asking.abort();
     clearTimeout(pause);
     pause = setTimeout(go, 200, true);
+});
+
+// Whoever leaves the field has found what was looked for.
+input.addEventListener("change", () => {
+    typing = false;
 });
 
 addEventListener("popstate", () => {

@@ -328,6 +328,13 @@ impl Service {
         self.running.pid()
     }
 
+    /// Its resident memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).expect("it runs");
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+        pages * 4_096
+    }
+
     pub(crate) fn finish(self) -> Finished {
         self.running.finish()
     }

@@ -180,12 +180,12 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetryd", "slowpoetry", "sera"],
         2,
-        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos or poetry-broker; slowpoetry serves one client at a time, and runs alone; see --help",
+        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder or http-charfinder; slowpoetry serves one client at a time, and runs alone; see --help",
     ),
     (
         &["poetryd", "fastpoetri", "sera"],
         2,
-        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos or poetry-broker; see --help",
+        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder or http-charfinder; see --help",
     ),
     (&["poetryd", "--config", "nosuch.toml"], 1, "cannot read nosuch.toml: no such file or directory"),
     (
@@ -361,6 +361,23 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         "invalid value '0' for '--rate <N>': it must be a whole number of at least 1; see --help",
     ),
     (&["poetry-send", "--file", "absent", "25000", "/topic/a"], 1, "cannot read absent: no such file or directory"),
+    (&["charfinder"], 2, "<WORD>... is missing; see --help"),
+    (&["charfinder", "!!!"], 2, "there is no word in '!!!'"),
+    (&["charfinder", "U+110000"], 2, "U+110000 is no code point: the last one is U+10FFFF"),
+    (
+        &["charfinder", "--limit", "0", "cat"],
+        2,
+        "invalid value '0' for '--limit <N>': it must be a whole number of at least 1; see --help",
+    ),
+    (
+        &["charfinder", "--start", "-1", "cat"],
+        2,
+        "invalid value '-1' for '--start <N>': it must be a whole number; see --help",
+    ),
+    (&["charfinder", "--words", "2", "cat"], 2, "--words [<N>] cannot be used with [WORD]...; see --help"),
+    (&["charfinder", "--count", "--json", "cat"], 2, "--count cannot be used with --json; see --help"),
+    (&["tcp-charfinder", "cat"], 2, "unexpected argument 'cat'; see --help"),
+    (&["http-charfinder", "cat"], 2, "unexpected argument 'cat'; see --help"),
     (&["poetry-race", "--runs"], 2, "--runs <N> has no value; see --help"),
     (&["poetryd", "--config"], 2, "--config <FILE> has no value; see --help"),
     (&["poetryd", "--conifg", "x"], 2, "unexpected argument '--conifg' (a similar one is '--config'); see --help"),

@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// Every server, with the words that it needs at least.
-    pub(crate) fn servers(&self) -> [Vec<String>; 7] {
+    pub(crate) fn servers(&self) -> [Vec<String>; 9] {
         let poem = self.word("poem");
         [
             vec!["slowpoetry", "--delay", "0", &poem],
@@ -51,6 +51,8 @@ impl Place {
             vec!["poetry-proxy", "1"],
             vec!["poetry-chaos", "1"],
             vec!["poetry-broker"],
+            vec!["tcp-charfinder"],
+            vec!["http-charfinder"],
             vec!["poetryd", "fastpoetry", &poem],
         ]
         .map(|words| words.into_iter().map(str::to_owned).collect())

@@ -245,8 +245,8 @@ fn row(Found { code, title }: &Found) -> Markup {
 }
 
 impl Handler for PageFinder {
-    /// A reply says how long it is, or ends with its last chunk.
-    const EOF_ENDS_MESSAGE: bool = false;
+    /// It does for clients of HTTP/1.0 that want all of an answer: they know no chunks.
+    const EOF_ENDS_MESSAGE: bool = true;
 
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         self.site.serve(connection, async |request| self.answer(&request)).await

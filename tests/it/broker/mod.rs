@@ -5,7 +5,6 @@ mod page;
 mod theirs;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -115,13 +114,6 @@ fn totals(broker: &Service) -> [u64; 4] {
     [1, 2, 3, 4].map(|at| found[at].parse().expect("a number"))
 }
 
-/// Resident memory of the broker, in bytes.
-fn memory(broker: &Service) -> u64 {
-    let statm = fs::read_to_string(format!("/proc/{}/statm", broker.pid())).expect("it runs");
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-    pages * 4_096
-}
-
 #[test]
 fn a_topic_is_for_everybody_and_a_queue_for_one_each() {
     let broker = broker(&[]);
@@ -229,14 +221,14 @@ fn what_is_too_long_resets_its_sender_and_nobody_else() {
 fn an_announcement_reserves_nothing_and_has_a_time_limit() {
     let broker = broker(&["--max-length", "256MiB", "--queue", "256MiB", "--message-timeout", "300ms"]);
     let senders: Vec<Client> = (0..50).map(|_| Client::sender(&broker)).collect();
-    let before = memory(&broker);
+    let before = broker.memory();
     for sender in &senders {
         sender.say(&[&frame(b"/topic/a")[..], &(256_u32 << 20).to_be_bytes(), b"ten bytes!"].concat());
     }
     for sender in &senders {
         assert_eq!(sender.next().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
     }
-    let grown = memory(&broker).saturating_sub(before);
+    let grown = broker.memory().saturating_sub(before);
     assert!(grown < 50 * 64 * 1024, "{grown} bytes");
     broker.hear("it has begun a message, and says nothing for 300ms");
     // A channel without its message has begun one, too, and who has begun none may be silent.
@@ -510,12 +502,12 @@ fn much_past_a_stalled_listener_costs_its_queue() {
     let sender = Client::sender(&broker);
     let megabyte: Vec<u8> = pair("/topic/a", &[7; 1_000]).repeat(1_000);
     sender.say(&megabyte);
-    let before = memory(&broker);
+    let before = broker.memory();
     for _ in 0..256 {
         sender.say(&megabyte);
     }
     sender.end();
-    let grown = memory(&broker).saturating_sub(before);
+    let grown = broker.memory().saturating_sub(before);
     assert!(grown < 2 << 20, "{grown} bytes");
     let [received, delivered, dropped, _] = totals(&broker);
     assert_eq!(received, 257_000);
@@ -532,10 +524,10 @@ fn a_message_for_many_is_in_memory_once() {
     let broker = broker(&[]);
     let stalled: Vec<Client> = (0..300).map(|_| Client::listening(&broker, "/topic/a")).collect();
     let sender = Client::sender(&broker);
-    let before = memory(&broker);
+    let before = broker.memory();
     sender.send("/topic/a", vec![7; 1 << 20]);
     sender.end();
-    let grown = memory(&broker).saturating_sub(before);
+    let grown = broker.memory().saturating_sub(before);
     assert!(grown < 5 << 20, "{grown} bytes");
     assert!(stalled.into_iter().all(|client| client.message().len() == 1 << 20));
 }

@@ -160,7 +160,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             "verbose = 1\n".to_owned(),
             2,
-            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]] or [[poetry-broker]]",
+            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]] or [[http-charfinder]]",
         ),
         ("[[fastpoetry]\n".to_owned(), 2, "1: "),
         (

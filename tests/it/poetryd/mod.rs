@@ -29,7 +29,15 @@ use tempfile::TempDir;
 use crate::harness::{Finished, poem_file, program, read_out, run};
 
 /// The programs that can be services.
-const PROGRAMS: [&str; 5] = ["fastpoetry", "transformedpoetry", "poetry-proxy", "poetry-chaos", "poetry-broker"];
+const PROGRAMS: [&str; 7] = [
+    "fastpoetry",
+    "transformedpoetry",
+    "poetry-proxy",
+    "poetry-chaos",
+    "poetry-broker",
+    "tcp-charfinder",
+    "http-charfinder",
+];
 
 /// A directory that no process of its test outlives: a service in the background is nobody's child here.
 struct Place(TempDir);
