@@ -161,12 +161,33 @@ pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl I
     response
 }
 
-/// A name for these bytes, which others have not (RFC 9110, section 8.8.3).
-pub(super) fn entity_tag(what: &impl Hash) -> HeaderValue {
+/// A page that is made as it is taken, in pieces.
+pub(super) fn streamed(
+    content_type: &'static str,
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> Response<Content> {
+    let mut response = Response::new(Content::Pieces { pieces: Box::new(pieces), count: 0 });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// The answer to whoever has the page already.
+pub(super) fn not_modified() -> Response<Content> {
+    let mut response = Response::new(Content::Whole(None));
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+/// A number that is another one for other things.
+pub(super) fn hash(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
-    let tag = format!("\"{:016x}\"", hasher.finish());
-    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""))
+    hasher.finish()
+}
+
+/// The name of a page among all that have been at its address (RFC 9110, section 8.8.3).
+pub(super) fn entity_tag(hash: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{hash:016x}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Whether whoever asks has it already (RFC 9110, section 13.1.2).
@@ -191,12 +212,6 @@ pub(super) enum Content {
 
 /// After so many pieces others have a turn.
 const TURN: usize = 4;
-
-impl Content {
-    pub(super) fn pieces(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Self {
-        Self::Pieces { pieces: Box::new(pieces), count: 0 }
-    }
-}
 
 impl body::Body for Content {
     type Data = Bytes;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::ranges::Range;
 
 /// `FIRST..LAST CATEGORY`, sorted.
-const TEXT: &str = include_str!("../../assets/unicode/categories.txt");
+static TEXT: &str = include_str!("../../assets/unicode/categories.txt");
 
 static CATEGORIES: LazyLock<Vec<(Range, Category)>> = LazyLock::new(|| TEXT.lines().filter_map(parse).collect());
 

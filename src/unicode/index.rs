@@ -3,14 +3,19 @@
 
 use std::collections::HashMap;
 
-use super::names::Entry;
+use super::names::{Entry, Line};
 use super::query::{Query, Word};
-use super::ranges::Ranges;
+use super::ranges::{Codes, Ranges};
 use super::rules;
+use super::show::Rows;
 
-/// All words of names that are written down, sorted, and who has them.
+/// What can be looked up without reading.
 #[derive(Debug)]
-pub struct Index(Vec<(&'static str, Ranges)>);
+pub struct Index {
+    /// All words of names that are written down, sorted, and who has them.
+    words: Vec<(&'static str, Ranges)>,
+    lines: Vec<Line>,
+}
 
 impl Index {
     /// Reads the names, which takes some milliseconds.
@@ -23,7 +28,7 @@ impl Index {
         }
         let mut words: Vec<_> = words.into_iter().collect();
         words.sort_unstable_by_key(|(word, _)| *word);
-        Self(words)
+        Self { words, lines: Line::all() }
     }
 
     /// The characters that a query asks for.
@@ -31,19 +36,24 @@ impl Index {
         query.intersection(|word| self.having(word))
     }
 
+    /// The characters with these codes.
+    pub fn rows(&'static self, codes: Codes) -> Rows {
+        Rows::of_table(codes, &self.lines)
+    }
+
     /// Those that have a word in their names.
     fn having(&self, word: &Word) -> Ranges {
-        let first = self.0.partition_point(|(its, _)| **its < *word.text);
-        let count = self.0[first..].iter().take_while(|(its, _)| word.is(its)).count();
+        let first = self.words.partition_point(|(its, _)| **its < *word.text);
+        let count = self.words[first..].iter().take_while(|(its, _)| word.is(its)).count();
         let by_rule = rules::find(&word.text, word.is_prefix);
-        let written = self.0[first..first + count].iter().map(|(_, ranges)| ranges);
+        let written = self.words[first..first + count].iter().map(|(_, ranges)| ranges);
         Ranges::union(written.chain([&by_rule]))
     }
 
     /// The words, and how many characters have each, the most frequent first. Spellings of ideographs and syllables are no
     /// words.
     pub fn frequencies(&self) -> Vec<(&'static str, usize)> {
-        let its_own = self.0.iter().map(|(word, _)| *word);
+        let its_own = self.words.iter().map(|(word, _)| *word);
         let mut words: Vec<&str> = its_own.chain(rules::all_words()).collect();
         words.sort_unstable();
         words.dedup();

@@ -7,9 +7,10 @@
 //! | `query.rs`, `words.rs` | what somebody looks for, and what a word is |
 //! | `scan.rs`, `index.rs` | who has all words of it: by one pass over the names, or by an inverted index |
 //! | `ranges.rs` | what is found: sets of code points |
-//! | `show.rs` | how it is shown |
+//! | `show.rs`, `hex.rs` | how it is shown |
 
 mod category;
+mod hex;
 mod index;
 mod names;
 mod query;
@@ -20,6 +21,9 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod words;
+
+/// The version of the standard that the names are from.
+pub const VERSION: &str = "17.0.0";
 
 pub use index::Index;
 pub use query::{Malformed, Query};

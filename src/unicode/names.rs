@@ -6,7 +6,7 @@ use super::rules::Rule;
 use super::words::words;
 
 /// `CODE NAME;ALIAS;!CORRECTION`, sorted by code. A control has no name before its aliases.
-pub(super) const TEXT: &str = include_str!("../../assets/unicode/names.txt");
+pub(super) static TEXT: &str = include_str!("../../assets/unicode/names.txt");
 
 /// A character whose name is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,9 @@ pub(super) struct Entry {
 
 impl Entry {
     fn parse(line: &'static str) -> Option<Self> {
-        let (code, names) = line.split_once(' ')?;
-        Some(Self { code: u32::from_str_radix(code, 16).ok()?, names })
+        // A code has four digits at least.
+        let space = 4 + memchr::memchr(b' ', line.as_bytes().get(4..)?)?;
+        Some(Self { code: u32::from_str_radix(&line[..space], 16).ok()?, names: &line[space + 1..] })
     }
 
     /// All of them, in order.
@@ -34,6 +35,9 @@ impl Entry {
 
     /// What it is to be called: the correction of its name, its name, or its first alias.
     fn title(&self) -> &'static str {
+        if memchr::memchr(b';', self.names.as_bytes()).is_none() {
+            return self.names;
+        }
         let mut names = self.names.split(';');
         match names.clone().find_map(|name| name.strip_prefix('!')) {
             Some(correction) => correction,
@@ -72,30 +76,54 @@ impl fmt::Display for Title {
     }
 }
 
+/// Where the line of a character begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line {
+    code: u32,
+    begin: u32,
+}
+
+impl Line {
+    /// All of them, for those who look up many names.
+    pub(super) fn all() -> Vec<Self> {
+        let begin = |line: &str| line.as_ptr() as usize - TEXT.as_ptr() as usize;
+        let of = |line| Some(Self { code: Entry::parse(line)?.code, begin: u32::try_from(begin(line)).ok()? });
+        TEXT.lines().filter_map(of).collect()
+    }
+}
+
 /// The names of characters, looked up in the order of their codes: most often the next one is the next line.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Titles {
     /// Where the line after the last one that was found begins.
     next: usize,
+    /// All lines, if somebody has made a table of them.
+    lines: Option<&'static [Line]>,
 }
 
 impl Titles {
+    pub(super) fn new(lines: &'static [Line]) -> Self {
+        Self { next: 0, lines: Some(lines) }
+    }
+
     /// The name of a character; `None`: it has none.
     pub(super) fn title(&mut self, code: u32) -> Option<Title> {
         if let Some(rule) = Rule::of(code) {
             return Some(Title(Naming::Ruled(rule, code)));
         }
-        let (entry, end) = self.next_line().filter(|(entry, _)| entry.code == code).or_else(|| search(code))?;
+        let (entry, end) = self.entry_at(self.next).filter(|(entry, _)| entry.code == code).or_else(|| {
+            let Some(lines) = self.lines else { return search(code) };
+            let at = lines.binary_search_by_key(&code, |line| line.code).ok()?;
+            self.entry_at(lines[at].begin as usize)
+        })?;
         self.next = end + 1;
         Some(Title(Naming::Written(entry.title())))
     }
 
-    fn next_line(&self) -> Option<(Entry, usize)> {
-        if self.next >= TEXT.len() {
-            return None;
-        }
-        let (begin, end) = line_around(self.next);
-        Some((entry_in(begin, end)?, end))
+    /// The entry whose line begins there, and where it ends.
+    fn entry_at(&self, begin: usize) -> Option<(Entry, usize)> {
+        let length = memchr::memchr(b'\n', TEXT.as_bytes().get(begin..)?)?;
+        Some((entry_in(begin, begin + length)?, begin + length))
     }
 }
 

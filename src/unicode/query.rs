@@ -7,8 +7,8 @@ use super::words::is_part_of_word;
 /// The most words of a query; no name has so many.
 pub(super) const MOST_WORDS: usize = 32;
 
-/// What a character has to be to be found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a character has to be to be found. The default asks for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
     text: String,
     /// All of them have to be in its names.

@@ -4,11 +4,12 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use super::hex::Hex;
 use super::ranges::{Range, Ranges};
 use super::words::words;
 
 /// `FIRST..LAST PREFIX*`, sorted.
-const TEXT: &str = include_str!("../../assets/unicode/ranges.txt");
+static TEXT: &str = include_str!("../../assets/unicode/ranges.txt");
 
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| TEXT.lines().filter_map(Rule::parse).collect());
 
@@ -52,12 +53,13 @@ impl Rule {
     /// Writes the name of one of its characters.
     pub(super) fn write(&self, code: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.spells_codes() {
-            return write!(f, "{}{code:04X}", self.prefix);
+            return f.write_str(self.prefix).and_then(|()| f.write_str(Hex::new(code).as_str()));
         }
         let at = (code - self.range.first) as usize;
         let [_, vowels, finals] = LETTERS.map(<[_]>::len);
         let (initial, vowel, last) = (at / finals / vowels, at / finals % vowels, at % finals);
-        write!(f, "{}{}{}{}", self.prefix, LETTERS[0][initial], LETTERS[1][vowel], LETTERS[2][last])
+        let parts = [self.prefix, LETTERS[0][initial], LETTERS[1][vowel], LETTERS[2][last]];
+        parts.into_iter().try_for_each(|part| f.write_str(part))
     }
 
     /// Those of its characters that are spelled like this, or whose spelling begins so.

@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 use super::category::Category;
-use super::names::{self, Title, Titles};
+use super::hex::Hex;
+use super::names::{self, Line, Title, Titles};
 use super::ranges::Codes;
 
 /// What a mark is put on.
@@ -46,10 +47,15 @@ impl Found {
     /// Adds the line for it, without an end: code, character and name, parted by tabs. `is_raw`: the character as it is.
     pub fn write_line(&self, line: &mut String, is_raw: bool) {
         let Self { code, title } = *self;
+        let digits = Hex::new(code);
+        line.push_str("U+");
+        line.push_str(digits.as_str());
+        // Seven columns, which all but the longest codes leave something of.
+        line.push_str(if digits.as_str().len() == 4 { " \t" } else { "\t" });
         // Writing to a text cannot fail.
         let _ = match char::from_u32(code).filter(|_| is_raw) {
-            Some(character) => write!(line, "{:7}\t{character}\t{title}", Code(code)),
-            None => write!(line, "{:7}\t{}\t{title}", Code(code), Shown(code)),
+            Some(character) => write!(line, "{character}\t{title}"),
+            None => write!(line, "{}\t{title}", Shown(code)),
         };
     }
 }
@@ -60,7 +66,7 @@ pub struct Code(pub u32);
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("U+{:04X}", self.0))
+        f.write_str("U+").and_then(|()| f.write_str(Hex::new(self.0).as_str()))
     }
 }
 
@@ -72,9 +78,14 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Those with these codes.
+    /// Those with these codes, for a process that looks up only some names.
     pub fn new(codes: Codes) -> Self {
         Self { codes, titles: Titles::default() }
+    }
+
+    /// Those with these codes, whose names are in this table.
+    pub(super) fn of_table(codes: Codes, lines: &'static [Line]) -> Self {
+        Self { codes, titles: Titles::new(lines) }
     }
 }
 

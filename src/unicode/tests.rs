@@ -93,12 +93,15 @@ fn names_follow_from_rules_to_the_end_of_each_range() {
 fn aliases_are_found_and_wrong_names_are_corrected() {
     for (text, expected) in [
         ("tab ht", &["CHARACTER TABULATION"][..]),
-        ("eol", &["LINE FEED"]),
+        ("lf nl", &["LINE FEED"]),
         ("nbsp", &["NO-BREAK SPACE"]),
-        ("lamda small greek letter", &["GREEK SMALL LETTER LAMDA"]),
+        (
+            "lamda mathematical bold italic small",
+            &["MATHEMATICAL BOLD ITALIC SMALL LAMDA", "MATHEMATICAL SANS-SERIF BOLD ITALIC SMALL LAMDA"],
+        ),
         ("yi syllable iteration mark", &["YI SYLLABLE ITERATION MARK"]),
         ("yi syllable wu", &["YI SYLLABLE ITERATION MARK"]),
-        ("bom", &["ZERO WIDTH NO-BREAK SPACE"]),
+        ("zwnbsp", &["ZERO WIDTH NO-BREAK SPACE"]),
         ("padding character", &["PADDING CHARACTER"]),
         ("brakcet", &["PRESENTATION FORM FOR VERTICAL RIGHT WHITE LENTICULAR BRACKET"]),
         ("triple bar", &[]),

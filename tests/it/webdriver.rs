@@ -87,7 +87,8 @@ impl Browser {
                 return Err("chromedriver is gone".to_owned());
             }
         }
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
         let mut body = vec![0; length.ok_or("a reply without a length")?];
         reader.read_exact(&mut body).map_err(|error| error.to_string())?;
         let mut value: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;

@@ -115,7 +115,7 @@ impl LineFinder {
         let found = self.finder.find(&query);
         let total = found.total();
         debug!(%peer, total, "{peer}: {total} for {}", Quoted(query.text()));
-        Reply::Rows(Rows::new(found.into_codes(0)), Status { total, query: query.text() }.to_string())
+        Reply::Rows(self.finder.index.rows(found.into_codes(0)), Status { total, query: query.text() }.to_string())
     }
 
     /// Sends an answer as fast as the client takes it, and the prompt.

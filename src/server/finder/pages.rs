@@ -1,6 +1,8 @@
 //! The finder for browsers and programs: a page with a form, which does without a script and is better with one; its answers
 //! as JSON, a page at a time; and all of an answer as text, in pieces.
 
+use std::fmt::Write as _;
+use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,16 +10,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokio_util::bytes::Bytes;
 
 use super::{Finder, LONGEST_QUERY};
-use crate::metrics::Page;
+use crate::metrics::Page as Metrics;
 use crate::net::{Connection, Handler};
 use crate::pace::Ending;
 use crate::proto::http::form;
-use crate::server::web::{Content, HTML, Site, TEXT, entity_tag, has_it, whole};
-use crate::unicode::{Answer, Code, Found, Query, Rows, Shown, Status};
+use crate::server::web::{Content, HTML, Site, TEXT, entity_tag, has_it, hash, not_modified, streamed, whole};
+use crate::unicode::{self, Answer, Code, Found, Query, Shown, Status};
 
 /// Rows of a page.
 const ROWS: usize = 200;
@@ -40,6 +42,8 @@ const SAMPLES: [&str; 12] =
 pub struct PageFinder {
     finder: Arc<Finder>,
     site: Site,
+    /// A number that changes with anything that pages are made of.
+    edition: u64,
 }
 
 /// What somebody wants to see.
@@ -55,101 +59,111 @@ type Refusal = String;
 impl PageFinder {
     /// A server of this program's pages.
     pub fn new(program: &'static str) -> Self {
-        Self { finder: Arc::new(Finder::new()), site: Site::public(program) }
+        let finder = Arc::new(Finder::new());
+        let sample = Asked { query: Query::parse("♜").unwrap_or_default(), start: 0 };
+        let rows: Vec<Found> = finder.index.rows(finder.index.find(&sample.query).into_codes(0)).collect();
+        let page = document(program, "", &answer(&sample, rows.len(), &rows));
+        let edition = (env!("CARGO_PKG_VERSION"), unicode::VERSION, page, SCRIPT, STYLE);
+        Self { finder, site: Site::public(program), edition: hash(&edition) }
     }
 
     /// Adds its metrics.
-    pub fn add_metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+    pub fn add_metrics(&self, page: &mut Metrics, labels: &[(&str, &str)]) {
         self.finder.add_metrics(page, labels);
-    }
-
-    /// A page of an answer, as rows, how many there are in all.
-    fn rows(&self, asked: &Asked, most: usize) -> (usize, Vec<Found>) {
-        let found = self.finder.find(&asked.query);
-        let total = found.total();
-        let rows: Vec<Found> = Rows::new(found.into_codes(asked.start)).take(most).collect();
-        self.finder.rows.fetch_add(rows.len() as u64, Relaxed);
-        (total, rows)
-    }
-
-    fn page(&self, form: &str) -> Response<Content> {
-        let program = self.site.program;
-        match Asked::read(form) {
-            Ok(asked) if asked.query.is_empty() && asked.query.text().is_empty() => {
-                cacheable(HTML, document(program, "", &html! {}))
-            }
-            Ok(asked) => {
-                let (total, rows) = self.rows(&asked, ROWS);
-                cacheable(HTML, document(program, asked.query.text(), &answer(&asked, total, &rows)))
-            }
-            Err(why) => {
-                let query = form::value(form, "query").ok().flatten().unwrap_or_default();
-                whole(StatusCode::BAD_REQUEST, HTML, document(program, &query, &html! { p.refusal { (why) } }))
-            }
-        }
-    }
-
-    fn api(&self, form: &str) -> Result<Response<Content>, Refusal> {
-        let asked = Asked::read_some(form)?;
-        let limit = number(form, "limit")?.unwrap_or(ROWS);
-        if !(1..=MOST_ROWS).contains(&limit) {
-            return Err(format!("limit: it must be from 1 to {MOST_ROWS}"));
-        }
-        let (total, rows) = self.rows(&asked, limit);
-        let mut json = Vec::new();
-        let answer = Answer { query: asked.query.text(), total, start: asked.start, items: rows.into_iter() };
-        answer.write_json(&mut json).map_err(|error| error.to_string())?;
-        json.push(b'\n');
-        Ok(cacheable(JSON, json))
-    }
-
-    /// All of an answer, as lines, made as fast as they are taken.
-    fn all(&self, form: &str) -> Result<Response<Content>, Refusal> {
-        let Asked { query, start } = Asked::read_some(form)?;
-        let found = self.finder.find(&query);
-        let total = found.total();
-        let (finder, mut rows, mut has_more) = (Arc::clone(&self.finder), Rows::new(found.into_codes(start)), true);
-        let pieces = std::iter::from_fn(move || {
-            let mut lines = String::new();
-            has_more = has_more && finder.add_lines(&mut rows, "\n", &mut lines);
-            Some(Bytes::from(lines)).filter(|lines| !lines.is_empty())
-        });
-        let mut response = Response::new(Content::pieces(pieces));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT));
-        headers.insert("x-total", total.into());
-        // All that it depends on.
-        headers.insert(header::ETAG, entity_tag(&(env!("CARGO_PKG_VERSION"), query.text(), start, total)));
-        Ok(response)
     }
 
     fn answer(&self, request: &Parts) -> Response<Content> {
         let form = request.uri.query().unwrap_or_default();
         let made = match request.uri.path() {
-            "/" => Ok(self.page(form)),
-            "/api" => self.api(form),
-            "/all" => self.all(form),
-            "/app.js" => Ok(cacheable("text/javascript; charset=utf-8", SCRIPT)),
-            "/style.css" => Ok(cacheable("text/css; charset=utf-8", STYLE)),
+            "/" => return self.page(request, form),
+            "/api" => self.api(request, form),
+            "/all" => self.all(request, form),
+            "/app.js" => Ok(self.asset(request, "text/javascript; charset=utf-8", SCRIPT)),
+            "/style.css" => Ok(self.asset(request, "text/css; charset=utf-8", STYLE)),
             _ => Ok(whole(StatusCode::NOT_FOUND, TEXT, "There are /, /api and /all, each with ?query=WORDS\n")),
         };
-        let mut response = made.unwrap_or_else(|why| whole(StatusCode::BAD_REQUEST, TEXT, why + "\n"));
-        let Some(tag) = response.headers().get(header::ETAG) else { return response };
-        if has_it(&request.headers, tag) {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            *response.body_mut() = Content::Whole(None);
-        }
-        response.headers_mut().insert(header::CACHE_CONTROL, CACHED);
+        made.unwrap_or_else(|why| whole(StatusCode::BAD_REQUEST, TEXT, why + "\n"))
+    }
+
+    /// What `make` makes of a request, unless whoever asks has it already. It is the same for the same `what`.
+    fn cached(&self, request: &Parts, what: &impl Hash, make: impl FnOnce() -> Response<Content>) -> Response<Content> {
+        let tag = entity_tag(hash(&(self.edition, request.uri.path(), what)));
+        let mut response = if has_it(&request.headers, &tag) { not_modified() } else { make() };
+        response.headers_mut().extend([(header::ETAG, tag), (header::CACHE_CONTROL, CACHED)]);
         response
     }
-}
 
-fn cacheable(content_type: &'static str, body: impl Into<Bytes>) -> Response<Content> {
-    let body = body.into();
-    let tag = entity_tag(&body);
-    let mut response = whole(StatusCode::OK, content_type, body);
-    response.headers_mut().insert(header::ETAG, tag);
-    response
+    fn asset(&self, request: &Parts, content_type: &'static str, text: &'static str) -> Response<Content> {
+        self.cached(request, &(), || whole(StatusCode::OK, content_type, text))
+    }
+
+    /// Rows of an answer, and how many there are in all.
+    fn rows(&self, asked: &Asked, most: usize) -> (usize, Vec<Found>) {
+        let found = self.finder.find(&asked.query);
+        let total = found.total();
+        let rows: Vec<Found> = self.finder.index.rows(found.into_codes(asked.start)).take(most).collect();
+        self.finder.rows.fetch_add(rows.len() as u64, Relaxed);
+        (total, rows)
+    }
+
+    fn page(&self, request: &Parts, form: &str) -> Response<Content> {
+        let program = self.site.program;
+        let asked = match Asked::read(form) {
+            Ok(asked) => asked,
+            Err(why) => {
+                let query = form::value(form, "query").ok().flatten().unwrap_or_default();
+                let page = document(program, &query, &html! { p.refusal { (why) } });
+                return whole(StatusCode::BAD_REQUEST, HTML, page);
+            }
+        };
+        let query = asked.query.text();
+        self.cached(request, &(query, asked.start), || {
+            let below = match query {
+                "" => Markup::default(),
+                _ => {
+                    let (total, rows) = self.rows(&asked, ROWS);
+                    answer(&asked, total, &rows)
+                }
+            };
+            whole(StatusCode::OK, HTML, document(program, query, &below))
+        })
+    }
+
+    fn api(&self, request: &Parts, form: &str) -> Result<Response<Content>, Refusal> {
+        let asked = Asked::read_some(form)?;
+        let limit = number(form, "limit")?.unwrap_or(ROWS);
+        if !(1..=MOST_ROWS).contains(&limit) {
+            return Err(format!("limit: it must be from 1 to {MOST_ROWS}"));
+        }
+        let (query, start) = (asked.query.text(), asked.start);
+        Ok(self.cached(request, &(query, start, limit), || {
+            let (total, rows) = self.rows(&asked, limit);
+            let mut json = Vec::new();
+            match (Answer { query, total, start, items: rows.into_iter() }.write_json(&mut json)) {
+                Ok(()) => json.push(b'\n'),
+                Err(error) => unreachable!("memory takes all: {error}"),
+            }
+            whole(StatusCode::OK, JSON, json)
+        }))
+    }
+
+    /// All of an answer, as lines, made as fast as they are taken.
+    fn all(&self, request: &Parts, form: &str) -> Result<Response<Content>, Refusal> {
+        let Asked { query, start } = Asked::read_some(form)?;
+        Ok(self.cached(request, &(query.text(), start), || {
+            let found = self.finder.find(&query);
+            let total = found.total();
+            let (finder, mut rows) = (Arc::clone(&self.finder), self.finder.index.rows(found.into_codes(start)));
+            let pieces = std::iter::from_fn(move || {
+                let mut lines = String::new();
+                finder.add_lines(&mut rows, "\n", &mut lines);
+                Some(Bytes::from(lines)).filter(|lines| !lines.is_empty())
+            });
+            let mut response = streamed(TEXT, pieces);
+            response.headers_mut().insert("x-total", total.into());
+            response
+        }))
+    }
 }
 
 impl Asked {
@@ -229,7 +243,7 @@ fn answer(Asked { query, start }: &Asked, total: usize, rows: &[Found]) -> Marku
         @if !rows.is_empty() {
             table {
                 thead { tr { th scope="col" { "Code" } th scope="col" { "Character" } th scope="col" { "Name" } } }
-                tbody { @for found in rows { (row(found)) } }
+                tbody { (table_rows(rows)) }
             }
         }
         p.pages {
@@ -240,8 +254,20 @@ fn answer(Asked { query, start }: &Asked, total: usize, rows: &[Found]) -> Marku
     }
 }
 
-fn row(Found { code, title }: &Found) -> Markup {
-    html! { tr { td { (Code(*code)) } td { (Shown(*code)) } td { (title) } } }
+/// Rows are most of a page, so they are written without the machinery of templates. Names have nothing to escape.
+fn table_rows(rows: &[Found]) -> PreEscaped<String> {
+    let mut html = String::with_capacity(rows.len() * 80);
+    for Found { code, title } in rows {
+        // Writing to a text cannot fail.
+        let _ = match code {
+            // & " < >
+            0x22 | 0x26 | 0x3c | 0x3e => {
+                write!(html, "<tr><td>{}</td><td>&#{code};</td><td>{title}</td></tr>", Code(*code))
+            }
+            _ => write!(html, "<tr><td>{}</td><td>{}</td><td>{title}</td></tr>", Code(*code), Shown(*code)),
+        };
+    }
+    PreEscaped(html)
 }
 
 impl Handler for PageFinder {

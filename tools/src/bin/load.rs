@@ -34,6 +34,9 @@ struct Args {
     /// The poem it should give out
     #[arg(long)]
     poem: PathBuf,
+    /// What the server says first on each connection
+    #[arg(long)]
+    greeting: Option<PathBuf>,
     /// What each client sends first
     #[arg(long)]
     request: Option<PathBuf>,
@@ -155,6 +158,8 @@ impl Result {
 struct Clients {
     address: SocketAddr,
     poem: Arc<[u8]>,
+    /// The poem of a new connection, the greeting before it.
+    first: Vec<u8>,
     request: Vec<u8>,
     keep_alive: bool,
     epoll: rustix::fd::OwnedFd,
@@ -167,6 +172,7 @@ struct Fetch {
     start: Instant,
     sent: usize,
     received: usize,
+    is_first: bool,
 }
 
 impl Clients {
@@ -174,8 +180,10 @@ impl Clients {
         let slots = (0..clients).map(|_| None).collect();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let request = args.request.as_ref().map(fs::read).transpose()?.unwrap_or_default();
+        let greeting = args.greeting.as_ref().map(fs::read).transpose()?.unwrap_or_default();
+        let first = [&greeting[..], &poem].concat();
         let keep_alive = args.keep_alive;
-        Ok(Self { address: args.address, poem, request, keep_alive, epoll, slots, result: Result::default() })
+        Ok(Self { address: args.address, poem, first, request, keep_alive, epoll, slots, result: Result::default() })
     }
 
     fn run(mut self, until: Instant) -> io::Result<Result> {
@@ -225,7 +233,7 @@ impl Clients {
             // The connection may stand already, and most requests are short.
             let sent = if self.request.is_empty() { 0 } else { stream.write(&self.request).unwrap_or(0) };
             epoll::add(&self.epoll, &stream, data(slot), self.interest(sent))?;
-            Ok(Fetch { stream, start, sent, received: 0 })
+            Ok(Fetch { stream, start, sent, received: 0, is_first: true })
         }) {
             Ok(fetch) => self.slots[slot] = Some(fetch),
             Err(error) => self.count(&error),
@@ -264,11 +272,12 @@ impl Clients {
             return Ok(false);
         }
         let n = fetch.stream.read(buffer)?;
-        if self.poem.get(fetch.received..fetch.received + n) != Some(&buffer[..n]) {
+        let poem = if fetch.is_first { &self.first[..] } else { &self.poem };
+        if poem.get(fetch.received..fetch.received + n) != Some(&buffer[..n]) {
             return Ok(self.fail(slot, "wrong"));
         }
         fetch.received += n;
-        let complete = fetch.received == self.poem.len();
+        let complete = fetch.received == poem.len();
         if n == 0 && !complete {
             return Ok(self.fail(slot, "truncated"));
         }
@@ -280,7 +289,7 @@ impl Clients {
         if !self.keep_alive || !again {
             return Ok(true);
         }
-        (fetch.start, fetch.received) = (Instant::now(), 0);
+        (fetch.start, fetch.received, fetch.is_first) = (Instant::now(), 0, false);
         fetch.sent = fetch.stream.write(&self.request)?;
         if fetch.sent < self.request.len() {
             epoll::modify(&self.epoll, &fetch.stream, data(slot), epoll::EventFlags::OUT)?;
