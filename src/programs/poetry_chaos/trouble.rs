@@ -152,12 +152,21 @@ impl TroubleArgs {
     }
 }
 
+const CUT_AT: &str = "\
+End early: after so many bytes (100, 64KiB), or so long after it is passed on (3s, 1m)
+
+A time counts from when a connection, or a request, is passed on, which is after the wait of a delay. What is not passed on, as in a hang, is \
+not cut either.";
+
 /// `--delay` is a behaviour's here; the pause between two pieces is another word.
 fn own_names(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
         "delay" => arg.long("pace").help("Time from one piece to the next [default: 0, or 100ms with --num-bytes]"),
         "num_bytes" => arg.help("Bytes in a piece [default: all, or 10 with --pace; with --rate 25 pieces a second]"),
         "first_byte_delay" => arg.help("Hold back the first byte for so long"),
+        "cut_at" => arg
+            .help("End early: after so many bytes (100, 64KiB), or so long after it is passed on (3s, 1m)")
+            .long_help(CUT_AT),
         _ => arg,
     }
 }
