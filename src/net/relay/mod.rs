@@ -153,10 +153,13 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
                     client_leaves = Some(Box::pin(breaks(client)));
                 }
                 Stop::Sink(error) if error.kind() == io::ErrorKind::TimedOut => return RelayEnd::UpstreamBroke(error),
-                // EPIPE: it had come to its end before, and said all. Else the error is told once, and here it was.
+                // EPIPE: it had come to its end before, and said all; that may still have to be passed on. Else the error is
+                // told once, and here it was.
                 Stop::Sink(error) => {
+                    let has_ended = error.kind() == io::ErrorKind::BrokenPipe;
+                    broken = Some(error).filter(|_| !has_ended || down_is == State::Over);
                     up_is = State::Over;
-                    broken = Some(error).filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+                    client_leaves = Some(Box::pin(breaks(client)));
                 }
             },
             stop = &mut down, if down_is == State::UnderWay => match stop {

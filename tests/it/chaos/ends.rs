@@ -37,6 +37,13 @@ fn end(mut stream: &TcpStream) -> (Vec<u8>, Option<io::ErrorKind>) {
     (bytes, error)
 }
 
+/// Has a proxy stand still, until SIGCONT.
+fn stop(proxy: &Service) {
+    proxy.signal(Signal::SIGSTOP);
+    let stat = format!("/proc/{}/stat", proxy.pid());
+    eventually("it stands still", || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+}
+
 const RESET: Option<io::ErrorKind> = Some(io::ErrorKind::ConnectionReset);
 
 #[test]
@@ -53,9 +60,7 @@ fn a_reset_of_upstream_is_one_whatever_the_client_says_meanwhile() {
             let mut its = told.recv_timeout(PATIENCE).expect("a connection");
             its.read_exact(&mut vec![0; first.len()]).expect("passed on");
             // Both at once, to the proxy.
-            proxy.signal(Signal::SIGSTOP);
-            let stat = format!("/proc/{}/stat", proxy.pid());
-            eventually("it stands still", || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+            stop(&proxy);
             reset(its);
             stream.write_all(b"b").expect("sent");
             proxy.signal(Signal::SIGCONT);
@@ -147,6 +152,42 @@ fn a_reset_after_a_half_close_ends_the_connection() {
             // Nobody says anything any more, and yet it ends.
             proxy.hear(if args.len() == 1 { "Connection 1, " } else { "Request 1, " });
         }
+    }
+}
+
+#[test]
+fn a_client_that_resets_is_noticed_though_upstream_is_gone() {
+    let (server, told) = upstream();
+    // What upstream has said is under way for longer than anybody waits.
+    let proxy = chaos(&["-v", "--num-bytes", "10", "--pace", "1h"], &server.port());
+    let mut stream = client(&proxy);
+    let mut its = told.recv_timeout(PATIENCE).expect("a connection");
+    its.write_all(&[b'x'; 100]).expect("sent");
+    stream.read_exact(&mut [0; 10]).expect("passed on");
+    its.shutdown(Shutdown::Write).expect("connected");
+    reset(its);
+    stream.write_all(b"a").expect("sent");
+    reset(stream);
+    let line = proxy.hear("Connection 1, ");
+    assert!(line.ends_with(", RST, it broke"), "{line}");
+}
+
+#[test]
+fn a_reset_of_upstream_after_its_end_is_one_whatever_the_client_says_meanwhile() {
+    let (server, told) = upstream();
+    let proxy = chaos(&["-v"], &server.port());
+    for number in 1..=20 {
+        let mut stream = client(&proxy);
+        let its = told.recv_timeout(PATIENCE).expect("a connection");
+        its.shutdown(Shutdown::Write).expect("connected");
+        assert_eq!(end(&stream), (vec![], None));
+        // Both at once, to the proxy.
+        stop(&proxy);
+        reset(its);
+        stream.write_all(b"b").expect("sent");
+        proxy.signal(Signal::SIGCONT);
+        let line = proxy.hear(&format!("Connection {number}, "));
+        assert!(line.ends_with(", RST"), "{line}");
     }
 }
 
