@@ -192,9 +192,9 @@ impl Exchange<'_> {
                 Some(0) => return Ok(Heard::Else(None)),
                 Some(_) => {}
             }
-            // The first bytes may already be those of something else.
-            let has_line = self.heard[before..].contains(&b'\n');
-            is_fresh = before == 0 || has_line || self.heard.len() >= SERVER_HEAD;
+            // The first bytes may already be those of something else, and so may those that no line of a head has.
+            let tells = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r');
+            is_fresh = before == 0 || self.heard[before..].iter().any(tells) || self.heard.len() >= SERVER_HEAD;
         }
     }
 

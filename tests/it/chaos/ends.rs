@@ -227,6 +227,29 @@ fn what_is_no_http_is_passed_on_at_once() {
 }
 
 #[test]
+fn what_begins_as_http_and_goes_on_as_something_else_is_passed_on_at_once() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    const REPLY: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+    // AMQP has a word before its bytes; and a word of another kind.
+    for rest in [&b"\0\0\x09\x01"[..], b" /\x7f", b"\n"] {
+        let (server, told) = upstream();
+        let proxy = chaos(&["--protocol", "http"], &server.port());
+        let mut stream = client(&proxy);
+        // With the request before it, so that it is known when the first part has been read.
+        stream.write_all(&[GET, b"AMQP"].concat()).expect("sent");
+        let mut its = told.recv_timeout(PATIENCE).expect("a connection");
+        its.read_exact(&mut [0; GET.len()]).expect("passed on");
+        its.write_all(REPLY).expect("sent");
+        stream.read_exact(&mut [0; REPLY.len()]).expect("a reply");
+        stream.write_all(rest).expect("sent");
+        let mut heard = vec![0; 4 + rest.len()];
+        its.read_exact(&mut heard).expect("passed on");
+        assert_eq!(heard, [b"AMQP", rest].concat());
+        proxy.hear("is passed on as bytes: ");
+    }
+}
+
+#[test]
 fn an_abort_goes_as_far_as_upstream_speaks() {
     for (args, said) in [
         (&["--behavior", "100:abort"][..], ""),
