@@ -507,3 +507,79 @@ impl Drop for Treated<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use rustix::io::ioctl_fionread;
+    use socket2::{Domain, Socket, Type};
+    use tokio::io::AsyncWriteExt;
+    use tokio::runtime::Builder;
+    use tokio::task::yield_now;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Both ends of a connection, of which the second one has little room for what it does not read.
+    fn pair() -> (TcpStream, std::net::TcpStream) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.set_recv_buffer_size(32 << 10).expect("set");
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any.into()).expect("bound");
+        listener.listen(1).expect("listening");
+        let address = listener.local_addr().expect("bound").as_socket().expect("an IP socket");
+        let from = std::net::TcpStream::connect(address).expect("a listener");
+        from.set_nonblocking(true).expect("set");
+        (TcpStream::from_std(from).expect("registered"), listener.accept().expect("connected").0.into())
+    }
+
+    /// What becomes of a direction whose source says more than anybody holds, and how long that takes, if its sink is this one.
+    fn run_into(reads: impl AsyncFn(std::net::TcpStream)) -> (Option<io::ErrorKind>, Duration) {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let ((mut says, from), (to, sink)) = (pair(), pair());
+            from.set_nonblocking(true).expect("set");
+            let from = TcpStream::from_std(from).expect("registered");
+            let mut pump = Pump::new(&from, &to, Treatment::default(), Some(LIMIT));
+            let began = Instant::now();
+            let says = async { while says.write_all(&[b'x'; ROOM]).await.is_ok() {} };
+            let stop = tokio::select! {
+                stop = pump.run() => Some(stop),
+                () = says => None,
+                () = reads(sink) => None,
+            };
+            let error = stop.map(|stop| match stop {
+                Stop::Sink(error) => error.kind(),
+                _ => panic!("the sink is the one that ends it"),
+            });
+            (error, began.elapsed())
+        })
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_has_its_time_and_no_more() {
+        let (error, took) = run_into(async |_sink| pending().await);
+        assert_eq!(error, Some(io::ErrorKind::TimedOut));
+        assert!(took >= LIMIT && took < 2 * LIMIT, "{took:?}");
+    }
+
+    #[test]
+    fn a_sink_that_takes_little_is_not_one_that_takes_nothing() {
+        // In each time a little: too little for the kernel to call it writable.
+        let (error, took) = run_into(async |mut sink| {
+            let mut piece = vec![0; ROOM];
+            for _ in 0..20 {
+                sleep(LIMIT * 3 / 4).await;
+                let _ = sink.read(&mut piece).expect("something is there");
+                // Until the kernel has passed on more of it: the clock does not wait for that.
+                while ioctl_fionread(&sink).expect("a number") == 0 {
+                    yield_now().await;
+                }
+            }
+        });
+        assert_eq!((error, took), (None, LIMIT * 15));
+    }
+}

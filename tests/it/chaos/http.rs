@@ -343,6 +343,26 @@ fn each_behaviour_is_about_one_request() {
 }
 
 #[test]
+fn a_kept_upstream_that_ends_while_a_request_waits_is_connected_to_anew() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::start(move |number, mut stream| {
+        stream.read_exact(&mut [0; 27]).expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("sent");
+        tell.send(number).expect("a test");
+        send_whole(stream, b"");
+    });
+    let proxy = over_http(&["--behavior", "100:delay", "--delay", "300ms"], &server.port());
+    let mut client = Client::new(&proxy);
+    // At once, so that the second one waits before upstream ends.
+    client.say("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2));
+    for number in 0..2 {
+        assert_eq!(client.reply().expect("a reply"), (200, vec![]));
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(number));
+    }
+    assert_eq!(client.end(), Ok(0));
+}
+
+#[test]
 fn an_upstream_that_refuses_resets_the_client() {
     let (_held, port) = refusing_port();
     let proxy = over_http(&[], &port);

@@ -6,8 +6,11 @@ mod script;
 mod theirs;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,8 +21,8 @@ use serde_json::Value;
 use crate::schema::violations;
 
 use crate::harness::{
-    PATIENCE, Server, Service, fetch, finish, follow, poem_file, program, read_out, read_some, refusing_port, reset,
-    run, send_whole,
+    PATIENCE, Running, Server, Service, fetch, finish, follow, poem_file, program, read_out, read_some, refusing_port,
+    reset, run, send_whole,
 };
 
 /// A chaos proxy with these flags.
@@ -286,6 +289,36 @@ fn a_pace_and_a_cut_are_for_the_direction_that_was_said() {
     let mut stream = proxy.connect();
     stream.write_all(&poem[..100]).expect("sent");
     assert_eq!(read_out(stream).expect("a reply"), poem[..100]);
+}
+
+#[test]
+fn the_time_of_a_cut_counts_from_when_a_late_one_is_passed_on() {
+    const TIME: Duration = Duration::from_millis(300);
+    let server = Server::start(|_, stream| drop(read_out(stream)));
+    let flags = ["--behavior", "100:delay", "--delay", "300ms", "--cut-at", "300ms"];
+    for (protocol, said) in [("tcp", "x"), ("http", "GET / HTTP/1.1\r\nHost: h\r\n\r\n")] {
+        let proxy = chaos(&[&flags[..], &["--protocol", protocol]].concat(), &server.port());
+        let (began, mut stream) = (Instant::now(), proxy.connect());
+        stream.write_all(said.as_bytes()).expect("sent");
+        assert_eq!(read_some(&stream, &mut [0]), Err(io::ErrorKind::ConnectionReset), "{protocol}");
+        assert!(began.elapsed() >= 2 * TIME, "{protocol}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_rehearsal_quietly() {
+    let (reader, writer) = UnixStream::pair().expect("a pair");
+    let mut command = program("poetry-chaos");
+    command.args(["--rehearse", &u64::MAX.to_string(), "--behavior", "50:error", "--seed", "1", "1"]);
+    command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped());
+    let running = Running::start_as_is(&mut command);
+    // What holds the other end here would read all that is ever said.
+    drop(command);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).expect("a line");
+    assert!(line.starts_with("1 "), "{line}");
+    let finished = running.finish();
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
 }
 
 #[test]
