@@ -80,8 +80,13 @@ pub fn relay<'a>(
     let mut down = Pump::new(upstream, client.stream(), down, limit);
     // No part of an `async fn`, whose future would have room for what it was given, too.
     async move {
-        let end = run(&mut up, &mut down).await;
-        settle(client, &mut up, &mut down, end).await
+        let first = if up.is_plain() && down.is_plain() { run_on(&mut up, &mut down).await } else { None };
+        // Boxed: most connections are held without an end in sight, and untreated.
+        Box::pin(async {
+            let end = run(&mut up, &mut down, first).await;
+            settle(client, &mut up, &mut down, end).await
+        })
+        .await
     }
 }
 
@@ -128,8 +133,39 @@ enum State {
 /// Somebody who is not read from, and may leave: `Ok` for the end of the stream.
 type Leaving<'a> = Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>>;
 
-/// Runs both directions to the end of the relay.
-async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
+/// What happens on a relay.
+enum Event {
+    Up(Stop),
+    Down(Stop),
+    /// Who is not read from comes to its end, or breaks.
+    ClientLeaves(io::Result<()>),
+    UpstreamLeaves(io::Result<()>),
+    /// Data, an end or an error, after upstream's message.
+    UpstreamSpeaks(io::Result<()>),
+}
+
+/// Runs both directions as long as neither is treated nor comes to its end. Of a connection that is held this is all, so it
+/// is small.
+async fn run_on(up: &mut Pump<'_>, down: &mut Pump<'_>) -> Option<Event> {
+    let (mut up_stalls, mut down_stalls) = (None, None);
+    poll_fn(|context| {
+        loop {
+            // In turn: whoever says much does not hold up the other one.
+            let (upward, downward) = (up.step(context, &mut up_stalls), down.step(context, &mut down_stalls));
+            match (upward, downward) {
+                (Poll::Ready(Err(error)), _) => return Poll::Ready(Some(Event::Up(Stop::Sink(error)))),
+                (_, Poll::Ready(Err(error))) => return Poll::Ready(Some(Event::Down(Stop::Sink(error)))),
+                _ if up.has_end() || down.has_end() => return Poll::Ready(None),
+                (Poll::Pending, Poll::Pending) => return Poll::Pending,
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+/// Runs both directions to the end of the relay, from what has happened `first`.
+async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>, mut first: Option<Event>) -> RelayEnd {
     let (client, upstream) = (up.from, down.from);
     let (mut up, mut down) = (pin!(up.run()), pin!(down.run()));
     let (mut up_is, mut down_is) = (State::UnderWay, State::UnderWay);
@@ -138,64 +174,58 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>) -> RelayEnd {
     // Boxed: most are relays of streams of which both end, one soon after the other.
     let (mut client_leaves, mut upstream_leaves): (Leaving<'_>, Leaving<'_>) = (None, None);
     loop {
-        tokio::select! {
-            stop = &mut up, if up_is == State::UnderWay => match stop {
-                Stop::Cut(how @ (Ending::Rst | Ending::Hang)) => return RelayEnd::Cut(how),
-                Stop::Source(error) => return RelayEnd::ClientBroke(error),
-                Stop::Lost => return RelayEnd::Unasked,
-                Stop::Whole { and_more } => {
-                    up_is = State::Whole;
-                    client_leaves = Some(Box::pin(leaves(client, and_more)));
-                }
-                Stop::Over | Stop::Cut(Ending::Fin) => {
-                    shut_down(upstream);
-                    up_is = State::Over;
-                    client_leaves = Some(Box::pin(breaks(client)));
-                }
-                Stop::Sink(error) if error.kind() == io::ErrorKind::TimedOut => return RelayEnd::UpstreamBroke(error),
-                // EPIPE: it had come to its end before, and said all; that may still have to be passed on. Else the error is
-                // told once, and here it was.
-                Stop::Sink(error) => {
-                    let has_ended = error.kind() == io::ErrorKind::BrokenPipe;
-                    broken = Some(error).filter(|_| !has_ended || down_is == State::Over);
-                    up_is = State::Over;
-                    client_leaves = Some(Box::pin(breaks(client)));
-                }
+        let event = match first.take() {
+            Some(event) => event,
+            None => tokio::select! {
+                stop = &mut up, if up_is == State::UnderWay => Event::Up(stop),
+                stop = &mut down, if down_is == State::UnderWay => Event::Down(stop),
+                // Who waits for a reply may leave meanwhile.
+                end = any(&mut client_leaves), if client_leaves.is_some() => Event::ClientLeaves(end),
+                end = any(&mut upstream_leaves), if upstream_leaves.is_some() => Event::UpstreamLeaves(end),
+                said = speaks(upstream), if down_is == State::Whole => Event::UpstreamSpeaks(said),
             },
-            stop = &mut down, if down_is == State::UnderWay => match stop {
-                Stop::Cut(how) => return RelayEnd::Cut(how),
-                Stop::Source(error) => return RelayEnd::UpstreamBroke(error),
-                Stop::Sink(error) => return RelayEnd::ClientBroke(error),
-                Stop::Whole { .. } | Stop::Lost => down_is = State::Whole,
-                Stop::Over => {
-                    // Else all is said, and who has the connections closes them.
-                    if up_is != State::Over {
-                        shut_down(client);
-                        upstream_leaves = Some(Box::pin(breaks(upstream)));
-                    }
-                    down_is = State::Over;
-                }
-            },
-            // Who waits for a reply may leave meanwhile.
-            end = any(&mut client_leaves), if client_leaves.is_some() => match end {
-                Ok(()) => {
-                    shut_down(upstream);
-                    up_is = State::Over;
-                    client_leaves = Some(Box::pin(breaks(client)));
-                }
-                Err(error) => return RelayEnd::ClientBroke(error),
-            },
-            // Data, an end or an error: none of that belongs to its message.
-            said = speaks(upstream), if down_is == State::Whole => match said {
-                Ok(()) => return RelayEnd::Unasked,
-                Err(error) => return RelayEnd::UpstreamBroke(error),
-            },
-            end = any(&mut upstream_leaves), if upstream_leaves.is_some() => {
-                upstream_leaves = None;
-                if let Err(error) = end {
-                    return RelayEnd::UpstreamBroke(error);
-                }
+        };
+        match event {
+            Event::Up(Stop::Cut(how @ (Ending::Rst | Ending::Hang))) => return RelayEnd::Cut(how),
+            Event::Up(Stop::Source(error)) => return RelayEnd::ClientBroke(error),
+            Event::Up(Stop::Lost) => return RelayEnd::Unasked,
+            Event::Up(Stop::Whole { and_more }) => {
+                up_is = State::Whole;
+                client_leaves = Some(Box::pin(leaves(client, and_more)));
             }
+            Event::Up(Stop::Over | Stop::Cut(Ending::Fin)) | Event::ClientLeaves(Ok(())) => {
+                shut_down(upstream);
+                up_is = State::Over;
+                client_leaves = Some(Box::pin(breaks(client)));
+            }
+            Event::Up(Stop::Sink(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                return RelayEnd::UpstreamBroke(error);
+            }
+            // EPIPE: it had come to its end before, and said all; that may still have to be passed on. Else the error is
+            // told once, and here it was.
+            Event::Up(Stop::Sink(error)) => {
+                let has_ended = error.kind() == io::ErrorKind::BrokenPipe;
+                broken = Some(error).filter(|_| !has_ended || down_is == State::Over);
+                up_is = State::Over;
+                client_leaves = Some(Box::pin(breaks(client)));
+            }
+            Event::Down(Stop::Cut(how)) => return RelayEnd::Cut(how),
+            Event::Down(Stop::Sink(error)) | Event::ClientLeaves(Err(error)) => return RelayEnd::ClientBroke(error),
+            Event::Down(Stop::Whole { .. } | Stop::Lost) => down_is = State::Whole,
+            Event::Down(Stop::Over) => {
+                // Else all is said, and who has the connections closes them.
+                if up_is != State::Over {
+                    shut_down(client);
+                    upstream_leaves = Some(Box::pin(breaks(upstream)));
+                }
+                down_is = State::Over;
+            }
+            Event::UpstreamLeaves(Ok(())) => upstream_leaves = None,
+            // None of that belongs to its message.
+            Event::UpstreamSpeaks(Ok(())) => return RelayEnd::Unasked,
+            Event::Down(Stop::Source(error))
+            | Event::UpstreamLeaves(Err(error))
+            | Event::UpstreamSpeaks(Err(error)) => return RelayEnd::UpstreamBroke(error),
         }
         match (up_is, down_is) {
             (State::UnderWay, _) | (_, State::UnderWay) => continue,

@@ -4,16 +4,16 @@ use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::Range;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::bytes::{Buf, BytesMut};
 
 use crate::net::alarm::wait_until;
@@ -127,6 +127,9 @@ struct Treated<'m> {
     borrowed: usize,
 }
 
+/// How long a sink may go on to take nothing, if it does not.
+pub(super) type Stalls = Option<Pin<Box<Sleep>>>;
+
 /// One direction.
 pub(super) struct Pump<'a> {
     pub(super) from: &'a TcpStream,
@@ -174,6 +177,45 @@ impl<'a> Pump<'a> {
             is_to_leave: false,
             limit,
         }
+    }
+
+    /// Whether it passes on what comes, as it comes.
+    pub(super) fn is_plain(&self) -> bool {
+        self.treatment.is_none()
+    }
+
+    /// Whether its source has come to its end, or broke.
+    pub(super) fn has_end(&self) -> bool {
+        self.is_over || self.broken.is_some()
+    }
+
+    /// Does one thing, if one can be done now, in a direction that is not treated and has no end yet: sends what is held, or
+    /// passes on what has come.
+    ///
+    /// # Errors
+    /// As for [`give`](Self::give).
+    pub(super) fn step(&mut self, context: &mut Context<'_>, stalls: &mut Stalls) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            match ready!(poll_readable(self.from, context)) {
+                Ok(ready) => return Poll::Ready(self.take(ready, true)),
+                Err(error) => self.ended(Some(error)),
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match self.give_now(self.held.len()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => {
+                *stalls = None;
+                return Poll::Ready(result.map(drop));
+            }
+        }
+        if let Poll::Ready(writable) = self.to.poll_write_ready(context) {
+            return Poll::Ready(writable);
+        }
+        let Some(limit) = self.limit else { return Poll::Pending };
+        ready!(stalls.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(context));
+        *stalls = None;
+        Poll::Ready(self.give_at_last(self.held.len(), io::ErrorKind::TimedOut.into()).map(drop))
     }
 
     pub(super) async fn run(&mut self) -> Stop {
@@ -423,25 +465,43 @@ impl<'a> Pump<'a> {
     /// The sink broke, or takes nothing (`TimedOut`).
     async fn give(&mut self, bytes: Range<u64>, left: Option<Duration>) -> io::Result<u64> {
         let length = usize::try_from(bytes.end - self.sent).unwrap_or(usize::MAX).min(self.held.len());
-        self.be_prompt();
-        let (to, due) = (self.to, &self.held[..length]);
-        let sent = loop {
-            match to.try_io(Interest::WRITABLE, || send_now(to, due, false)) {
+        loop {
+            match self.give_now(length) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => break result?,
+                result => return result,
             }
             // Boxed: few have to wait.
-            match Box::pin(becomes_writable(to, left, self.limit)).await {
+            match Box::pin(becomes_writable(self.to, left, self.limit)).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(0),
-                // The kernel calls a socket writable only when a good part of its buffer is free: the peer may have taken
-                // something all the same.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    break send_now(to, due, false).map_err(|_| error)?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return self.give_at_last(length, error),
                 Err(error) => return Err(error),
             }
-        };
+        }
+    }
+
+    /// Sends some of so many bytes, which are held. Returns how many.
+    ///
+    /// # Errors
+    /// The sink broke, or takes nothing now (`WouldBlock`).
+    fn give_now(&mut self, length: usize) -> io::Result<u64> {
+        self.be_prompt();
+        let sent = self.to.try_io(Interest::WRITABLE, || send_now(self.to, &self.held[..length], false))?;
+        Ok(self.gave(sent))
+    }
+
+    /// The same for a sink that was not writable for its time. The kernel calls a socket that only when a good part of its
+    /// buffer is free: the peer may have taken something all the same.
+    ///
+    /// # Errors
+    /// It has not: `late`.
+    fn give_at_last(&mut self, length: usize, late: io::Error) -> io::Result<u64> {
+        let sent = send_now(self.to, &self.held[..length], false).map_err(|_| late)?;
+        Ok(self.gave(sent))
+    }
+
+    /// So many of the bytes that are held are sent.
+    fn gave(&mut self, sent: usize) -> u64 {
         self.held.advance(sent);
         if self.held.is_empty() {
             // A connection that is quiet holds nothing.
@@ -449,7 +509,7 @@ impl<'a> Pump<'a> {
         }
         self.settle();
         self.note(sent);
-        Ok(sent as u64)
+        sent as u64
     }
 
     /// Has the kernel send whatever it gets at once, from the second time on.
@@ -490,14 +550,16 @@ pub(super) async fn becomes_writable(
     }
 }
 
-/// Waits until there is something to read, or an end, and returns what there is. (The future of [`TcpStream::ready`] is ten
-/// times as large; here it is asked when it has the answer.)
+/// Waits until there is something to read, or an end, and returns what there is.
 async fn becomes_readable(stream: &TcpStream) -> io::Result<Ready> {
-    poll_fn(|context| {
-        ready!(stream.poll_read_ready(context))?;
-        pin!(stream.ready(Interest::READABLE | Interest::ERROR)).poll(context)
-    })
-    .await
+    poll_fn(|context| poll_readable(stream, context)).await
+}
+
+/// What there is to read, an end included. (The future of [`TcpStream::ready`] is ten times as large as what waits here; it is
+/// asked when it has the answer.)
+fn poll_readable(stream: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+    ready!(stream.poll_read_ready(context))?;
+    pin!(stream.ready(Interest::READABLE | Interest::ERROR)).poll(context)
 }
 
 impl Drop for Treated<'_> {

@@ -12,9 +12,11 @@
 //!   what is no HTTP, or is none any more: a relay of all the rest
 //! ```
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use tokio_util::bytes::{Buf, BytesMut};
@@ -114,35 +116,12 @@ impl ChaosServer {
         let mut exchange = Exchange { server: self, connection, record, heard, unasked, upstream: None };
         let mut last = None;
         loop {
-            match exchange.hear().await? {
-                Heard::Nothing => {
-                    // Between two requests nothing is cut short.
-                    if let Some(upstream) = exchange.upstream.take() {
-                        upstream.close();
-                    }
-                    return Ok(Ending::Fin);
-                }
-                Heard::Request(mut asked) => {
-                    let drawn = self.draw(self.requests.fetch_add(1, Relaxed) + 1);
-                    if rewrite_host {
-                        exchange.rewrite_host(&mut asked);
-                    }
-                    // Boxed: the future of a connection on which nothing is asked is a small one.
-                    let result = Box::pin(exchange.treat(asked, &drawn)).await;
-                    last = Some(drawn);
-                    match result? {
-                        Exchanged::Next => {}
-                        Exchanged::End(how) => return Ok(how),
-                        Exchanged::Else => break,
-                    }
-                }
-                Heard::Else(why) => {
-                    if let Some(why) = why {
-                        let peer = exchange.connection.peer();
-                        warn!(%peer, "What {peer} says is passed on as bytes: {why}");
-                    }
-                    break;
-                }
+            exchange.rest().await;
+            // Boxed: the future of a connection on which nothing is asked is a small one.
+            match Box::pin(exchange.take_turn(rewrite_host, &mut last)).await? {
+                Exchanged::Next => {}
+                Exchanged::End(how) => return Ok(how),
+                Exchanged::Else => break,
             }
         }
         Box::pin(exchange.pass_on(last)).await
@@ -150,6 +129,51 @@ impl ChaosServer {
 }
 
 impl Exchange<'_> {
+    /// Waits until anything may have happened, if nothing is under way.
+    async fn rest(&mut self) {
+        if !self.heard.is_empty() {
+            return;
+        }
+        self.connection.set_idle(true);
+        let upstream = self.upstream.as_deref();
+        // An error is told once, and not here.
+        let has_said = poll_fn(|context| upstream.map_or(Poll::Pending, |upstream| upstream.poll_read_ready(context)));
+        tokio::select! {
+            biased;
+            _ = self.connection.readable() => {}
+            () = self.connection.closing() => {}
+            _ = has_said => {}
+        }
+    }
+
+    /// Hears one request, and treats it as is drawn for it.
+    async fn take_turn(&mut self, rewrite_host: bool, last: &mut Option<Drawn>) -> io::Result<Exchanged> {
+        let mut asked = match self.hear().await? {
+            Heard::Request(asked) => asked,
+            Heard::Nothing => {
+                // Between two requests nothing is cut short.
+                if let Some(upstream) = self.upstream.take() {
+                    upstream.close();
+                }
+                return Ok(Exchanged::End(Ending::Fin));
+            }
+            Heard::Else(why) => {
+                if let Some(why) = why {
+                    let peer = self.connection.peer();
+                    warn!(%peer, "What {peer} says is passed on as bytes: {why}");
+                }
+                return Ok(Exchanged::Else);
+            }
+        };
+        let drawn = self.server.draw(self.server.requests.fetch_add(1, Relaxed) + 1);
+        if rewrite_host {
+            self.rewrite_host(&mut asked);
+        }
+        let result = self.treat(asked, &drawn).await;
+        *last = Some(drawn);
+        result
+    }
+
     /// Waits for the head of a request.
     async fn hear(&mut self) -> io::Result<Heard> {
         let mut is_fresh = true;
