@@ -194,9 +194,12 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>, mut first: Option<Event>) -
                 client_leaves = Some(Box::pin(leaves(client, and_more)));
             }
             Event::Up(Stop::Over | Stop::Cut(Ending::Fin)) | Event::ClientLeaves(Ok(())) => {
-                shut_down(upstream);
+                // Else all is said, and who has the connections closes them.
+                if down_is != State::Over {
+                    shut_down(upstream);
+                    client_leaves = Some(Box::pin(breaks(client)));
+                }
                 up_is = State::Over;
-                client_leaves = Some(Box::pin(breaks(client)));
             }
             Event::Up(Stop::Sink(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 return RelayEnd::UpstreamBroke(error);
@@ -213,7 +216,7 @@ async fn run(up: &mut Pump<'_>, down: &mut Pump<'_>, mut first: Option<Event>) -
             Event::Down(Stop::Sink(error)) | Event::ClientLeaves(Err(error)) => return RelayEnd::ClientBroke(error),
             Event::Down(Stop::Whole { .. } | Stop::Lost) => down_is = State::Whole,
             Event::Down(Stop::Over) => {
-                // Else all is said, and who has the connections closes them.
+                // As above.
                 if up_is != State::Over {
                     shut_down(client);
                     upstream_leaves = Some(Box::pin(breaks(upstream)));
