@@ -581,6 +581,7 @@ mod tests {
     use tokio::task::yield_now;
     use tokio::time::{Instant, sleep};
 
+    use super::super::{Event, run_on};
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -598,40 +599,49 @@ mod tests {
         (TcpStream::from_std(from).expect("registered"), listener.accept().expect("connected").0.into())
     }
 
-    /// What becomes of a direction whose source says more than anybody holds, and how long that takes, if its sink is this one.
-    fn run_into(reads: impl AsyncFn(std::net::TcpStream)) -> (Option<io::ErrorKind>, Duration) {
+    /// What becomes of a direction whose source says more than anybody holds, and how long that takes, if its sink is this one;
+    /// by itself, or beside the other one.
+    fn run_into(reads: impl AsyncFn(std::net::TcpStream), is_alone: bool) -> (Option<io::ErrorKind>, Duration) {
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
             let ((mut says, from), (to, sink)) = (pair(), pair());
             from.set_nonblocking(true).expect("set");
             let from = TcpStream::from_std(from).expect("registered");
             let mut pump = Pump::new(&from, &to, Treatment::default(), Some(LIMIT));
+            let mut other = Pump::new(&to, &from, Treatment::default(), Some(LIMIT));
+            let runs = async {
+                match is_alone {
+                    true => Some(Event::Up(pump.run().await)),
+                    false => run_on(&mut pump, &mut other).await,
+                }
+            };
             let began = Instant::now();
             let says = async { while says.write_all(&[b'x'; ROOM]).await.is_ok() {} };
-            let stop = tokio::select! {
-                stop = pump.run() => Some(stop),
+            let event = tokio::select! {
+                event = runs => event,
                 () = says => None,
-                () = reads(sink) => None,
+                () = reads(sink) => return (None, began.elapsed()),
             };
-            let error = stop.map(|stop| match stop {
-                Stop::Sink(error) => error.kind(),
+            match event {
+                Some(Event::Up(Stop::Sink(error))) => (Some(error.kind()), began.elapsed()),
                 _ => panic!("the sink is the one that ends it"),
-            });
-            (error, began.elapsed())
+            }
         })
     }
 
     #[test]
     fn a_sink_that_takes_nothing_has_its_time_and_no_more() {
-        let (error, took) = run_into(async |_sink| pending().await);
-        assert_eq!(error, Some(io::ErrorKind::TimedOut));
-        assert!(took >= LIMIT && took < 2 * LIMIT, "{took:?}");
+        for is_alone in [true, false] {
+            let (error, took) = run_into(async |_sink| pending().await, is_alone);
+            assert_eq!(error, Some(io::ErrorKind::TimedOut));
+            assert!(took >= LIMIT && took < 2 * LIMIT, "{took:?}");
+        }
     }
 
     #[test]
     fn a_sink_that_takes_little_is_not_one_that_takes_nothing() {
         // In each time a little: too little for the kernel to call it writable.
-        let (error, took) = run_into(async |mut sink| {
+        let reads = async |mut sink: std::net::TcpStream| {
             let mut piece = vec![0; ROOM];
             for _ in 0..20 {
                 sleep(LIMIT * 3 / 4).await;
@@ -641,7 +651,9 @@ mod tests {
                     yield_now().await;
                 }
             }
-        });
-        assert_eq!((error, took), (None, LIMIT * 15));
+        };
+        for is_alone in [true, false] {
+            assert_eq!(run_into(reads, is_alone), (None, LIMIT * 15));
+        }
     }
 }
