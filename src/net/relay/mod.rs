@@ -8,7 +8,8 @@
 //! Both directions are one task. A direction on which nothing is under way has no buffer: bytes are read into one that all
 //! share, and sent at once; only what the other side does not take, or is not due yet, is held, at most 64 KiB, and more in
 //! a delay line as long as the [`Allowance`] of all lines lasts. Then nothing more is read, and the sender has to wait
-//! (backpressure).
+//! (backpressure). What only a treatment needs, or the time from the first end on, is made when it is needed: most of the
+//! connections that are held are untreated and quiet.
 
 mod pump;
 
