@@ -104,7 +104,6 @@ fn aliases_are_found_and_wrong_names_are_corrected() {
         ("zwnbsp", &["ZERO WIDTH NO-BREAK SPACE"]),
         ("padding character", &["PADDING CHARACTER"]),
         ("brakcet", &["PRESENTATION FORM FOR VERTICAL RIGHT WHITE LENTICULAR BRACKET"]),
-        ("triple bar", &[]),
     ] {
         assert_eq!(titles(text), expected, "{text}");
     }
