@@ -114,7 +114,7 @@ impl Args {
         let mut line = String::new();
         for found in rows {
             line.clear();
-            found.write_line(&mut line, self.raw);
+            found.push_line(&mut line, self.raw);
             line.push('\n');
             stdout.write_all(line.as_bytes())?;
         }

@@ -1,7 +1,5 @@
 //! What Unicode calls its characters: the names that are written down, with their aliases, and those that follow from rules.
 
-use std::fmt;
-
 use super::rules::Rule;
 use super::words::words;
 
@@ -59,7 +57,7 @@ pub(super) fn entry_in(begin: usize, end: usize) -> Option<Entry> {
 
 /// The name of a character, as it is shown: a correction instead of a name that is wrong, an alias of one that has none.
 #[derive(Debug, Clone, Copy)]
-pub struct Title(Naming);
+pub(super) struct Title(Naming);
 
 #[derive(Debug, Clone, Copy)]
 enum Naming {
@@ -67,12 +65,22 @@ enum Naming {
     Ruled(&'static Rule, u32),
 }
 
-impl fmt::Display for Title {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Title {
+    /// Adds it to a text.
+    pub(super) fn push_to(self, text: &mut String) {
         match self.0 {
-            Naming::Written(name) => f.write_str(name),
-            Naming::Ruled(rule, code) => rule.write(code, f),
+            Naming::Written(name) => text.push_str(name),
+            Naming::Ruled(rule, code) => rule.push_name(code, text),
         }
+    }
+}
+
+#[cfg(test)]
+impl std::fmt::Display for Title {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        self.push_to(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -99,16 +107,19 @@ pub(super) struct Titles {
     next: usize,
     /// All lines, if somebody has made a table of them.
     lines: Option<&'static [Line]>,
+    /// The last rule that had a name.
+    rule: Option<&'static Rule>,
 }
 
 impl Titles {
     pub(super) fn new(lines: &'static [Line]) -> Self {
-        Self { next: 0, lines: Some(lines) }
+        Self { next: 0, lines: Some(lines), rule: None }
     }
 
     /// The name of a character; `None`: it has none.
     pub(super) fn title(&mut self, code: u32) -> Option<Title> {
-        if let Some(rule) = Rule::of(code) {
+        self.rule = self.rule.filter(|rule| rule.has(code)).or_else(|| Rule::of(code));
+        if let Some(rule) = self.rule {
             return Some(Title(Naming::Ruled(rule, code)));
         }
         let (entry, end) = self.entry_at(self.next).filter(|(entry, _)| entry.code == code).or_else(|| {

@@ -1,7 +1,6 @@
 //! Names that follow from codes: those of ideographs end with the code, those of Hangul syllables with their letters
 //! (The Unicode Standard, section 4.8, rules NR1 and NR2). So 114,173 names are fourteen lines.
 
-use std::fmt;
 use std::sync::LazyLock;
 
 use super::hex::Hex;
@@ -43,23 +42,28 @@ impl Rule {
 
     /// The rule for a character; `None`: its name is written down, or it has none.
     pub(super) fn of(code: u32) -> Option<&'static Self> {
-        RULES.iter().find(|rule| (rule.range.first..=rule.range.last).contains(&code))
+        RULES.iter().find(|rule| rule.has(code))
+    }
+
+    /// Whether it has the name of a character.
+    pub(super) fn has(&self, code: u32) -> bool {
+        (self.range.first..=self.range.last).contains(&code)
     }
 
     fn spells_codes(&self) -> bool {
         self.prefix.ends_with('-')
     }
 
-    /// Writes the name of one of its characters.
-    pub(super) fn write(&self, code: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Adds the name of one of its characters to a text.
+    pub(super) fn push_name(&self, code: u32, text: &mut String) {
+        text.push_str(self.prefix);
         if self.spells_codes() {
-            return f.write_str(self.prefix).and_then(|()| f.write_str(Hex::new(code).as_str()));
+            return text.push_str(Hex::new(code).as_str());
         }
         let at = (code - self.range.first) as usize;
         let [_, vowels, finals] = LETTERS.map(<[_]>::len);
         let (initial, vowel, last) = (at / finals / vowels, at / finals % vowels, at % finals);
-        let parts = [self.prefix, LETTERS[0][initial], LETTERS[1][vowel], LETTERS[2][last]];
-        parts.into_iter().try_for_each(|part| f.write_str(part))
+        text.extend([LETTERS[0][initial], LETTERS[1][vowel], LETTERS[2][last]]);
     }
 
     /// Those of its characters that are spelled like this, or whose spelling begins so.

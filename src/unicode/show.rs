@@ -15,58 +15,65 @@ use super::ranges::Codes;
 /// What a mark is put on.
 const DOTTED_CIRCLE: char = '\u{25cc}';
 
-/// A character that stands alone: a mark on a dotted circle, a control as its picture, and what cannot be seen, or changes
-/// the direction or the line, as U+FFFD.
-#[derive(Debug, Clone, Copy)]
-pub struct Shown(pub u32);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(code) = *self;
-        let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-        match Category::of(code) {
-            Category::Control if code < 0x20 => f.write_char(char::from_u32(0x2400 + code).unwrap_or(character)),
-            Category::Control if code == 0x7f => f.write_char('\u{2421}'),
-            Category::Control | Category::Format => f.write_char(char::REPLACEMENT_CHARACTER),
-            Category::Mark => write!(f, "{DOTTED_CIRCLE}{character}"),
-            Category::Space | Category::Other => f.write_char(character),
-        }
-    }
-}
-
-/// A character with its code and its name.
+/// A character with its code and its name. There are many of them: what they are made of is added to a text that is there,
+/// without the machinery of formatting.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
-    /// Its code point.
-    pub code: u32,
-    /// Its name.
-    pub title: Title,
+    code: u32,
+    title: Title,
 }
 
 impl Found {
-    /// Adds the line for it, without an end: code, character and name, parted by tabs. `is_raw`: the character as it is.
-    pub fn write_line(&self, line: &mut String, is_raw: bool) {
-        let Self { code, title } = *self;
-        let digits = Hex::new(code);
-        line.push_str("U+");
-        line.push_str(digits.as_str());
-        // Seven columns, which all but the longest codes leave something of.
-        line.push_str(if digits.as_str().len() == 4 { " \t" } else { "\t" });
-        // Writing to a text cannot fail.
-        let _ = match char::from_u32(code).filter(|_| is_raw) {
-            Some(character) => write!(line, "{character}\t{title}"),
-            None => write!(line, "{}\t{title}", Shown(code)),
-        };
+    /// Its code point.
+    pub fn code(&self) -> u32 {
+        self.code
     }
-}
 
-/// `U+265C`.
-#[derive(Debug, Clone, Copy)]
-pub struct Code(pub u32);
+    /// Adds the line for it, without an end: code, character and name, parted by tabs. `is_raw`: the character as it is.
+    pub fn push_line(&self, line: &mut String, is_raw: bool) {
+        let begin = line.len();
+        self.push_code(line);
+        // Seven columns, of which all but the longest codes leave something.
+        while line.len() < begin + 7 {
+            line.push(' ');
+        }
+        line.push('\t');
+        match char::from_u32(self.code).filter(|_| is_raw) {
+            Some(character) => line.push(character),
+            None => self.push_shown(line),
+        }
+        line.push('\t');
+        self.push_name(line);
+    }
 
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("U+").and_then(|()| f.write_str(Hex::new(self.0).as_str()))
+    /// Adds `U+265C`.
+    pub fn push_code(&self, text: &mut String) {
+        text.push_str("U+");
+        text.push_str(Hex::new(self.code).as_str());
+    }
+
+    /// Adds a character that stands alone: a mark on a dotted circle, a control as its picture, and what cannot be seen, or
+    /// changes the direction or the line, as U+FFFD.
+    pub fn push_shown(&self, text: &mut String) {
+        let character = char::from_u32(self.code).unwrap_or(char::REPLACEMENT_CHARACTER);
+        match Category::of(self.code) {
+            Category::Control if self.code < 0x20 => text.push(char::from_u32(0x2400 + self.code).unwrap_or(character)),
+            Category::Control if self.code == 0x7f => text.push('\u{2421}'),
+            Category::Control | Category::Format => text.push(char::REPLACEMENT_CHARACTER),
+            Category::Mark => text.extend([DOTTED_CIRCLE, character]),
+            Category::Space | Category::Other => text.push(character),
+        }
+    }
+
+    /// Adds its name: letters, digits, spaces, hyphens and parentheses, all of them ASCII.
+    pub fn push_name(&self, text: &mut String) {
+        self.title.push_to(text);
+    }
+
+    /// Its name.
+    #[cfg(test)]
+    pub(super) fn name(&self) -> String {
+        self.title.to_string()
     }
 }
 
@@ -181,8 +188,10 @@ impl Serialize for Found {
             char: Option<char>,
             name: String,
         }
-        let (code, name) = (Code(self.code).to_string(), self.title.to_string());
-        Item { code, char: char::from_u32(self.code), name }.serialize(serializer)
+        let mut item = Item { code: String::new(), char: char::from_u32(self.code), name: String::new() };
+        self.push_code(&mut item.code);
+        self.push_name(&mut item.name);
+        item.serialize(serializer)
     }
 }
 
@@ -206,12 +215,12 @@ impl Formatter for Escaping {
             if matches!(Category::of(character.into()), Category::Other | Category::Space) {
                 continue;
             }
-            writer.write_all(fragment[plain..at].as_bytes())?;
+            writer.write_all(&fragment.as_bytes()[plain..at])?;
             for unit in character.encode_utf16(&mut [0; 2]) {
                 write!(writer, "\\u{unit:04x}")?;
             }
             plain = at + character.len_utf8();
         }
-        writer.write_all(fragment[plain..].as_bytes())
+        writer.write_all(&fragment.as_bytes()[plain..])
     }
 }

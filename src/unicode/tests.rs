@@ -1,5 +1,6 @@
 //! The names against what is known of them from elsewhere.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,7 +14,7 @@ fn query(text: &str) -> Query {
 }
 
 fn titles(text: &str) -> Vec<String> {
-    Rows::new(find(&query(text)).into_codes(0)).map(|found| found.title.to_string()).collect()
+    Rows::new(find(&query(text)).into_codes(0)).map(|found| found.name()).collect()
 }
 
 fn title(code: u32) -> Option<String> {
@@ -146,7 +147,8 @@ fn names_are_what_python_knows() {
 for char in map(chr, range(sys.maxunicode + 1)):
     if u.category(char) not in ('Cn', 'Co', 'Cs'): print(ord(char), u.name(char, ''), u.category(char), sep=';')";
     if !Path::new(PYTHON).exists() {
-        return eprintln!("skipped: there is no {PYTHON}");
+        writeln!(std::io::stderr(), "skipped: there is no {PYTHON}").expect("told");
+        return;
     }
     let dump = Command::new(PYTHON).args(["-c", DUMP]).output().expect("it runs");
     let dump = String::from_utf8(dump.stdout).expect("ASCII");
@@ -179,7 +181,7 @@ fn what_could_do_harm_is_shown_as_something_else() {
     let line = |code: u32, is_raw: bool| {
         let mut line = String::new();
         Rows::new(find(&query(&format!("U+{code:X}"))).into_codes(0))
-            .for_each(|found| found.write_line(&mut line, is_raw));
+            .for_each(|found| found.push_line(&mut line, is_raw));
         line
     };
     for (code, expected) in [

@@ -531,9 +531,11 @@ pub(crate) fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// Runs every command of a page of the documentation, of which there are so many, and compares what is seen.
 pub(crate) fn follow(page: &str, commands: usize) {
-    if Command::new("curl").arg("--version").output().is_err() {
-        writeln!(io::stderr(), "skipped: there is no curl").expect("told");
-        return;
+    for tool in ["curl", "nc"] {
+        if Command::new(tool).arg("--help").output().is_err() {
+            writeln!(io::stderr(), "skipped: there is no {tool}").expect("told");
+            return;
+        }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("docs").join(page)).expect("the page");
@@ -548,7 +550,8 @@ pub(crate) fn follow(page: &str, commands: usize) {
         // As on a terminal.
         shell.args(["-c", &format!("{{ {line}\n}} 2>&1")]).env("PATH", &path).current_dir(root);
         let finished = finish(shell.stdin(Stdio::null()));
-        let said = String::from_utf8_lossy(&finished.stdout).into_owned();
+        // A page has no CR, which a terminal does not show, either.
+        let said = String::from_utf8_lossy(&finished.stdout).replace("\r\n", "\n");
         assert_eq!(address.replace_all(&said, "ADDRESS").trim_end(), seen.trim_end(), "{line}");
     }
 }

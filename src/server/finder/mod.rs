@@ -6,7 +6,6 @@
 mod lines;
 mod pages;
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -67,9 +66,8 @@ impl Finder {
                 break true;
             }
             let Some(found) = rows.next() else { break false };
-            found.write_line(lines, false);
-            // Writing to a text cannot fail.
-            let _ = lines.write_str(end);
+            found.push_line(lines, false);
+            lines.push_str(end);
             count += 1;
         };
         self.rows.fetch_add(count, Relaxed);

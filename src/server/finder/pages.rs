@@ -1,7 +1,6 @@
 //! The finder for browsers and programs: a page with a form, which does without a script and is better with one; its answers
 //! as JSON, a page at a time; and all of an answer as text, in pieces.
 
-use std::fmt::Write as _;
 use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::net::{Connection, Handler};
 use crate::pace::Ending;
 use crate::proto::http::form;
 use crate::server::web::{Content, HTML, Site, TEXT, entity_tag, has_it, hash, not_modified, streamed, whole};
-use crate::unicode::{self, Answer, Code, Found, Query, Shown, Status};
+use crate::unicode::{self, Answer, Found, Query, Status};
 
 /// Rows of a page.
 const ROWS: usize = 200;
@@ -254,18 +253,23 @@ fn answer(Asked { query, start }: &Asked, total: usize, rows: &[Found]) -> Marku
     }
 }
 
-/// Rows are most of a page, so they are written without the machinery of templates. Names have nothing to escape.
+/// Rows are most of a page, so they are written without templates. Names have nothing to escape.
 fn table_rows(rows: &[Found]) -> PreEscaped<String> {
-    let mut html = String::with_capacity(rows.len() * 80);
-    for Found { code, title } in rows {
-        // Writing to a text cannot fail.
-        let _ = match code {
-            // & " < >
-            0x22 | 0x26 | 0x3c | 0x3e => {
-                write!(html, "<tr><td>{}</td><td>&#{code};</td><td>{title}</td></tr>", Code(*code))
-            }
-            _ => write!(html, "<tr><td>{}</td><td>{}</td><td>{title}</td></tr>", Code(*code), Shown(*code)),
-        };
+    let mut html = String::with_capacity(rows.len() * 96);
+    for found in rows {
+        html.push_str("<tr><td>");
+        found.push_code(&mut html);
+        html.push_str("</td><td>");
+        match char::from_u32(found.code()) {
+            Some('"') => html.push_str("&quot;"),
+            Some('&') => html.push_str("&amp;"),
+            Some('<') => html.push_str("&lt;"),
+            Some('>') => html.push_str("&gt;"),
+            _ => found.push_shown(&mut html),
+        }
+        html.push_str("</td><td>");
+        found.push_name(&mut html);
+        html.push_str("</td></tr>");
     }
     PreEscaped(html)
 }
