@@ -14,6 +14,7 @@
 //! | [`framing`] | one decision, who says where the body ends; and bodies as they come and go |
 //! | [`boundary`] | where a message ends that is only passed on |
 //! | [`reply`] | heads of replies that we make ourselves |
+//! | [`fresh`] | what a cache may do with a request and its reply |
 //! | [`form`] | what a form in a URL says |
 //! | [`target`] | what is asked for: addresses of clients, and paths as servers see them |
 //!
@@ -25,6 +26,7 @@ pub mod boundary;
 pub mod fields;
 pub mod form;
 pub mod framing;
+pub mod fresh;
 pub mod head;
 pub mod reply;
 pub mod target;

@@ -1,0 +1,256 @@
+//! What a shared cache may do with a request and its reply (RFC 9111): decisions, without a clock and without a store.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::fields::parse_date;
+
+/// What a request asks of a cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// It is about somebody, or about a part: it is forwarded by itself, and its reply is for nobody else.
+    pub is_own: bool,
+    /// What is kept is no answer (`no-cache`, RFC 9111, section 5.2.1.4).
+    pub is_fresh_only: bool,
+    /// What is not kept is no answer, either (`only-if-cached`).
+    pub is_kept_only: bool,
+    /// What is kept must not be older (`max-age`).
+    pub max_age: Option<Duration>,
+}
+
+/// For whom a reply is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// For whoever asks within that time.
+    Keep {
+        /// The time for which it is fresh, from when it was made.
+        lifetime: Duration,
+        /// How old it was when it came.
+        age: Duration,
+    },
+    /// For those who wait for it now.
+    Share,
+    /// For the one who asked.
+    Own,
+}
+
+/// Fields with which a request asks for something that nobody else has asked for. Those with conditions and parts are
+/// upstream's to answer.
+const OWN: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
+
+impl Wish {
+    /// The wish of a request with these fields.
+    pub fn of(fields: &HeaderMap) -> Self {
+        let control = Control::of(fields);
+        // For caches before HTTP/1.1 (RFC 9111, section 5.4).
+        let pragma = !fields.contains_key(header::CACHE_CONTROL)
+            && list(fields, &header::PRAGMA).any(|word| word.eq_ignore_ascii_case("no-cache"));
+        Self {
+            is_own: control.has("no-store") || OWN.iter().any(|name| fields.contains_key(name)),
+            is_fresh_only: pragma || control.has("no-cache"),
+            is_kept_only: control.has("only-if-cached"),
+            max_age: control.seconds("max-age"),
+        }
+    }
+}
+
+impl Use {
+    /// The use of a reply that came at this moment, if one that does not say how long it is good for is good for `ttl`.
+    pub fn of(status: u16, fields: &HeaderMap, came: SystemTime, ttl: Option<Duration>) -> Self {
+        let control = Control::of(fields);
+        let is_private = ["no-store", "private", "no-cache"].iter().any(|word| control.has(word));
+        if is_private || fields.contains_key(header::SET_COOKIE) || varies_by_all(fields) || status == 206 {
+            return Self::Own;
+        }
+        let date = fields.get(header::DATE).and_then(|date| parse_date(date.as_bytes()));
+        let expires = || {
+            let expires = fields.get(header::EXPIRES)?;
+            // What is no date has passed (RFC 9111, section 5.3).
+            let expires = parse_date(expires.as_bytes());
+            Some(expires.and_then(|at| at.duration_since(date.unwrap_or(came)).ok()).unwrap_or_default())
+        };
+        let said = control.seconds("s-maxage").or_else(|| control.seconds("max-age")).or_else(expires);
+        // An error that says nothing is over soon.
+        let lifetime = said.or(ttl.filter(|_| is_kept_by_default(status)));
+        let by_date = date.and_then(|date| came.duration_since(date).ok()).unwrap_or_default();
+        let by_field = fields.get(header::AGE).and_then(seconds).unwrap_or_default();
+        let age = by_date.max(by_field);
+        match lifetime {
+            Some(lifetime) if lifetime > age => Self::Keep { lifetime, age },
+            _ => Self::Share,
+        }
+    }
+}
+
+/// The statuses that are good for some time without saying so (RFC 9110, section 15.1).
+fn is_kept_by_default(status: u16) -> bool {
+    matches!(status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// The fields of requests by which a reply varies, in lower case (`Vary`, RFC 9110, section 12.5.5).
+pub fn varies_by(fields: &HeaderMap) -> Vec<HeaderName> {
+    list(fields, &header::VARY).filter_map(|name| name.parse().ok()).collect()
+}
+
+fn varies_by_all(fields: &HeaderMap) -> bool {
+    list(fields, &header::VARY).any(|name| name == "*")
+}
+
+/// Whether two requests have the same values in these fields.
+pub fn agree(names: &[HeaderName], one: &HeaderMap, other: &HeaderMap) -> bool {
+    names.iter().all(|name| one.get_all(name).iter().eq(other.get_all(name).iter()))
+}
+
+/// The directives of `Cache-Control`.
+struct Control(Vec<(String, Option<String>)>);
+
+impl Control {
+    fn of(fields: &HeaderMap) -> Self {
+        let directive = |text: &str| {
+            let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+            let value = value.map(|value| value.trim().trim_matches('"').to_owned());
+            (name.trim().to_ascii_lowercase(), value)
+        };
+        let texts = fields.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        Self(texts.flat_map(unquoted_parts).map(directive).collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(its, _)| its == name)
+    }
+
+    /// A time; one that makes no sense is none at all, so that nothing is kept for it.
+    fn seconds(&self, name: &str) -> Option<Duration> {
+        let (_, value) = self.0.iter().find(|(its, _)| its == name)?;
+        Some(value.as_deref().and_then(delta).unwrap_or_default())
+    }
+}
+
+/// The elements of a list, in which a quoted comma parts nothing.
+fn unquoted_parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    text.split(move |c| {
+        is_quoted ^= c == '"';
+        c == ',' && !is_quoted
+    })
+    .map(str::trim)
+    .filter(|part| !part.is_empty())
+}
+
+/// The elements of a list of tokens, from all fields of this name.
+fn list<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let texts = fields.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    delta(value.to_str().ok()?.trim())
+}
+
+/// Seconds; more than fit are as many as fit (RFC 9111, section 1.2.2).
+fn delta(text: &str) -> Option<Duration> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| Duration::from_secs(text.parse().unwrap_or(1 << 31).min(1 << 31)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"))
+        };
+        lines.iter().map(field).collect()
+    }
+
+    /// The use of a reply that came four seconds after [`DATE`].
+    fn used(status: u16, lines: &[(&str, &str)], ttl: Option<Duration>) -> Use {
+        let came = parse_date(DATE.as_bytes()).expect("a date") + 4 * SECOND;
+        Use::of(status, &fields(lines), came, ttl)
+    }
+
+    #[test]
+    fn a_reply_is_kept_for_as_long_as_it_says() {
+        let keep = |lifetime, age| Use::Keep { lifetime: lifetime * SECOND, age: age * SECOND };
+        let ttl = Some(10 * SECOND);
+        for (lines, expected) in [
+            (&[("cache-control", "max-age=60")][..], keep(60, 0)),
+            (&[("cache-control", "public, Max-Age=\"60\"")], keep(60, 0)),
+            (&[("cache-control", "max-age=60"), ("date", DATE)], keep(60, 4)),
+            (&[("cache-control", "max-age=60"), ("date", DATE), ("age", "50")], keep(60, 50)),
+            (&[("cache-control", "max-age=60"), ("age", "60")], Use::Share),
+            (&[("cache-control", "max-age=60, s-maxage=5")], keep(5, 0)),
+            (&[("cache-control", "max-age=60"), ("expires", "0")], keep(60, 0)),
+            (&[("expires", "Sun, 06 Nov 1994 08:50:37 GMT"), ("date", DATE)], keep(60, 4)),
+            (&[("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], keep(56, 0)),
+            (&[("expires", "0")], Use::Share),
+            (&[("cache-control", "max-age=0")], Use::Share),
+            (&[("cache-control", "max-age=soon")], Use::Share),
+            (&[("cache-control", "max-age=99999999999999999999")], keep(1 << 31, 0)),
+            (&[("cache-control", "community=\"max-age=60, private\"")], keep(10, 0)),
+            (&[], keep(10, 0)),
+        ] {
+            assert_eq!(used(200, lines, ttl), expected, "{lines:?}");
+        }
+        assert_eq!(used(200, &[], None), Use::Share);
+        assert_eq!(
+            (used(404, &[], ttl), used(500, &[], ttl), used(302, &[], ttl)),
+            (keep(10, 0), Use::Share, Use::Share)
+        );
+        assert_eq!(used(500, &[("cache-control", "max-age=1")], None), keep(1, 0));
+    }
+
+    #[test]
+    fn what_is_for_one_is_for_nobody_else() {
+        for lines in [
+            &[("cache-control", "private, max-age=60")][..],
+            &[("cache-control", "no-store")],
+            &[("cache-control", "max-age=60"), ("cache-control", "no-cache")],
+            &[("cache-control", "private=\"set-cookie\"")],
+            &[("cache-control", "max-age=60"), ("set-cookie", "a=b")],
+            &[("cache-control", "max-age=60"), ("vary", "accept, *")],
+        ] {
+            assert_eq!(used(200, lines, Some(SECOND)), Use::Own, "{lines:?}");
+        }
+        assert_eq!(used(206, &[("cache-control", "max-age=60")], None), Use::Own);
+    }
+
+    #[test]
+    fn a_request_may_want_no_cache_or_nothing_else() {
+        let wish = |lines: &[(&str, &str)]| Wish::of(&fields(lines));
+        assert_eq!(wish(&[("accept", "*/*"), ("cache-control", "max-stale")]), Wish::default());
+        for own in ["authorization", "cookie", "range", "if-none-match", "if-modified-since", "if-range"] {
+            assert!(wish(&[(own, "x")]).is_own, "{own}");
+        }
+        assert!(wish(&[("cache-control", "no-store")]).is_own);
+        assert!(wish(&[("cache-control", "no-cache")]).is_fresh_only && wish(&[("pragma", "no-cache")]).is_fresh_only);
+        assert!(!wish(&[("pragma", "no-cache"), ("cache-control", "max-age=5")]).is_fresh_only);
+        assert!(wish(&[("cache-control", "only-if-cached")]).is_kept_only);
+        assert_eq!(wish(&[("cache-control", "max-age=5")]).max_age, Some(5 * SECOND));
+    }
+
+    #[test]
+    fn a_reply_varies_by_what_it_names() {
+        let names = varies_by(&fields(&[("vary", "Accept-Encoding, "), ("vary", "accept")]));
+        assert_eq!(names, ["accept-encoding", "accept"]);
+        let one = fields(&[("accept", "a"), ("accept", "b"), ("x", "1")]);
+        assert!(agree(&names, &one, &fields(&[("accept", "a"), ("accept", "b"), ("x", "2")])));
+        assert!(!agree(&names, &one, &fields(&[("accept", "a")])));
+        assert!(!agree(&names, &one, &fields(&[])));
+        assert!(agree(&[], &one, &fields(&[])));
+    }
+}
