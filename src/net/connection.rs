@@ -184,6 +184,19 @@ impl Connection {
         Ok(sent)
     }
 
+    /// Sends all of these bytes, as [`send_some`](Self::send_some) does.
+    ///
+    /// # Errors
+    /// As for [`send_some`](Self::send_some).
+    pub async fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut unsent = bytes;
+        while !unsent.is_empty() {
+            let sent = self.send_some(|stream| send_now(stream, unsent, false)).await?;
+            unsent = &unsent[sent..];
+        }
+        Ok(())
+    }
+
     fn stalled(&self, limit: Duration) -> io::Error {
         warn!("Dropped {}: it took nothing for {}", self.peer, humantime::format_duration(limit));
         io::ErrorKind::TimedOut.into()

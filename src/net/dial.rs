@@ -37,6 +37,9 @@ pub enum DialError {
     /// Every address of the name is one at which this server itself listens.
     #[error("that is this server itself")]
     Itself,
+    /// No address of the name may be connected to.
+    #[error("no connection is made to that address")]
+    Forbidden,
     /// This machine has no thread for the look-up.
     #[error("cannot start a thread: {}", reason(.0))]
     Thread(io::Error),
@@ -49,6 +52,8 @@ pub struct Route<'a> {
     pub after: Option<SocketAddr>,
     /// Where this server itself listens: what leads there is left out.
     pub doors: &'a [SocketAddr],
+    /// Which of the others may be connected to; `None`: any.
+    pub may: Option<fn(IpAddr) -> bool>,
 }
 
 /// Connects to the address of a name that answers first.
@@ -76,6 +81,12 @@ pub async fn dial_by(
     addresses.retain(|address| !route.doors.iter().any(|door| leads_to(*address, *door)));
     if addresses.is_empty() {
         return Err(DialError::Itself);
+    }
+    if let Some(may) = route.may {
+        addresses.retain(|address| may(address.ip().to_canonical()));
+        if addresses.is_empty() {
+            return Err(DialError::Forbidden);
+        }
     }
     match addresses[..] {
         // One has no rivals.

@@ -4,10 +4,11 @@
 //! as planned, or a client wants to see how it is done, it is our own [`crate::proto::http`].)
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tokio_util::bytes::BytesMut;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::Connection;
@@ -27,6 +29,9 @@ use crate::pace::Ending;
 
 /// The time for a head, from when the connection waits for one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// What whoever takes longer gets.
+const LATE: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 48\r\n\
+    Connection: close\r\n\r\nThe head of the request is not whole after 10 s\n";
 /// The longest head, in bytes.
 const HEAD: usize = 64 << 10;
 /// The most fields in a head.
@@ -40,13 +45,30 @@ const FIELDS: usize = 100;
 pub async fn serve<F, B>(connection: &mut Connection, answer: impl Fn(Request<Incoming>) -> F) -> io::Result<Ending>
 where
     F: Future<Output = Response<B>>,
-    B: Body<Data: Send, Error = Infallible> + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    let under_way = AtomicU64::new(0);
+    serve_from(connection, BytesMut::new(), answer).await
+}
+
+/// [`serve`]s a connection of which these bytes have been read already.
+///
+/// # Errors
+/// As for [`serve`].
+pub async fn serve_from<F, B>(
+    connection: &mut Connection,
+    ahead: BytesMut,
+    answer: impl Fn(Request<Incoming>) -> F,
+) -> io::Result<Ending>
+where
+    F: Future<Output = Response<B>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+{
+    let (under_way, has_begun) = (AtomicU64::new(0), AtomicBool::new(!ahead.is_empty()));
     let result = {
-        let (answer, under_way) = (&answer, &under_way);
+        let (answer, under_way, begun) = (&answer, &under_way, &has_begun);
         let service = service_fn(move |request| async move {
             under_way.fetch_add(1, Relaxed);
+            begun.store(false, Relaxed);
             let response = answer(request).await;
             under_way.fetch_sub(1, Relaxed);
             Ok::<_, Infallible>(response)
@@ -55,13 +77,19 @@ where
         builder.timer(Timer).header_read_timeout(HEAD_TIME).max_buf_size(HEAD).max_headers(FIELDS).half_close(true);
         // As people write them.
         builder.title_case_headers(true);
-        let mut served = pin!(builder.serve_connection(Wire::new(connection), service));
-        tokio::select! {
-            biased;
-            result = &mut served => result,
-            () = connection.closing() => {
-                served.as_mut().graceful_shutdown();
-                served.await
+        let mut served = pin!(builder.serve_connection(Wire::new(connection, ahead, begun), service));
+        let mut is_asked = false;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut served => break result,
+                // With a half-close allowed, hyper reads nothing while it waits for a reply, and does not see that nobody
+                // wants it any more.
+                error = connection.broken() => return Err(error),
+                () = connection.closing(), if !is_asked => {
+                    served.as_mut().graceful_shutdown();
+                    is_asked = true;
+                }
             }
         }
     };
@@ -70,6 +98,11 @@ where
             if connection.is_closing() && under_way.load(Relaxed) == 0 {
                 connection.set_idle(true);
             }
+            Ok(Ending::Fin)
+        }
+        // hyper says nothing about half a head.
+        Err(error) if error.is_timeout() && has_begun.load(Relaxed) => {
+            connection.send_all(LATE.as_bytes()).await?;
             Ok(Ending::Fin)
         }
         // What was no request has been told so; and nobody waits for a reply to half a head.
@@ -109,6 +142,10 @@ impl<B: Body + Unpin> Body for UntilStop<B> {
 
 /// A connection as hyper sees it. It is not closed here: the engine does that, politely.
 struct Wire<'c> {
+    /// Bytes that have been read before.
+    ahead: BytesMut,
+    /// Whether something of a request has been read that is not answered.
+    begun: &'c AtomicBool,
     stream: &'c TcpStream,
     counts: &'c Counts,
     write_timeout: Option<Duration>,
@@ -117,8 +154,10 @@ struct Wire<'c> {
 }
 
 impl<'c> Wire<'c> {
-    fn new(connection: &'c Connection) -> Self {
+    fn new(connection: &'c Connection, ahead: BytesMut, begun: &'c AtomicBool) -> Self {
         Self {
+            ahead,
+            begun,
             stream: connection.stream(),
             counts: connection.counts(),
             write_timeout: connection.write_timeout(),
@@ -128,13 +167,23 @@ impl<'c> Wire<'c> {
 }
 
 impl rt::Read for Wire<'_> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let now = self.ahead.len().min(into.remaining());
+            into.put_slice(&self.ahead.split_to(now));
+            return Poll::Ready(Ok(()));
+        }
         let mut buffer = [0; 4 * 1024];
         let most = buffer.len().min(into.remaining());
         loop {
             ready!(self.stream.poll_read_ready(context))?;
             match self.stream.try_read(&mut buffer[..most]) {
                 Ok(read) => {
+                    self.begun.fetch_or(read > 0, Relaxed);
                     into.put_slice(&buffer[..read]);
                     return Poll::Ready(Ok(()));
                 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tracing::{info, warn};
 
 use super::service::{self, DoorArgs, Launch, Open, ProcessArgs, Queue, Reload, Run, Service, ServiceArgs};
@@ -18,6 +18,7 @@ use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
+use crate::server::forward::{self, ForwardServer, Ports, Reach};
 use crate::server::proxy::{Config, ProxyServer};
 use crate::units::count;
 
@@ -29,6 +30,9 @@ use crate::units::count;
 ///
 /// A poem too long to keep passes through at the pace of the slowest of those who share it. Who is behind by more than
 /// the buffer and holds up others for a second is reset; whoever holds up nobody may be as slow as they like.
+///
+/// With --http it is a forward proxy: clients ask it for any URL (curl -x), replies are shared and kept as far as RFC 9111
+/// lets a shared cache, and half a reply never looks whole. The Host of a request becomes that of its URL.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 pub struct Args {
@@ -46,37 +50,45 @@ pub struct Args {
 pub struct ProxyArgs {
     #[arg(
         value_name = "UPSTREAM",
+        required_unless_present = "http",
+        conflicts_with = "http",
         help = "Where the poem comes from: PORT (on this machine), HOST:PORT or [IPv6]:PORT"
     )]
-    upstream: Address,
+    upstream: Option<Address>,
 
-    /// Fetch the poem again when it is so old [default: never]
+    /// Forward GET and HEAD to whatever server a client asks for, instead of serving one poem
+    #[arg(long)]
+    http: bool,
+
+    /// Fetch the poem again when it is so old [default: never]; with --http keep replies for so long that do not say
     #[arg(long, help_heading = "Cache", value_name = "DURATION")]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     ttl: Option<Duration>,
 
     /// Serve an aged poem for so long while it is fetched again in the background
     #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "0", requires = "ttl")]
+    #[arg(conflicts_with = "http")]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     stale_while_revalidate: Duration,
 
     /// Serve an aged poem, however old, if it cannot be fetched again, or nothing comes for a second
-    #[arg(long, help_heading = "Cache", requires = "ttl")]
+    #[arg(long, help_heading = "Cache", requires = "ttl", conflicts_with = "http")]
     stale_if_error: bool,
 
     /// With --ttl: after a fetch that failed, serve an aged poem for so long before upstream is asked again
     #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "10s", requires = "ttl")]
+    #[arg(conflicts_with = "http", hide_short_help = true)]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     retry_after: Duration,
 
-    /// Keep no poem that is longer; it passes through
-    #[arg(long, help_heading = "Cache", value_name = "SIZE", default_value = "64MiB")]
+    /// Keep no poem, and no reply, that is longer; it passes through [default: 64MiB; with --http 1MiB]
+    #[arg(long, help_heading = "Cache", value_name = "SIZE")]
     #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
-    max_size: NonZeroUsize,
+    max_size: Option<NonZeroUsize>,
 
     /// Hold no more than this of all poems together, kept or passing through; beyond it poems are not kept, and then
     /// fetches wait; a poem is kept if it is no longer than a third of it [default: 4 times --max-size]
-    #[arg(long, help_heading = "Cache", value_name = "SIZE")]
+    #[arg(long, help_heading = "Cache", value_name = "SIZE", conflicts_with = "http", hide_short_help = true)]
     #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
     max_memory: Option<NonZeroUsize>,
 
@@ -89,9 +101,46 @@ pub struct ProxyArgs {
     #[arg(value_parser = values::limit, allow_hyphen_values = true)]
     upstream_timeout: Limit,
 
+    /// With --http: keep so many bytes of replies; those not asked for for longest go first [default: 64MiB]
+    #[arg(long, help_heading = "Forwarding", value_name = "SIZE")]
+    #[arg(value_parser = values::positive_size, allow_hyphen_values = true)]
+    cache_size: Option<NonZeroUsize>,
+
+    /// With --http: whom clients may reach [default: any if it listens for this machine only, else public]
+    #[arg(long, help_heading = "Forwarding", value_name = "WHOM", value_enum)]
+    targets: Option<Targets>,
+
+    /// With --http: the ports that CONNECT may lead to, as 443,8000-8999, or any [default: 443]
+    #[arg(long, help_heading = "Forwarding", value_name = "PORTS")]
+    connect: Option<Ports>,
+
     #[command(flatten)]
     service: ServiceArgs,
 }
+
+/// A [`Reach`] as an argument.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Targets {
+    /// Anybody, but never link-local addresses and others that tell a machine in a cloud its secrets
+    Any,
+    /// Addresses of the public network only
+    Public,
+}
+
+impl From<Targets> for Reach {
+    fn from(targets: Targets) -> Self {
+        match targets {
+            Targets::Any => Self::Any,
+            Targets::Public => Self::Public,
+        }
+    }
+}
+
+/// `--max-size` for poems, and for replies over HTTP.
+const DEFAULT_SIZE: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
+const DEFAULT_REPLY: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("not zero");
+/// `--cache-size`.
+const DEFAULT_CACHE: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 
 /// `--max-memory`, in poems of `--max-size`: the one in the cache, the next one, and as much for what passes through.
 const DEFAULT_MEMORY: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
@@ -108,13 +157,18 @@ Examples:
       Nobody waits but the first
   poetry-proxy 10000 --expect 'clients = 3' -- get-poetry --discard {} {} {}
       A proxy for as long as one command
+  poetry-proxy --http --port 8000
+      A forward proxy for this machine; then, in another terminal:
+  curl -x localhost:8000 http://localhost:8001/
+      Whatever is there, asked for once for all who ask at a time
 
 Log:
   A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
-(left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short.
+(left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short. With --http a line for each request: \
+HIT, MISS, JOIN, BYPASS (for one client alone) or ERROR, with its status.
 
 Signals:
-  SIGHUP forgets the poem. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
+  SIGHUP forgets the poem, or all replies. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
 is gone, SIGHUP stops it, unless nohup started it.
 
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
@@ -149,7 +203,10 @@ impl Launch for ProxyArgs {
     }
 
     fn doors(&self) -> Vec<DoorArgs<'_>> {
-        let what = format!("Proxying {}", self.upstream);
+        let what = match &self.upstream {
+            Some(upstream) => format!("Proxying {upstream}"),
+            None => "Proxying HTTP".to_owned(),
+        };
         vec![DoorArgs {
             name: "poem",
             what,
@@ -160,23 +217,33 @@ impl Launch for ProxyArgs {
     }
 
     fn upstream(&self) -> Option<&Address> {
-        Some(&self.upstream)
+        self.upstream.as_ref()
     }
 
     fn resolve(&self) -> Result<Open, (&'static str, Error)> {
-        if let Some(door) = self.service.listen.fixed() {
-            not_itself(&self.upstream, door).map_err(|why| ("upstream", Error::usage(why)))?;
+        let Some(upstream) = &self.upstream else { return Ok(self.resolve_forward()) };
+        let forwarding = [
+            ("cache-size", self.cache_size.is_some()),
+            ("targets", self.targets.is_some()),
+            ("connect", self.connect.is_some()),
+        ];
+        if let Some((flag, _)) = forwarding.into_iter().find(|(_, is_given)| *is_given) {
+            return Err((flag, Error::usage(format!("--{flag} is about --http, which is not given"))));
         }
+        if let Some(door) = self.service.listen.fixed() {
+            not_itself(upstream, door).map_err(|why| ("upstream", Error::usage(why)))?;
+        }
+        let max_size = self.max_size.unwrap_or(DEFAULT_SIZE);
         let config = Config {
-            upstream: self.upstream.clone(),
+            upstream: upstream.clone(),
             policy: Policy {
                 ttl: self.ttl,
                 stale_while_revalidate: self.stale_while_revalidate,
                 stale_if_error: self.stale_if_error,
                 retry_after: self.retry_after,
             },
-            max_size: self.max_size.get(),
-            max_memory: self.max_memory.unwrap_or(self.max_size.saturating_mul(DEFAULT_MEMORY)).get(),
+            max_size: max_size.get(),
+            max_memory: self.max_memory.unwrap_or(max_size.saturating_mul(DEFAULT_MEMORY)).get(),
             upstream_timeout: self.upstream_timeout.0,
             keep_filling: self.keep_filling,
         };
@@ -193,6 +260,50 @@ impl Launch for ProxyArgs {
             let server = ProxyServer::new(config).map_err(|error| Error::cannot("start", "the fetches", &error))?;
             Ok(Arc::new(server))
         }))
+    }
+}
+
+impl ProxyArgs {
+    fn resolve_forward(&self) -> Open {
+        let config = forward::Config {
+            reach: self.targets.map(Reach::from),
+            ttl: self.ttl,
+            max_size: self.max_size.unwrap_or(DEFAULT_REPLY).get(),
+            cache_size: self.cache_size.unwrap_or(DEFAULT_CACHE).get(),
+            upstream_timeout: self.upstream_timeout.0,
+            keep_filling: self.keep_filling,
+            connect: self.connect.clone().unwrap_or_default(),
+        };
+        Box::new(move || {
+            let server = ForwardServer::new(&config).map_err(|error| Error::cannot("start", "the fetches", &error))?;
+            Ok(Arc::new(server))
+        })
+    }
+}
+
+impl Service for ForwardServer {
+    fn prepare(self: Arc<Self>, doors: Vec<Door>, limits: &ServerLimits) -> Result<Run, Error> {
+        self.listens_at(doors.iter().map(service::address).collect::<Result<Vec<_>, _>>()?);
+        service::prepare(doors, &self, limits)
+    }
+
+    fn reload(&self) -> Reload {
+        self.forget();
+        info!("Forgot all replies");
+        Reload::Done
+    }
+
+    fn report(&self, counts: &Counts) {
+        info!("Totals: {}", self.totals(counts.bytes()));
+    }
+
+    fn end(&self) -> u8 {
+        self.end_fetches();
+        SUCCESS
+    }
+
+    fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
+        self.add_metrics(page, labels);
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Malformed {
     /// Beyond the last code point.
     #[error("{0} is no code point: the last one is U+10FFFF")]
     NoCodePoint(String),
-    /// More than [`MOST_WORDS`].
+    /// More than any name has.
     #[error("more than {MOST_WORDS} words")]
     TooManyWords,
 }

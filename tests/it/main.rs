@@ -12,6 +12,7 @@ mod failures;
 mod fastpoetry;
 mod faults;
 mod finder;
+mod forward;
 mod harness;
 mod help;
 mod http;

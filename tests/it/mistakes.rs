@@ -150,12 +150,12 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetry-proxy", "nohost:"],
         2,
-        "invalid value 'nohost:' for '<UPSTREAM>': no port; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
+        "invalid value 'nohost:' for '[UPSTREAM]': no port; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
     ),
     (
         &["poetry-proxy", "http://localhost:80"],
         2,
-        "invalid value 'http://localhost:80' for '<UPSTREAM>': the host is not a name; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
+        "invalid value 'http://localhost:80' for '[UPSTREAM]': the host is not a name; an address is PORT, HOST:PORT or [IPv6]:PORT; see --help",
     ),
     (
         &["poetry-proxy", "--ttl", "x", "10000"],
@@ -361,6 +361,18 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         "invalid value '0' for '--rate <N>': it must be a whole number of at least 1; see --help",
     ),
     (&["poetry-send", "--file", "absent", "25000", "/topic/a"], 1, "cannot read absent: no such file or directory"),
+    (&["poetry-proxy", "--http", "1"], 2, "--http cannot be used with [UPSTREAM]; see --help"),
+    (&["poetry-proxy", "--targets", "any", "1"], 2, "--targets is about --http, which is not given"),
+    (
+        &["poetry-proxy", "--http", "--stale-if-error", "--ttl", "1m"],
+        2,
+        "--http cannot be used with --stale-if-error; see --help",
+    ),
+    (
+        &["poetry-proxy", "--http", "--connect", "0"],
+        2,
+        "invalid value '0' for '--connect <PORTS>': ports are like 443, 443,8000-8999, or any; see --help",
+    ),
     (&["charfinder"], 2, "<WORD>... is missing; see --help"),
     (&["charfinder", "!!!"], 2, "there is no word in '!!!'"),
     (&["charfinder", "U+110000"], 2, "U+110000 is no code point: the last one is U+10FFFF"),

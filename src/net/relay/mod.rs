@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -317,6 +317,12 @@ impl Deref for Upstream {
 
     fn deref(&self) -> &TcpStream {
         &self.stream
+    }
+}
+
+impl DerefMut for Upstream {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
     }
 }
 

@@ -45,7 +45,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-const HOP_BY_HOP: [&str; 9] = [
+/// Fields that are for one connection, whoever sends them, in lower case.
+pub const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",

@@ -196,7 +196,7 @@ impl ChaosServer {
     /// end of the stream for an empty poem.
     async fn dial(&self, connection: &Connection) -> io::Result<Upstream> {
         let Conduct { upstream, connect_timeout, .. } = &self.conduct;
-        let route = Route { after: None, doors: self.doors.get().map(Vec::as_slice).unwrap_or_default() };
+        let route = Route { after: None, may: None, doors: self.doors.get().map(Vec::as_slice).unwrap_or_default() };
         let dialed = tokio::select! {
             // Boxed: what is needed for a moment only must not make connections large.
             dialed = Box::pin(dial_by(upstream, *connect_timeout, route)) => dialed,

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Finder, LONGEST_QUERY};
 use crate::metrics::Page;
-use crate::net::{Connection, Handler, Peer, send_now};
+use crate::net::{Connection, Handler, Peer};
 use crate::pace::Ending;
 use crate::proto::telnet::{End, Lines};
 use crate::unicode::{Query, Quoted, Rows, Status};
@@ -95,7 +95,7 @@ impl LineFinder {
         let peer = connection.peer();
         debug!(%peer, "{peer} leaves: {end}");
         if end == End::TooLong {
-            send(connection, &format!("line too long{LINE_END}")).await?;
+            connection.send_all(format!("line too long{LINE_END}").as_bytes()).await?;
         }
         Ok(Said::Goodbye)
     }
@@ -126,7 +126,7 @@ impl LineFinder {
             Reply::Line(line) => piece = line + LINE_END,
             Reply::Rows(mut rows, status) => {
                 while self.finder.add_lines(&mut rows, LINE_END, &mut piece) {
-                    send(connection, &piece).await?;
+                    connection.send_all(piece.as_bytes()).await?;
                     piece.clear();
                     // There is more of it, and others are there, too.
                     yield_now().await;
@@ -136,7 +136,7 @@ impl LineFinder {
             }
         }
         piece += PROMPT;
-        send(connection, &piece).await
+        connection.send_all(piece.as_bytes()).await
     }
 }
 
@@ -147,7 +147,7 @@ impl Handler for LineFinder {
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         let peer = connection.peer();
         debug!(%peer, "Somebody at {peer} looks for characters!");
-        send(connection, PROMPT).await?;
+        connection.send_all(PROMPT.as_bytes()).await?;
         let (mut arrived, mut lines) = (BytesMut::new(), Lines::new(LONGEST_QUERY));
         loop {
             let (line, is_last) = match self.hear(connection, &mut arrived, &mut lines).await? {
@@ -166,13 +166,4 @@ impl Handler for LineFinder {
             consume_budget().await;
         }
     }
-}
-
-async fn send(connection: &Connection, text: &str) -> io::Result<()> {
-    let mut unsent = text.as_bytes();
-    while !unsent.is_empty() {
-        let sent = connection.send_some(|stream| send_now(stream, unsent, false)).await?;
-        unsent = &unsent[sent..];
-    }
-    Ok(())
 }

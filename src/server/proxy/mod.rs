@@ -7,8 +7,7 @@
 //! ```
 //!
 //! When a poem is fresh is decided in [`crate::cache::freshness`]; a fetch is shared in [`crate::cache::flight`]; the memory
-//! of all that is one, [`crate::cache::memory`]. `store.rs` joins the three, `upstream.rs` is the fetch. Fetches live on a thread of their own: they outlast the worker of the client
-//! that began them.
+//! of all that is one, [`crate::cache::memory`]. `store.rs` joins the three, `upstream.rs` is the fetch.
 
 mod store;
 mod totals;
@@ -17,16 +16,12 @@ mod upstream;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep_until;
-use tokio::time::timeout;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Span, debug, info};
+use tracing::{debug, info};
 
 use crate::address::Address;
 use crate::cache::flight::{Readable, Reader};
@@ -37,24 +32,15 @@ use crate::errors::{is_for_later, reason};
 use crate::net::descriptors::{LOOK_UP, Opens};
 use crate::net::{Connection, FastPath, Peer, Progress, Unregistered, send_now};
 use crate::pace::Ending;
-use crate::sync::lock;
+use crate::server::fetches::Fetches;
 use crate::units::{self, human, micros};
 use store::Store;
 use totals::Role;
-
-/// At the end, for fetches that nobody wants any more to say that they are canceled.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Serves one upstream's poem to any number of clients.
 #[derive(Debug)]
 pub struct ProxyServer {
     store: Arc<Store>,
-    /// Of the fetches, until it is started.
-    upstream: Mutex<Option<Runtime>>,
-    /// The thread of the fetches, once it is started, and what ends it.
-    thread: Mutex<Option<JoinHandle<()>>>,
-    stop: CancellationToken,
-    _stop: DropGuard,
 }
 
 /// How a proxy deals with its upstream and its clients.
@@ -106,20 +92,12 @@ impl ProxyServer {
     /// # Errors
     /// The system gives no descriptors for the fetches.
     pub fn new(config: Config) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let store = Arc::new(Store::new(config, runtime.handle().clone()));
-        let stop = CancellationToken::new();
-        let (upstream, thread) = (Mutex::new(Some(runtime)), Mutex::new(None));
-        Ok(Self { store, upstream, thread, stop: stop.clone(), _stop: stop.drop_guard() })
+        Ok(Self { store: Arc::new(Store::new(config, Fetches::new()?)) })
     }
 
-    /// Ends the fetches, once nobody is served any more. Those whose last client was reset by that say so before.
+    /// Ends the fetches, once nobody is served any more.
     pub fn end_fetches(&self) {
-        self.stop.cancel();
-        if let Some(thread) = lock(&self.thread).take() {
-            // It panicked, if this fails: the panic hook has said so.
-            let _ = thread.join();
-        }
+        self.store.fetches.end();
     }
 
     /// Takes the addresses at which it listens, so that a name that leads back there is not followed.
@@ -234,20 +212,7 @@ impl FastPath for ProxyServer {
     type State = Box<Delivery>;
 
     fn start(&self) -> io::Result<()> {
-        let Some(runtime) = lock(&self.upstream).take() else { return Ok(()) };
-        let (stopped, fetches, span) = (self.stop.clone(), self.store.fetches.clone(), Span::current());
-        let body = move || {
-            let _in_span = span.enter();
-            runtime.block_on(async {
-                stopped.cancelled().await;
-                fetches.close();
-                let _ = timeout(LAST_WORDS, fetches.wait()).await;
-            });
-            // A look-up that does not answer must not hold up the end.
-            runtime.shutdown_background();
-        };
-        *lock(&self.thread) = Some(thread::Builder::new().name("upstream".to_owned()).spawn(body)?);
-        Ok(())
+        self.store.fetches.start()
     }
 
     fn try_serve(&self, socket: &Unregistered<'_>) -> io::Result<Progress<Self::State>> {

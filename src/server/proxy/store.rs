@@ -4,8 +4,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::totals::{Role, Totals};
@@ -14,6 +12,7 @@ use super::{Config, Source, Why};
 use crate::cache::flight::{Flight, Writer};
 use crate::cache::freshness::{Answer, Cache, Fallback, Vain};
 use crate::cache::memory::{Kept, Memory};
+use crate::server::fetches::Fetches;
 use crate::sync::lock;
 use crate::units::human;
 
@@ -28,9 +27,7 @@ pub(super) struct Store {
     /// The longest poem that is kept.
     longest: usize,
     state: Mutex<State>,
-    /// The runtime of the fetches, and those under way.
-    upstream: Handle,
-    pub(super) fetches: TaskTracker,
+    pub(super) fetches: Fetches,
 }
 
 #[derive(Debug)]
@@ -41,12 +38,12 @@ struct State {
 
 impl Store {
     /// Nothing is in the cache yet.
-    pub(super) fn new(config: Config, upstream: Handle) -> Self {
+    pub(super) fn new(config: Config, fetches: Fetches) -> Self {
         let state = State { cache: Cache::new(config.policy.clone()), flight: None };
         let memory = Memory::new(config.max_memory);
         let longest = config.max_size.min(memory.longest());
         let (totals, way) = (Totals::default(), Way::default());
-        Self { config, totals, way, memory, longest, state: Mutex::new(state), upstream, fetches: TaskTracker::new() }
+        Self { config, totals, way, memory, longest, state: Mutex::new(state), fetches }
     }
 
     /// Forgets the poem: clients that come from now on get it as upstream has it from now on.
@@ -116,7 +113,7 @@ impl Store {
                 }
             }
         };
-        self.fetches.spawn_on(under_way, &self.upstream);
+        self.fetches.spawn(under_way);
     }
 
     /// A fetch has ended. Its poem is for later clients, unless it was to be forgotten in the meantime. Returns whether

@@ -58,7 +58,7 @@ pub(super) async fn fetch(config: &Config, way: &Way, memory: &Memory, writer: &
     let limit = config.upstream_timeout;
     writer.claim(unless_abandoned(writer, within(limit, memory.begin(), FetchError::Memory)).await?);
     let doors = way.doors.get().map(Vec::as_slice).unwrap_or_default();
-    let route = Route { after: *lock(&way.failed), doors };
+    let route = Route { after: *lock(&way.failed), doors, may: None };
     let dialed = unless_abandoned(writer, async { Ok(dial_by(&config.upstream, limit, route).await?) });
     let (mut stream, address) = dialed.await?;
     let result = async {

@@ -15,12 +15,12 @@ fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
     const NO_KEYS: [&str; 8] = ["help", "version", "config", "check", "daemon", "expect", "list", "rehearse"];
     // Of the process, not of a service in it.
     const PROCESS: [&str; 5] = ["verbose", "quiet", "log-format", "ready-fd", "port-file"];
-    let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>)").expect("a pattern");
+    let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>|\[(UPSTREAM)\])").expect("a pattern");
     let mut options = BTreeMap::new();
     for name in [&["poetryd"], &PROGRAMS[..]].concat() {
         let help = String::from_utf8(run(name, ["--help"]).stdout).expect("UTF-8");
         let (help, _) = help.split_once("Durations are").expect("a rest");
-        let found = option.captures_iter(help).filter_map(|found| found.get(1).or(found.get(2)));
+        let found = option.captures_iter(help).filter_map(|found| found.get(1).or(found.get(2)).or(found.get(3)));
         let mut names: BTreeSet<String> = found.map(|found| found.as_str().to_lowercase()).collect();
         assert!(PROCESS.iter().all(|flag| names.contains(*flag)), "{names:?}");
         names.retain(|flag| !NO_KEYS.contains(&flag.as_str()));

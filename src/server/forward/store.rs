@@ -1,0 +1,310 @@
+//! What a client of a forward proxy is to get: a reply in memory, a place in a fetch under way, or a fetch of its own.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderMap;
+use hyper::{Method, StatusCode};
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::Why;
+use super::asked::Asked;
+use super::upstream::{FetchError, Head, Way, fetch};
+use crate::cache::flight::{Flight, Reader, Writer};
+use crate::cache::memory::{Kept, Memory};
+use crate::cache::shelf::Shelf;
+use crate::proto::http::fresh::{Use, agree};
+use crate::server::fetches::Fetches;
+use crate::sync::lock;
+
+/// For so long nobody waits for a reply that was for one client only.
+const OWN_FOR: Duration = Duration::from_secs(60);
+
+/// A whole reply.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) head: Arc<Head>,
+    pub(super) body: Kept,
+    /// Of the request that it was a reply to.
+    fields: HeaderMap,
+}
+
+impl Stored {
+    /// How old it is.
+    pub(super) fn age(&self) -> Duration {
+        match self.head.usage {
+            Use::Keep { age, .. } => age + self.head.since.elapsed(),
+            Use::Share | Use::Own => self.head.since.elapsed(),
+        }
+    }
+
+    /// The time for which it is still fresh.
+    pub(super) fn time_left(&self) -> Duration {
+        match self.head.usage {
+            Use::Keep { lifetime, .. } => lifetime.saturating_sub(self.age()),
+            Use::Share | Use::Own => Duration::ZERO,
+        }
+    }
+}
+
+/// What is known of a URL.
+#[derive(Debug)]
+enum Slot {
+    /// Its replies are for whoever asks, each by itself, until then.
+    Own(Instant),
+    /// Replies that vary by what was asked.
+    Kept(Vec<Arc<Stored>>),
+}
+
+/// The head of a reply, or why there is none, once that is known.
+pub(super) type Heads = watch::Receiver<Option<Result<Arc<Head>, Failure>>>;
+
+/// What a client gets instead of a reply.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    pub(super) why: Why,
+}
+
+/// A fetch that others may share.
+#[derive(Debug)]
+struct Shared {
+    flight: Flight<Why>,
+    heads: Heads,
+    /// Of the request that began it.
+    fields: Arc<HeaderMap>,
+}
+
+/// A place in a fetch.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) reader: Reader<Why>,
+    pub(super) heads: Heads,
+    /// Of the request that began it.
+    pub(super) fields: Arc<HeaderMap>,
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub(super) enum Admission {
+    Hit(Arc<Stored>),
+    /// It shares a fetch, if the head of the reply allows that.
+    Join(Place),
+    /// It has begun one.
+    Begin(Place),
+    /// It wants nothing but what is in memory, and that is not there.
+    Nothing,
+}
+
+/// Replies in memory, fetches under way, and what is known of URLs.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) way: Way,
+    pub(super) fetches: Fetches,
+    pub(super) begun: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) canceled: AtomicU64,
+    memory: Memory,
+    /// The longest body that is kept.
+    longest: usize,
+    keep_filling: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    shelf: Shelf<String, Slot>,
+    under_way: HashMap<String, Vec<Shared>>,
+    /// How often everything was forgotten: what was asked for before that is not kept.
+    forgotten: u64,
+}
+
+impl Store {
+    pub(super) fn new(way: Way, fetches: Fetches, size: usize, longest: usize, keep_filling: bool) -> Self {
+        let state = State { shelf: Shelf::new(size), under_way: HashMap::new(), forgotten: 0 };
+        // As much again for what is under way.
+        let memory = Memory::new(size.saturating_mul(2));
+        let longest = longest.min(memory.longest());
+        let (begun, failed, canceled) = Default::default();
+        Self { way, fetches, begun, failed, canceled, memory, longest, keep_filling, state: Mutex::new(state) }
+    }
+
+    pub(super) fn forget(&self) {
+        let mut state = lock(&self.state);
+        state.shelf.clear();
+        state.under_way.clear();
+        state.forgotten += 1;
+    }
+
+    /// Bytes in memory, and how many URLs they are known of.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        (state.shelf.weight(), state.shelf.len())
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Decides what a client gets. `alone`: nobody else's fetch.
+    pub(super) fn admit(self: &Arc<Self>, asked: &Arc<Asked>, mut alone: bool) -> Admission {
+        let Asked { method, url, fields, wish, .. } = &**asked;
+        let key = url.to_string();
+        let state = &mut *lock(&self.state);
+        if !wish.is_own {
+            match state.shelf.get(&key) {
+                Some(Slot::Own(until)) => alone |= Instant::now() < *until,
+                Some(Slot::Kept(stored)) if !wish.is_fresh_only && !alone => {
+                    let fits = |stored: &&Arc<Stored>| {
+                        agree(&stored.head.varies, &stored.fields, fields)
+                            && !stored.time_left().is_zero()
+                            && wish.max_age.is_none_or(|max_age| stored.age() <= max_age)
+                    };
+                    if let Some(stored) = stored.iter().find(fits) {
+                        return Admission::Hit(Arc::clone(stored));
+                    }
+                }
+                Some(Slot::Kept(_)) | None => {}
+            }
+        }
+        if wish.is_kept_only {
+            return Admission::Nothing;
+        }
+        let is_shared = method == Method::GET && !wish.is_own && !wish.is_fresh_only && !alone;
+        if is_shared {
+            let fits = |shared: &Shared| match &*shared.heads.borrow() {
+                None => true,
+                Some(Ok(head)) => agree(&head.varies, &shared.fields, fields),
+                Some(Err(_)) => false,
+            };
+            for shared in state.under_way.get(&key).into_iter().flatten().filter(|shared| fits(shared)) {
+                if let Some(reader) = shared.flight.join() {
+                    let (heads, fields) = (shared.heads.clone(), Arc::clone(&shared.fields));
+                    return Admission::Join(Place { reader, heads, fields });
+                }
+            }
+        }
+        let (flight, writer, reader) = Flight::with_reader(self.longest, self.keep_filling && is_shared);
+        let (tell, heads) = watch::channel(None);
+        let fields = Arc::new(fields.clone());
+        if is_shared {
+            let shared = Shared { flight, heads: heads.clone(), fields: Arc::clone(&fields) };
+            state.under_way.entry(key.clone()).or_default().push(shared);
+        }
+        let begun =
+            Begun { key, asked: Arc::clone(asked), fields: Arc::clone(&fields), forgotten: state.forgotten, writer };
+        self.begin(begun, tell);
+        Admission::Begin(Place { reader, heads, fields })
+    }
+
+    fn begin(self: &Arc<Self>, begun: Begun, tell: watch::Sender<Option<Result<Arc<Head>, Failure>>>) {
+        self.begun.fetch_add(1, Relaxed);
+        let store = Arc::clone(self);
+        self.fetches.spawn(async move {
+            let told = |head: Head| {
+                store.learn(&begun, &head);
+                let _ = tell.send(Some(Ok(Arc::new(head))));
+            };
+            let result = fetch(&store.way, &begun.asked, &store.memory, &begun.writer, told).await;
+            if let Err(error) = &result {
+                let count = if matches!(error, FetchError::Abandoned) { &store.canceled } else { &store.failed };
+                count.fetch_add(1, Relaxed);
+                debug!("Cannot fetch {}: {error}", begun.asked.url);
+            }
+            let head = tell.borrow().clone().and_then(Result::ok);
+            let failure = result.as_ref().err().map(|error| (error.status(), error.to_string().into()));
+            store.ended(&begun, head.clone(), result);
+            if let (None, Some((status, why))) = (head, failure) {
+                let _ = tell.send(Some(Err(Failure { status, why })));
+            }
+        });
+    }
+
+    /// What the head of a reply says about those that come later.
+    fn learn(&self, begun: &Begun, head: &Head) {
+        if !begun.may_be_kept() {
+            return;
+        }
+        let (state, key) = (&mut *lock(&self.state), &begun.key);
+        if head.usage == Use::Own {
+            state.leave(begun);
+            state.shelf.put(key.clone(), Slot::Own(Instant::now() + OWN_FOR), 2 * key.len());
+        } else if matches!(state.shelf.get(key), Some(Slot::Own(_))) {
+            state.shelf.remove(key);
+        }
+    }
+
+    /// A fetch has ended. Its reply is for later clients, if all of it is there.
+    fn ended(&self, begun: &Begun, head: Option<Arc<Head>>, result: Result<(), FetchError>) {
+        // One lock for both: between the end of the fetch and its reply in memory nobody may begin another one.
+        let state = &mut *lock(&self.state);
+        state.leave(begun);
+        let body = match result {
+            Ok(()) => begun.writer.land(),
+            Err(error) => {
+                begun.writer.fail(error.to_string().into());
+                None
+            }
+        };
+        if let (Some(head), Some(body)) = (head, body)
+            && matches!(head.usage, Use::Keep { .. })
+            && begun.may_be_kept()
+            && begun.forgotten == state.forgotten
+        {
+            state.keep(&begun.key, Stored { head, body, fields: HeaderMap::clone(&begun.fields) });
+        }
+    }
+}
+
+/// A fetch under way.
+struct Begun {
+    key: String,
+    asked: Arc<Asked>,
+    fields: Arc<HeaderMap>,
+    forgotten: u64,
+    writer: Writer<Why>,
+}
+
+impl Begun {
+    /// Whether its reply may be for others who come later.
+    fn may_be_kept(&self) -> bool {
+        self.asked.method == Method::GET && !self.asked.wish.is_own
+    }
+}
+
+impl State {
+    /// Nobody joins this fetch any more.
+    fn leave(&mut self, begun: &Begun) {
+        if let Some(all) = self.under_way.get_mut(&begun.key) {
+            all.retain(|shared| !shared.flight.is_by(&begun.writer));
+            if all.is_empty() {
+                self.under_way.remove(&begun.key);
+            }
+        }
+    }
+
+    fn keep(&mut self, key: &String, stored: Stored) {
+        let mut all = match self.shelf.remove(key) {
+            Some(Slot::Kept(all)) => all,
+            Some(Slot::Own(_)) | None => Vec::new(),
+        };
+        let varies = &stored.head.varies;
+        all.retain(|other| {
+            !other.time_left().is_zero()
+                && other.head.varies == *varies
+                && !agree(varies, &other.fields, &stored.fields)
+        });
+        all.push(Arc::new(stored));
+        // The newest ones, if there are very many.
+        let surplus = all.len().saturating_sub(MOST_VARIANTS);
+        all.drain(..surplus);
+        let weight = all.iter().map(|stored| stored.body.bytes().len() + 2 * stored.head.weight()).sum::<usize>();
+        self.shelf.put(key.clone(), Slot::Kept(all), weight + 2 * key.len());
+    }
+}
+
+/// The most replies of one URL.
+const MOST_VARIANTS: usize = 16;

@@ -1,0 +1,272 @@
+//! The upstream half of a forward proxy: one request, one reply, one connection. Here the truth about a reply is found out:
+//! whether it is whole, and who says so.
+
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::bytes::{Buf, BytesMut};
+
+use super::Why;
+use super::asked::Asked;
+use super::reach::Reach;
+use crate::cache::flight::Writer;
+use crate::cache::memory::{Memory, PIECE};
+use crate::errors::reason;
+use crate::net::dial::{DialError, Route, dial_by};
+use crate::net::relay::Upstream;
+use crate::proto::http::fields::Fields;
+use crate::proto::http::framing::{self, Decoder, Fault, Framing, Piece, Truncated};
+use crate::proto::http::fresh::{Use, varies_by};
+use crate::proto::http::head::{self, BadResponse, Room};
+use crate::proto::http::{CLIENT_HEAD, INTERIM_REPLIES};
+
+/// The head of a reply, without what was for the connection to upstream only.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    /// Bytes of the body, if they are known.
+    pub(super) length: Option<u64>,
+    pub(super) usage: Use,
+    /// The fields of requests by which it varies.
+    pub(super) varies: Vec<HeaderName>,
+    /// When it came.
+    pub(super) since: Instant,
+}
+
+/// Why there is no reply, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("{0}")]
+    Dial(#[from] DialError),
+    #[error("{}", reason(.0))]
+    Io(#[from] io::Error),
+    #[error("no byte for {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    #[error("no memory for {}: what is under way takes all of it", humantime::format_duration(*.0))]
+    Memory(Duration),
+    #[error("{0}")]
+    Head(#[from] BadResponse),
+    #[error("{0}")]
+    Framing(#[from] Fault),
+    #[error("it breaks off: {0}")]
+    Truncated(#[from] Truncated),
+    #[error("no reply before the end of the stream")]
+    Nothing,
+    #[error("more than {INTERIM_REPLIES} interim replies")]
+    Interim,
+    #[error("nobody wants it any more")]
+    Abandoned,
+}
+
+impl FetchError {
+    /// What a client gets that has nothing yet.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Dial(DialError::Itself) => StatusCode::LOOP_DETECTED,
+            Self::Dial(DialError::Forbidden) => StatusCode::FORBIDDEN,
+            Self::Dial(DialError::Timeout(_)) | Self::Silent(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Memory(_) | Self::Dial(DialError::Socket(_) | DialError::Thread(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+/// How upstreams are reached.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// For a connection, and for each next byte. `None`: for ever.
+    pub(super) limit: Option<Duration>,
+    /// Whom it may connect to, and where it listens itself; once it does.
+    pub(super) place: OnceLock<(Reach, Vec<SocketAddr>)>,
+    /// What it calls itself in `Via`.
+    pub(super) name: String,
+    /// What a reply is good for that does not say so.
+    pub(super) ttl: Option<Duration>,
+}
+
+impl Way {
+    pub(super) fn route(&self) -> Route<'_> {
+        let (reach, doors) = self.place.get().map_or((Reach::Public, &[][..]), |(reach, doors)| (*reach, &doors[..]));
+        Route { after: None, doors, may: Some(reach.rule()) }
+    }
+
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = T>,
+        late: fn(Duration) -> FetchError,
+    ) -> Result<T, FetchError> {
+        match self.limit {
+            None => Ok(work.await),
+            Some(limit) => timeout(limit, work).await.map_err(|_| late(limit)),
+        }
+    }
+}
+
+/// Asks upstream, hands on the head and then the body, as they arrive. When nobody waits for it any more, it ends at once.
+pub(super) async fn fetch(
+    way: &Way,
+    asked: &Asked,
+    memory: &Memory,
+    writer: &Writer<Why>,
+    tell: impl FnOnce(Head),
+) -> Result<(), FetchError> {
+    let fetched = async {
+        writer.claim(way.within(memory.begin(), FetchError::Memory).await?);
+        let (stream, _) = dial_by(asked.url.address(), way.limit, way.route()).await?;
+        // A server that reads to the end of the stream would take an early one for a half-close, and go on for nobody.
+        let mut upstream = Upstream::new(stream);
+        converse(way, asked, &mut upstream, writer, tell).await?;
+        upstream.close();
+        Ok(())
+    };
+    tokio::select! {
+        result = fetched => result,
+        () = writer.abandoned() => Err(FetchError::Abandoned),
+    }
+}
+
+async fn converse(
+    way: &Way,
+    asked: &Asked,
+    stream: &mut TcpStream,
+    writer: &Writer<Why>,
+    tell: impl FnOnce(Head),
+) -> Result<(), FetchError> {
+    way.within(stream.write_all(&request(asked, &way.name)), FetchError::Silent).await??;
+    let mut arrived = BytesMut::with_capacity(PIECE);
+    let framing = read_head(way, asked, stream, &mut arrived, tell).await?;
+    let mut decoder = Decoder::new(framing);
+    loop {
+        let mut rest = &arrived[..];
+        loop {
+            match decoder.next(&mut rest)? {
+                Piece::Body(bytes) if writer.append(bytes).await => {}
+                Piece::Body(_) => return Err(FetchError::Abandoned),
+                Piece::More => break,
+                Piece::End => return Ok(()),
+            }
+        }
+        arrived.clear();
+        if way.within(stream.read_buf(&mut arrived), FetchError::Silent).await?? == 0 {
+            return Ok(decoder.end_of_stream()?);
+        }
+    }
+}
+
+/// Reads up to the end of the head, and hands it on.
+async fn read_head(
+    way: &Way,
+    asked: &Asked,
+    stream: &mut TcpStream,
+    arrived: &mut BytesMut,
+    tell: impl FnOnce(Head),
+) -> Result<Framing, FetchError> {
+    let mut interim = 0;
+    loop {
+        let mut room = Room::default();
+        if let Some(reply) = head::response(arrived, &mut room)? {
+            let (length, status) = (reply.len, reply.status);
+            if (100..200).contains(&status) {
+                interim += 1;
+                // No protocol but this one was asked for.
+                if interim > INTERIM_REPLIES || status == 101 {
+                    return Err(FetchError::Interim);
+                }
+                arrived.advance(length);
+                continue;
+            }
+            let framing = framing::of_response(asked.method.as_str(), status, reply.version, &reply.fields)?;
+            tell(Head::of(status, &reply.fields, framing, asked, way.ttl));
+            arrived.advance(length);
+            return Ok(framing);
+        }
+        arrived.reserve(CLIENT_HEAD - arrived.len().min(CLIENT_HEAD) + 1);
+        if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
+            return Err(FetchError::Nothing);
+        }
+    }
+}
+
+impl Head {
+    fn of(status: u16, fields: &Fields<'_>, framing: Framing, asked: &Asked, ttl: Option<Duration>) -> Self {
+        let mut passed_on = HeaderMap::new();
+        for (name, value) in fields.iter().filter(|(name, _)| !fields.is_hop_by_hop(name)) {
+            let is_length = name.eq_ignore_ascii_case("content-length");
+            // Of a body that is not sent, the length is as it was said; of others we say it ourselves.
+            if is_length && asked.method != Method::HEAD {
+                continue;
+            }
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&unfolded(value))) {
+                passed_on.append(name, value);
+            }
+        }
+        let length = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::None if asked.method != Method::HEAD => Some(0),
+            Framing::None | Framing::Chunked | Framing::UntilClose => None,
+        };
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
+            usage: Use::of(status, &passed_on, SystemTime::now(), ttl),
+            varies: varies_by(&passed_on),
+            fields: passed_on,
+            length,
+            since: Instant::now(),
+        }
+    }
+
+    /// Bytes that it takes in memory, roughly.
+    pub(super) fn weight(&self) -> usize {
+        let of = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
+        self.fields.iter().map(of).sum::<usize>() + size_of::<Self>()
+    }
+}
+
+/// A value in one line (RFC 9112, section 5.2).
+fn unfolded(value: &[u8]) -> Vec<u8> {
+    if !value.contains(&b'\n') {
+        return value.to_vec();
+    }
+    let lines: Vec<&[u8]> = value.split(|byte| b"\r\n".contains(byte)).map(<[u8]>::trim_ascii).collect();
+    lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(&b' ')
+}
+
+/// The request as upstream gets it: Host from the target (RFC 9112, section 3.2.2), and nothing of the connection that it
+/// came by.
+fn request(asked: &Asked, name: &str) -> Vec<u8> {
+    let Asked { method, url, fields, .. } = asked;
+    let mut head = Vec::with_capacity(512);
+    // Writing to memory cannot fail.
+    let _ = write!(head, "{method} {} HTTP/1.1\r\nHost: {}\r\n", url.path(), url.authority());
+    for (field, value) in fields.iter().filter(|(field, _)| !is_hop_by_hop(fields, field)) {
+        if matches!(*field, header::HOST | header::CONTENT_LENGTH | header::EXPECT) {
+            continue;
+        }
+        head.extend_from_slice(field.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    let _ = write!(head, "Via: 1.1 {name}\r\nConnection: close\r\n\r\n");
+    head
+}
+
+fn is_hop_by_hop(fields: &HeaderMap, name: &HeaderName) -> bool {
+    use crate::proto::http::fields::HOP_BY_HOP;
+    let named = || {
+        let lists = fields.get_all(header::CONNECTION).iter().filter_map(|list| list.to_str().ok());
+        lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case(name.as_str()))
+    };
+    HOP_BY_HOP.contains(&name.as_str()) || named()
+}
