@@ -165,7 +165,7 @@ Examples:
 Log:
   A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
 (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short. With --http a line for each request: \
-HIT, MISS, JOIN, BYPASS (for one client alone) or ERROR, with its status.
+HIT, MISS, JOIN, STALE (too old, but still good, as upstream has said), BYPASS (for one client alone) or ERROR, with its status.
 
 Signals:
   SIGHUP forgets the poem, or all replies. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \

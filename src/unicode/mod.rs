@@ -29,4 +29,4 @@ pub use index::Index;
 pub use query::{Malformed, Query};
 pub use ranges::{Codes, Ranges};
 pub use scan::find;
-pub use show::{Answer, Found, Quoted, Rows, Status};
+pub use show::{Answer, Found, Quoted, Rows, Status, harmless};

@@ -105,6 +105,15 @@ impl Iterator for Rows {
     }
 }
 
+/// A text of which no character changes what is around it: those that would are U+FFFD.
+pub fn harmless(text: &str) -> String {
+    let shown = |character: char| match Category::of(character.into()) {
+        Category::Control | Category::Format => char::REPLACEMENT_CHARACTER,
+        Category::Mark | Category::Space | Category::Other => character,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// A text in quotes as Python's `repr` puts it: what cannot be printed is escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct Quoted<'a>(pub &'a str);

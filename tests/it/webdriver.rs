@@ -38,6 +38,11 @@ impl Drop for Browser {
 impl Browser {
     /// Starts one; `None`, and a line that says so: there is no chromedriver.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with more arguments.
+    pub(crate) fn start_with(more: &[&str]) -> Option<Self> {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let Ok(mut driver) = command.spawn() else {
@@ -59,6 +64,7 @@ impl Browser {
             "--disable-dev-shm-usage",
             &format!("--user-data-dir={}", browser._profile.path().display()),
         ];
+        let arguments = [&arguments[..], more].concat();
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },

@@ -204,7 +204,7 @@ fn document(program: &str, query: &str, below: &Markup) -> String {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { @if !query.is_empty() { (query) " - " } (program) }
+                title { @if !query.is_empty() { (unicode::harmless(query)) " - " } (program) }
                 link rel="icon" href="data:,";
                 link rel="stylesheet" href="/style.css";
                 script src="/app.js" defer {}

@@ -137,12 +137,12 @@ impl ForwardServer {
 
     /// All that has been done so far, `bytes` sent included, in a line.
     pub fn totals(&self, bytes: u64) -> String {
-        let [hits, misses, joins, bypasses, errors] = Role::ALL.map(|role| self.count(role));
+        let [hits, misses, joins, stale, bypasses, errors] = Role::ALL.map(|role| self.count(role));
         let Store { begun, failed, canceled, .. } = &*self.store;
         let [begun, failed, canceled] = [begun, failed, canceled].map(|count| count.load(Relaxed));
         let (weight, urls) = self.store.kept();
         format!(
-            "{}, {}, {}, {}, {}, {}; {}, {failed} failed, {canceled} canceled; {} sent, {} kept of {}",
+            "{}, {}, {}, {stale} stale, {}, {}, {}; {}, {failed} failed, {canceled} canceled; {} sent, {} kept of {}",
             units::count(hits, "hit"),
             units::count(misses, "miss"),
             units::count(joins, "join"),

@@ -37,13 +37,15 @@ pub(super) enum Role {
     Hit,
     Miss,
     Join,
+    /// From memory, where it was too old, after upstream has said that it is still good.
+    Stale,
     Bypass,
     /// By the proxy itself: a refusal, or a failure.
     Error,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Join, Self::Bypass, Self::Error];
+    pub(super) const ALL: [Self; 6] = [Self::Hit, Self::Miss, Self::Join, Self::Stale, Self::Bypass, Self::Error];
 
     /// The word for it in metrics.
     pub(super) fn word(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Role {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Join => "join",
+            Self::Stale => "stale",
             Self::Bypass => "bypass",
             Self::Error => "error",
         }
@@ -63,6 +66,7 @@ impl fmt::Display for Role {
             Self::Hit => "HIT",
             Self::Miss => "MISS",
             Self::Join => "JOIN",
+            Self::Stale => "STALE",
             Self::Bypass => "BYPASS",
             Self::Error => "ERROR",
         })
@@ -279,11 +283,15 @@ pub(super) fn kept(asked: &Asked, stored: &Arc<Stored>, name: &str, mut tale: Ta
 /// A reply that is under way.
 pub(super) fn under_way(asked: &Asked, head: &Head, place: Place, name: &str, mut tale: Tale) -> Response<Content> {
     tale.status = Some(head.status);
+    if head.is_renewed {
+        tale.role = Role::Stale;
+    }
     let (source, left) = match has_no_body(asked, head.status) || head.length == Some(0) {
         true => (Source::Empty, Some(0)),
         false => (Source::Flight(wait(place.reader)), head.length),
     };
     let cache_status = match tale.role {
+        _ if head.is_renewed => "fwd=stale; fwd-status=304",
         Role::Join => "fwd=uri-miss; collapsed",
         Role::Bypass if asked.method == Method::HEAD => "fwd=method",
         Role::Bypass => "fwd=bypass",

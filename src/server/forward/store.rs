@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::Why;
 use super::asked::Asked;
-use super::upstream::{FetchError, Head, Way, fetch};
+use super::upstream::{FetchError, Head, Known, Way, fetch};
 use crate::cache::flight::{Flight, Reader, Writer};
 use crate::cache::memory::{Kept, Memory};
 use crate::cache::shelf::Shelf;
@@ -152,22 +152,25 @@ impl Store {
     /// Decides what a client gets. `alone`: nobody else's fetch.
     pub(super) fn admit(self: &Arc<Self>, asked: &Arc<Asked>, mut alone: bool) -> Admission {
         let Asked { method, url, fields, wish, .. } = &**asked;
-        let key = url.to_string();
+        let (key, mut known) = (url.to_string(), None);
         let state = &mut *lock(&self.state);
         if !wish.is_own {
             match state.shelf.get(&key) {
                 Some(Slot::Own(until)) => alone |= Instant::now() < *until,
-                Some(Slot::Kept(stored)) if !wish.is_fresh_only && !alone => {
-                    let fits = |stored: &&Arc<Stored>| {
-                        agree(&stored.head.varies, &stored.fields, fields)
-                            && !stored.time_left().is_zero()
-                            && wish.max_age.is_none_or(|max_age| stored.age() <= max_age)
-                    };
+                Some(Slot::Kept(stored)) => {
+                    let fits = |stored: &&Arc<Stored>| agree(&stored.head.varies, &stored.fields, fields);
                     if let Some(stored) = stored.iter().find(fits) {
-                        return Admission::Hit(Arc::clone(stored));
+                        let is_young = wish.max_age.is_none_or(|max_age| stored.age() <= max_age);
+                        if is_young && !stored.time_left().is_zero() && !wish.is_fresh_only && !alone {
+                            return Admission::Hit(Arc::clone(stored));
+                        }
+                        // Upstream may say that it is still good, which is shorter.
+                        if method == Method::GET && stored.head.condition().is_some() {
+                            known = Some(Known { head: Arc::clone(&stored.head), body: stored.body.clone() });
+                        }
                     }
                 }
-                Some(Slot::Kept(_)) | None => {}
+                None => {}
             }
         }
         if wish.is_kept_only {
@@ -194,8 +197,14 @@ impl Store {
             let shared = Shared { flight, heads: heads.clone(), fields: Arc::clone(&fields) };
             state.under_way.entry(key.clone()).or_default().push(shared);
         }
-        let begun =
-            Begun { key, asked: Arc::clone(asked), fields: Arc::clone(&fields), forgotten: state.forgotten, writer };
+        let begun = Begun {
+            known,
+            key,
+            asked: Arc::clone(asked),
+            fields: Arc::clone(&fields),
+            forgotten: state.forgotten,
+            writer,
+        };
         self.begin(begun, tell);
         Admission::Begin(Place { reader, heads, fields })
     }
@@ -208,7 +217,8 @@ impl Store {
                 store.learn(&begun, &head);
                 let _ = tell.send(Some(Ok(Arc::new(head))));
             };
-            let result = fetch(&store.way, &begun.asked, &store.memory, &begun.writer, told).await;
+            let result =
+                fetch(&store.way, &begun.asked, begun.known.as_ref(), &store.memory, &begun.writer, told).await;
             if let Err(error) = &result {
                 let count = if matches!(error, FetchError::Abandoned) { &store.canceled } else { &store.failed };
                 count.fetch_add(1, Relaxed);
@@ -261,6 +271,8 @@ impl Store {
 
 /// A fetch under way.
 struct Begun {
+    /// A reply that may still be good.
+    known: Option<Known>,
     key: String,
     asked: Arc<Asked>,
     fields: Arc<HeaderMap>,
@@ -292,11 +304,7 @@ impl State {
             Some(Slot::Own(_)) | None => Vec::new(),
         };
         let varies = &stored.head.varies;
-        all.retain(|other| {
-            !other.time_left().is_zero()
-                && other.head.varies == *varies
-                && !agree(varies, &other.fields, &stored.fields)
-        });
+        all.retain(|other| other.head.varies == *varies && !agree(varies, &other.fields, &stored.fields));
         all.push(Arc::new(stored));
         // The newest ones, if there are very many.
         let surplus = all.len().saturating_sub(MOST_VARIANTS);

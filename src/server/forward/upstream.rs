@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -18,7 +18,7 @@ use super::Why;
 use super::asked::Asked;
 use super::reach::Reach;
 use crate::cache::flight::Writer;
-use crate::cache::memory::{Memory, PIECE};
+use crate::cache::memory::{Kept, Memory, PIECE};
 use crate::errors::reason;
 use crate::net::dial::{DialError, Route, dial_by};
 use crate::net::relay::Upstream;
@@ -40,6 +40,8 @@ pub(super) struct Head {
     pub(super) varies: Vec<HeaderName>,
     /// When it came.
     pub(super) since: Instant,
+    /// Whether it was in memory, and upstream has said that it is still good.
+    pub(super) is_renewed: bool,
 }
 
 /// Why there is no reply, or not all of it.
@@ -113,10 +115,19 @@ impl Way {
     }
 }
 
-/// Asks upstream, hands on the head and then the body, as they arrive. When nobody waits for it any more, it ends at once.
+/// A reply in memory that was good once, and what to ask upstream whether it still is.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) head: Arc<Head>,
+    pub(super) body: Kept,
+}
+
+/// Asks upstream, hands on the head and then the body, as they arrive; or those of the reply that is known, if upstream says
+/// that it is still good. When nobody waits for it any more, it ends at once.
 pub(super) async fn fetch(
     way: &Way,
     asked: &Asked,
+    known: Option<&Known>,
     memory: &Memory,
     writer: &Writer<Why>,
     tell: impl FnOnce(Head),
@@ -126,7 +137,7 @@ pub(super) async fn fetch(
         let (stream, _) = dial_by(asked.url.address(), way.limit, way.route()).await?;
         // A server that reads to the end of the stream would take an early one for a half-close, and go on for nobody.
         let mut upstream = Upstream::new(stream);
-        converse(way, asked, &mut upstream, writer, tell).await?;
+        converse(way, asked, known, &mut upstream, writer, tell).await?;
         upstream.close();
         Ok(())
     };
@@ -139,13 +150,24 @@ pub(super) async fn fetch(
 async fn converse(
     way: &Way,
     asked: &Asked,
+    known: Option<&Known>,
     stream: &mut TcpStream,
     writer: &Writer<Why>,
     tell: impl FnOnce(Head),
 ) -> Result<(), FetchError> {
-    way.within(stream.write_all(&request(asked, &way.name)), FetchError::Silent).await??;
+    way.within(stream.write_all(&request(asked, known, &way.name)), FetchError::Silent).await??;
     let mut arrived = BytesMut::with_capacity(PIECE);
-    let framing = read_head(way, asked, stream, &mut arrived, tell).await?;
+    let framing = match read_head(way, asked, known, stream, &mut arrived, tell).await? {
+        Body::Arrives(framing) => framing,
+        Body::IsKnown(body) => {
+            for piece in body.bytes().chunks(PIECE) {
+                if !writer.append(piece).await {
+                    return Err(FetchError::Abandoned);
+                }
+            }
+            return Ok(());
+        }
+    };
     let mut decoder = Decoder::new(framing);
     loop {
         let mut rest = &arrived[..];
@@ -164,14 +186,21 @@ async fn converse(
     }
 }
 
+/// Where the body of a reply comes from.
+enum Body {
+    Arrives(Framing),
+    IsKnown(Kept),
+}
+
 /// Reads up to the end of the head, and hands it on.
 async fn read_head(
     way: &Way,
     asked: &Asked,
+    known: Option<&Known>,
     stream: &mut TcpStream,
     arrived: &mut BytesMut,
     tell: impl FnOnce(Head),
-) -> Result<Framing, FetchError> {
+) -> Result<Body, FetchError> {
     let mut interim = 0;
     loop {
         let mut room = Room::default();
@@ -187,9 +216,13 @@ async fn read_head(
                 continue;
             }
             let framing = framing::of_response(asked.method.as_str(), status, reply.version, &reply.fields)?;
+            if let (304, Some(Known { head, body })) = (status, known) {
+                tell(head.renewed(&reply.fields, body, way.ttl));
+                return Ok(Body::IsKnown(body.clone()));
+            }
             tell(Head::of(status, &reply.fields, framing, asked, way.ttl));
             arrived.advance(length);
-            return Ok(framing);
+            return Ok(Body::Arrives(framing));
         }
         arrived.reserve(CLIENT_HEAD - arrived.len().min(CLIENT_HEAD) + 1);
         if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
@@ -223,7 +256,47 @@ impl Head {
             fields: passed_on,
             length,
             since: Instant::now(),
+            is_renewed: false,
         }
+    }
+
+    /// As it is after upstream has said, with these fields, that it is still good (RFC 9111, section 4.3.4).
+    fn renewed(&self, said: &Fields<'_>, body: &Kept, ttl: Option<Duration>) -> Self {
+        let mut fields = self.fields.clone();
+        let mut is_new = HeaderMap::new();
+        for (name, value) in said.iter().filter(|(name, _)| !said.is_hop_by_hop(name)) {
+            if name.eq_ignore_ascii_case("content-length") {
+                continue;
+            }
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&unfolded(value))) {
+                is_new.append(name, value);
+            }
+        }
+        for name in is_new.keys() {
+            fields.remove(name);
+        }
+        // How old it was then does not count any more.
+        if !is_new.contains_key(header::AGE) {
+            fields.remove(header::AGE);
+        }
+        for (name, value) in &is_new {
+            fields.append(name.clone(), value.clone());
+        }
+        Self {
+            status: self.status,
+            usage: Use::of(self.status.as_u16(), &fields, SystemTime::now(), ttl),
+            varies: varies_by(&fields),
+            fields,
+            length: Some(body.bytes().len() as u64),
+            since: Instant::now(),
+            is_renewed: true,
+        }
+    }
+
+    /// What upstream can be asked by whether it is still good: a field of a request, and its value.
+    pub(super) fn condition(&self) -> Option<(HeaderName, &HeaderValue)> {
+        let by = |name: HeaderName, its: HeaderName| Some((name, self.fields.get(its)?));
+        by(header::IF_NONE_MATCH, header::ETAG).or_else(|| by(header::IF_MODIFIED_SINCE, header::LAST_MODIFIED))
     }
 
     /// Bytes that it takes in memory, roughly.
@@ -244,7 +317,7 @@ fn unfolded(value: &[u8]) -> Vec<u8> {
 
 /// The request as upstream gets it: Host from the target (RFC 9112, section 3.2.2), and nothing of the connection that it
 /// came by.
-fn request(asked: &Asked, name: &str) -> Vec<u8> {
+fn request(asked: &Asked, known: Option<&Known>, name: &str) -> Vec<u8> {
     let Asked { method, url, fields, .. } = asked;
     let mut head = Vec::with_capacity(512);
     // Writing to memory cannot fail.
@@ -255,6 +328,11 @@ fn request(asked: &Asked, name: &str) -> Vec<u8> {
         }
         head.extend_from_slice(field.as_str().as_bytes());
         head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if let Some((field, value)) = known.and_then(|known| known.head.condition()) {
+        let _ = write!(head, "{field}: ");
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }

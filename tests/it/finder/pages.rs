@@ -99,6 +99,9 @@ fn what_somebody_asks_for_does_nothing_to_the_page() {
         assert!(policy.contains("default-src 'none'; script-src 'self'") && policy.contains("form-action 'self'"));
         assert!(!reply.body.contains(" onclick") && !reply.body.contains(" style="));
     }
+    // A field shows a text by itself; a title does not.
+    let title = get(&server, "/?query=%E2%80%AEa").body;
+    assert!(title.contains("<title>\u{fffd}a - http-charfinder</title>"), "{title}");
     // What is found does nothing, either.
     let found = get(&server, "/?query=U%2B202E+U%2B1B+U%2B3C").body;
     assert!(found.contains("<td>&lt;</td>") && !found.contains("<td>\u{202e}</td>") && !found.contains('\u{1b}'));

@@ -1,5 +1,7 @@
 //! poetry-proxy --http as clients and servers meet it: what is forwarded, shared and kept, and the truth about bad upstreams.
 
+mod theirs;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -312,6 +314,46 @@ fn what_may_be_kept_is_kept_for_as_long_as_it_says() {
     proxy.hear("Forgot all replies");
     get(&proxy, &server, "/", "");
     assert_eq!(count.load(SeqCst), 2);
+}
+
+#[test]
+fn what_is_too_old_stays_if_upstream_says_that_it_is_still_good() {
+    for (validator, condition) in [
+        ("ETag: \"one\"", "if-none-match: \"one\""),
+        ("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", "if-modified-since: Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let (conditions, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (seen, counted) = (Arc::clone(&conditions), Arc::clone(&count));
+        let server = Server::start(move |_, mut stream| {
+            let head = head(&stream);
+            let reply = match (head.contains(condition), counted.fetch_add(1, SeqCst)) {
+                // Still good, and for a minute.
+                (true, 1) => {
+                    seen.fetch_add(1, SeqCst);
+                    "HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nX-New: yes\r\n\r\n".to_owned()
+                }
+                (false, 0) => {
+                    format!("{OK}Cache-Control: max-age=60\r\nAge: 30\r\nX-New: no\r\n{validator}\r\n\r\nhello")
+                }
+                (_, number) => format!("{OK}Cache-Control: max-age=60\r\n\r\nnew {number}"),
+            };
+            stream.write_all(reply.as_bytes()).expect("sent");
+        });
+        let proxy = proxy(&[]);
+        assert_eq!(body(&get(&proxy, &server, "/", "")), "hello");
+        // Older than whoever asks likes.
+        let renewed = get(&proxy, &server, "/", "Cache-Control: max-age=5\r\n");
+        assert_eq!((status(&renewed), body(&renewed)), (200, "hello"), "{validator}");
+        assert_eq!((field(&renewed, "x-new"), field(&renewed, "age")), (Some("yes"), None));
+        assert_eq!(field(&renewed, "cache-status"), Some("poetry-proxy; fwd=stale; fwd-status=304"));
+        assert_eq!((conditions.load(SeqCst), count.load(SeqCst)), (1, 2));
+        let hit = get(&proxy, &server, "/", "");
+        assert_eq!((body(&hit), field(&hit, "x-new"), count.load(SeqCst)), ("hello", Some("yes"), 2));
+        // Or it is another one now.
+        assert_eq!(body(&get(&proxy, &server, "/", "Cache-Control: no-cache\r\n")), "new 2");
+        assert_eq!(body(&get(&proxy, &server, "/", "")), "new 2");
+        assert!(metrics(&proxy).contains("2 hits, 2 misses, 0 joins, 1 stale"));
+    }
 }
 
 #[test]
