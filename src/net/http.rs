@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::bytes::BytesMut;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::connection::Connection;
+use super::connection::{Connection, is_drained};
 use super::counts::Counts;
 use super::stop::Stop;
 use crate::pace::Ending;
@@ -184,6 +184,9 @@ impl rt::Read for Wire<'_> {
             match self.stream.try_read(&mut buffer[..most]) {
                 Ok(read) => {
                     self.begun.fetch_or(read > 0, Relaxed);
+                    if (1..most).contains(&read) {
+                        is_drained(self.stream);
+                    }
                     into.put_slice(&buffer[..read]);
                     return Poll::Ready(Ok(()));
                 }

@@ -184,7 +184,11 @@ impl ForwardServer {
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Content> {
         let (request, _) = request.into_parts();
-        let what = format!("{} {}", request.method, shortened(&request.uri.to_string()));
+        // For the line about it, if there is one.
+        let what = match tracing::enabled!(tracing::Level::INFO) {
+            true => format!("{} {}", request.method, shortened(&request.uri.to_string())),
+            false => String::new(),
+        };
         let mut tale = Tale::new(peer, what, &self.answers, &self.aborts);
         let name = &self.store.way.name;
         let asked = match Asked::of(request, name) {

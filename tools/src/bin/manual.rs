@@ -67,8 +67,14 @@ fn with_hints(command: Command) -> Command {
 
 /// The page of a command, and those of its subcommands.
 fn write_pages(command: &Command, names: &[String], directory: &Path) -> io::Result<()> {
-    fs::write(directory.join(format!("{}.1", page_name(command))), page(command, names))?;
+    fs::write(directory.join(format!("{}.1", page_name(command))), in_ascii(&page(command, names)))?;
     shown_subcommands(command).try_for_each(|command| write_pages(command, names, directory))
+}
+
+/// As groff wants characters that are none of ASCII: by their codes (groff_char(7)).
+fn in_ascii(page: &str) -> String {
+    let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    page.chars().map(escaped).collect()
 }
 
 fn page_name(command: &Command) -> &str {
