@@ -650,7 +650,7 @@ fn stopping_it_finishes_its_clients_or_resets_them() {
 fn usage_is_checked() {
     for (args, part) in [
         (&NO_ARGS[..], "<UPSTREAM>"),
-        (&["nowhere"], "'nowhere' for '<UPSTREAM>'"),
+        (&["nowhere"], "'nowhere' for '[UPSTREAM]'"),
         (&["--max-size", "0", "1"], "--max-size"),
         (&["--max-memory", "0", "1"], "--max-memory"),
         (&["--stale-if-error", "1"], "--ttl"),

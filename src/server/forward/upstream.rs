@@ -233,17 +233,8 @@ async fn read_head(
 
 impl Head {
     fn of(status: u16, fields: &Fields<'_>, framing: Framing, asked: &Asked, ttl: Option<Duration>) -> Self {
-        let mut passed_on = HeaderMap::new();
-        for (name, value) in fields.iter().filter(|(name, _)| !fields.is_hop_by_hop(name)) {
-            let is_length = name.eq_ignore_ascii_case("content-length");
-            // Of a body that is not sent, the length is as it was said; of others we say it ourselves.
-            if is_length && asked.method != Method::HEAD {
-                continue;
-            }
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&unfolded(value))) {
-                passed_on.append(name, value);
-            }
-        }
+        // Of a body that is not sent, the length is as it was said; of others we say it ourselves.
+        let passed_on = end_to_end(fields, asked.method == Method::HEAD);
         let length = match framing {
             Framing::Length(length) => Some(length),
             Framing::None if asked.method != Method::HEAD => Some(0),
@@ -263,15 +254,7 @@ impl Head {
     /// As it is after upstream has said, with these fields, that it is still good (RFC 9111, section 4.3.4).
     fn renewed(&self, said: &Fields<'_>, body: &Kept, ttl: Option<Duration>) -> Self {
         let mut fields = self.fields.clone();
-        let mut is_new = HeaderMap::new();
-        for (name, value) in said.iter().filter(|(name, _)| !said.is_hop_by_hop(name)) {
-            if name.eq_ignore_ascii_case("content-length") {
-                continue;
-            }
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&unfolded(value))) {
-                is_new.append(name, value);
-            }
-        }
+        let is_new = end_to_end(said, false);
         for name in is_new.keys() {
             fields.remove(name);
         }
@@ -304,6 +287,17 @@ impl Head {
         let of = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
         self.fields.iter().map(of).sum::<usize>() + size_of::<Self>()
     }
+}
+
+/// Fields of a reply that are for clients, too.
+fn end_to_end(fields: &Fields<'_>, with_length: bool) -> HeaderMap {
+    let field = |(name, value): (&str, &[u8])| {
+        Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(&unfolded(value)).ok()?))
+    };
+    let is_passed_on = |(name, _): &(&str, &[u8])| {
+        !fields.is_hop_by_hop(name) && (with_length || !name.eq_ignore_ascii_case("content-length"))
+    };
+    fields.iter().filter(is_passed_on).filter_map(field).collect()
 }
 
 /// A value in one line (RFC 9112, section 5.2).
