@@ -156,25 +156,17 @@ async fn converse(
     tell: impl FnOnce(Head),
 ) -> Result<(), FetchError> {
     way.within(stream.write_all(&request(asked, known, &way.name)), FetchError::Silent).await??;
-    let mut arrived = BytesMut::with_capacity(PIECE);
+    let mut arrived = BytesMut::with_capacity(PIECE.max(CLIENT_HEAD));
     let framing = match read_head(way, asked, known, stream, &mut arrived, tell).await? {
         Body::Arrives(framing) => framing,
-        Body::IsKnown(body) => {
-            for piece in body.bytes().chunks(PIECE) {
-                if !writer.append(piece).await {
-                    return Err(FetchError::Abandoned);
-                }
-            }
-            return Ok(());
-        }
+        Body::IsKnown(body) => return hand_on(body.bytes(), writer).await,
     };
     let mut decoder = Decoder::new(framing);
     loop {
         let mut rest = &arrived[..];
         loop {
             match decoder.next(&mut rest)? {
-                Piece::Body(bytes) if writer.append(bytes).await => {}
-                Piece::Body(_) => return Err(FetchError::Abandoned),
+                Piece::Body(bytes) => hand_on(bytes, writer).await?,
                 Piece::More => break,
                 Piece::End => return Ok(()),
             }
@@ -184,6 +176,15 @@ async fn converse(
             return Ok(decoder.end_of_stream()?);
         }
     }
+}
+
+async fn hand_on(bytes: &[u8], writer: &Writer<Why>) -> Result<(), FetchError> {
+    for piece in bytes.chunks(PIECE) {
+        if !writer.append(piece).await {
+            return Err(FetchError::Abandoned);
+        }
+    }
+    Ok(())
 }
 
 /// Where the body of a reply comes from.
@@ -224,7 +225,8 @@ async fn read_head(
             arrived.advance(length);
             return Ok(Body::Arrives(framing));
         }
-        arrived.reserve(CLIENT_HEAD - arrived.len().min(CLIENT_HEAD) + 1);
+        // There is room for a head, unless others came before it.
+        arrived.reserve(1);
         if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
             return Err(FetchError::Nothing);
         }
