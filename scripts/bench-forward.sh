@@ -6,9 +6,10 @@ usage() {
     cat <<'TXT'
 Usage: scripts/bench-forward.sh [--rounds N] [--time SECONDS] [SECTION...]
 
-Sections: hit miss bulk [default: all]
+Sections: hit miss cold bulk [default: all]
   hit   replies of 41 bytes and of 13 KB out of memory, on 32 kept connections, beside squid
   miss  41 bytes that nobody keeps, from an origin of its own, beside nginx as a forward proxy
+  cold  a thousand clients at once for what it does not have: fetches, and how long after upstream's first byte theirs comes
   bulk  1 GB through it, beside nginx
 
   --rounds N      rounds of each measurement, of which the median counts [default: 9]
@@ -25,11 +26,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --time) seconds=${2:?--time needs a number} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        hit | miss | bulk) sections+=("$1") && shift ;;
+        hit | miss | cold | bulk) sections+=("$1") && shift ;;
         *) echo "bench-forward.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(hit miss bulk)
+[ ${#sections[@]} -gt 0 ] || sections=(hit miss cold bulk)
 for tool in nginx wrk curl; do
     command -v "$tool" >/dev/null || { echo "bench-forward.sh: there is no $tool" >&2 && exit 1; }
 done
@@ -135,7 +136,7 @@ fi
 cat >"$work/absolute.lua" <<'TXT'
 local url = os.getenv("URL")
 wrk.headers["Host"] = url:match("http://([^/]+)")
-if os.getenv("OWN") then wrk.headers["Authorization"] = "x" end
+if os.getenv("OWN") then wrk.headers["Cookie"] = "of=somebody" end
 request = function() return wrk.format("GET", url) end
 TXT
 
@@ -188,7 +189,7 @@ hit() {
 miss() {
     local round
     for ((round = 0; round < rounds; round++)); do
-        # With a name and a password: nothing is shared.
+        # With a cookie: nothing is shared.
         OWN=1 ask nginx-miss "$nginx_at" "$nginx_is" "$origin/once/small"
         OWN=1 ask ours-miss "$ours_at" "$ours_is" "$origin/once/small"
         ask ours-shared "$ours_at" "$ours_is" "$origin/once/small"
@@ -196,6 +197,21 @@ miss() {
     printf '\n### A reply of 41 bytes that nobody keeps, 32 kept connections\n\n'
     table nginx-miss "nginx-miss:nginx, forward" "ours-miss:poetry-proxy --http, a fetch for each" \
         "ours-shared:poetry-proxy --http, those who wait share a fetch"
+}
+
+cold() {
+    local clients round
+    cargo build --release --quiet --package poetry-tools --bin cold_key
+    printf '\n### At once for what is not there: after the first byte of upstream, in ms\n\n'
+    printf '| clients | fetches | first | median | last |\n|---|---|---|---|---|\n'
+    for clients in 100 500 1000; do
+        for ((round = 0; round < rounds; round++)); do
+            "$bin/cold_key" "$ours_at" --clients "$clients" >>"$work/cold-$clients"
+        done
+        awk -v clients="$clients" -v fetches="$(median fetches "$work/cold-$clients")" -v first="$(median first "$work/cold-$clients")" \
+            -v half="$(median median "$work/cold-$clients")" -v last="$(median last "$work/cold-$clients")" \
+            'BEGIN { printf "| %d | %d | %.1f | %.1f | %.1f |\n", clients, fetches, first / 1e3, half / 1e3, last / 1e3 }'
+    done
 }
 
 bulk() {

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::proto::http::INTERIM_REPLIES;
 use crate::proto::http::fields::RetryAfter;
 use crate::proto::http::framing::{self, Decoder, Framing, Piece};
-use crate::proto::http::head::{self, Response, Room, Version};
+use crate::proto::http::head::{self, Response, Room};
 use crate::proto::http::target::Url;
 
 /// Who asks.
@@ -298,7 +298,7 @@ impl Download {
             return Ok(None);
         }
         let framing = framing::of_response("GET", head.status, head.version, &head.fields).map_err(Failure::Framing)?;
-        self.is_kept = framing != Framing::UntilClose && may_be_kept(&head);
+        self.is_kept = framing != Framing::UntilClose && head.keeps_connection();
         let length = if let Framing::Length(length) = framing { Some(length) } else { None };
         let purpose = self.purpose(&head, options)?;
         let wanted = matches!(purpose, Purpose::Wanted);
@@ -402,17 +402,6 @@ impl Download {
             _ => None,
         }
     }
-}
-
-/// Whether a connection lives on after this reply, as far as its head tells (RFC 9112, section 9.3). Not after one that
-/// says twice where it ends (section 6.1): somebody on the way may believe the other one.
-fn may_be_kept(head: &Response<'_>) -> bool {
-    let says_twice = head.fields.get("transfer-encoding").is_some() && head.fields.get("content-length").is_some();
-    let is_kept = match head.version {
-        Version::Http10 => head.fields.has_token("connection", "keep-alive"),
-        Version::Http11 => !head.fields.has_token("connection", "close"),
-    };
-    is_kept && !says_twice
 }
 
 /// The failure that a status is.

@@ -27,8 +27,10 @@ use super::counts::Counts;
 use super::stop::Stop;
 use crate::pace::Ending;
 
-/// The time for a head, from when the connection waits for one.
+/// The time for a head: for the first one from when the client has connected, for others from their first byte.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The time for the first byte of another request.
+const IDLE_TIME: Duration = Duration::from_secs(30);
 /// What whoever takes longer gets.
 const LATE: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 48\r\n\
     Connection: close\r\n\r\nThe head of the request is not whole after 10 s\n";
@@ -47,37 +49,40 @@ where
     F: Future<Output = Response<B>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    serve_from(connection, BytesMut::new(), answer).await
+    serve_from(connection, BytesMut::new(), IDLE_TIME, answer).await
 }
 
-/// [`serve`]s a connection of which these bytes have been read already.
+/// [`serve`]s a connection of which these bytes have been read already, and which may be idle for so long between requests.
 ///
 /// # Errors
 /// As for [`serve`].
 pub async fn serve_from<F, B>(
     connection: &mut Connection,
     ahead: BytesMut,
+    idle: Duration,
     answer: impl Fn(Request<Incoming>) -> F,
 ) -> io::Result<Ending>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    let (under_way, has_begun) = (AtomicU64::new(0), AtomicBool::new(!ahead.is_empty()));
+    let under_way = AtomicU64::new(0);
+    let head = AwaitedHead { is_due: true.into(), has_begun: (!ahead.is_empty()).into(), is_late: false.into() };
     let result = {
-        let (answer, under_way, begun) = (&answer, &under_way, &has_begun);
+        let (answer, under_way, head) = (&answer, &under_way, &head);
         let service = service_fn(move |request| async move {
             under_way.fetch_add(1, Relaxed);
-            begun.store(false, Relaxed);
+            head.is_due.store(false, Relaxed);
+            head.has_begun.store(false, Relaxed);
             let response = answer(request).await;
             under_way.fetch_sub(1, Relaxed);
             Ok::<_, Infallible>(response)
         });
         let mut builder = http1::Builder::new();
-        builder.timer(Timer).header_read_timeout(HEAD_TIME).max_buf_size(HEAD).max_headers(FIELDS).half_close(true);
+        builder.timer(Timer).header_read_timeout(idle).max_buf_size(HEAD).max_headers(FIELDS).half_close(true);
         // As people write them.
         builder.title_case_headers(true);
-        let mut served = pin!(builder.serve_connection(Wire::new(connection, ahead, begun), service));
+        let mut served = pin!(builder.serve_connection(Wire::new(connection, ahead, head), service));
         let mut is_asked = false;
         loop {
             tokio::select! {
@@ -101,8 +106,10 @@ where
             Ok(Ending::Fin)
         }
         // hyper says nothing about half a head.
-        Err(error) if error.is_timeout() && has_begun.load(Relaxed) => {
-            connection.send_all(LATE.as_bytes()).await?;
+        Err(_) if head.is_late.load(Relaxed) => {
+            if head.has_begun.load(Relaxed) {
+                connection.send_all(LATE.as_bytes()).await?;
+            }
             Ok(Ending::Fin)
         }
         // What was no request has been told so; and nobody waits for a reply to half a head.
@@ -140,12 +147,23 @@ impl<B: Body + Unpin> Body for UntilStop<B> {
     }
 }
 
+/// What is known of the head that a connection waits for.
+struct AwaitedHead {
+    /// Whether its time runs.
+    is_due: AtomicBool,
+    /// Whether something of it has been read.
+    has_begun: AtomicBool,
+    /// Whether its time is over.
+    is_late: AtomicBool,
+}
+
 /// A connection as hyper sees it. It is not closed here: the engine does that, politely.
 struct Wire<'c> {
     /// Bytes that have been read before.
     ahead: BytesMut,
-    /// Whether something of a request has been read that is not answered.
-    begun: &'c AtomicBool,
+    head: &'c AwaitedHead,
+    /// Set while a head is due, and does not come.
+    due: Option<Pin<Box<Sleep>>>,
     stream: &'c TcpStream,
     counts: &'c Counts,
     write_timeout: Option<Duration>,
@@ -154,10 +172,11 @@ struct Wire<'c> {
 }
 
 impl<'c> Wire<'c> {
-    fn new(connection: &'c Connection, ahead: BytesMut, begun: &'c AtomicBool) -> Self {
+    fn new(connection: &'c Connection, ahead: BytesMut, head: &'c AwaitedHead) -> Self {
         Self {
             ahead,
-            begun,
+            head,
+            due: None,
             stream: connection.stream(),
             counts: connection.counts(),
             write_timeout: connection.write_timeout(),
@@ -180,10 +199,22 @@ impl rt::Read for Wire<'_> {
         let mut buffer = [0; 4 * 1024];
         let most = buffer.len().min(into.remaining());
         loop {
-            ready!(self.stream.poll_read_ready(context))?;
+            if self.stream.poll_read_ready(context)?.is_pending() {
+                if !self.head.is_due.load(Relaxed) {
+                    return Poll::Pending;
+                }
+                ready!(self.due.get_or_insert_with(|| Box::pin(sleep(HEAD_TIME))).as_mut().poll(context));
+                self.head.is_late.store(true, Relaxed);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             match self.stream.try_read(&mut buffer[..most]) {
                 Ok(read) => {
-                    self.begun.fetch_or(read > 0, Relaxed);
+                    if read > 0 {
+                        self.head.has_begun.store(true, Relaxed);
+                        if !self.head.is_due.swap(true, Relaxed) {
+                            self.due = None;
+                        }
+                    }
                     if (1..most).contains(&read) {
                         is_drained(self.stream);
                     }

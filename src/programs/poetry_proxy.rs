@@ -18,6 +18,7 @@ use crate::cli::{Error, SUCCESS, values};
 use crate::metrics::{Metric, Page};
 use crate::net::counts::Counts;
 use crate::net::{Door, ServerLimits};
+use crate::proto::http::fresh::{Habits, Stale};
 use crate::server::forward::{self, ForwardServer, Ports, Reach};
 use crate::server::proxy::{Config, ProxyServer};
 use crate::units::count;
@@ -65,14 +66,13 @@ pub struct ProxyArgs {
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     ttl: Option<Duration>,
 
-    /// Serve an aged poem for so long while it is fetched again in the background
-    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "0", requires = "ttl")]
-    #[arg(conflicts_with = "http")]
+    /// Serve an aged poem, or reply, for so long while it is fetched again in the background
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "0")]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
     stale_while_revalidate: Duration,
 
-    /// Serve an aged poem, however old, if it cannot be fetched again, or nothing comes for a second
-    #[arg(long, help_heading = "Cache", requires = "ttl", conflicts_with = "http")]
+    /// Serve an aged poem, or reply, however old, if it cannot be fetched again, or nothing comes for a second
+    #[arg(long, help_heading = "Cache")]
     stale_if_error: bool,
 
     /// With --ttl: after a fetch that failed, serve an aged poem for so long before upstream is asked again
@@ -165,7 +165,7 @@ Examples:
 Log:
   A line for each client: HIT (from memory), MISS (began a fetch), JOIN (shared one), STALE (an aged poem) or ABORT \
 (left, or was reset), with bytes, time, and how many shared the fetch. -q keeps it short. With --http a line for each request: \
-HIT, MISS, JOIN, STALE (too old, but still good, as upstream has said), BYPASS (for one client alone) or ERROR, with its status.
+HIT, MISS, JOIN, STALE (too old, but still good, or better than none), BYPASS (for one client alone) or ERROR, with its status.
 
 Signals:
   SIGHUP forgets the poem, or all replies. SIGUSR1 logs the totals. Neither ends it; but if the terminal that it was started on \
@@ -230,6 +230,13 @@ impl Launch for ProxyArgs {
         if let Some((flag, _)) = forwarding.into_iter().find(|(_, is_given)| *is_given) {
             return Err((flag, Error::usage(format!("--{flag} is about --http, which is not given"))));
         }
+        let aged = [
+            ("stale-while-revalidate", !self.stale_while_revalidate.is_zero()),
+            ("stale-if-error", self.stale_if_error),
+        ];
+        if let Some((flag, _)) = aged.into_iter().find(|(_, is_given)| *is_given && self.ttl.is_none()) {
+            return Err((flag, Error::usage(format!("--{flag} is about poems that age: --ttl is missing"))));
+        }
         if let Some(door) = self.service.listen.fixed() {
             not_itself(upstream, door).map_err(|why| ("upstream", Error::usage(why)))?;
         }
@@ -267,7 +274,13 @@ impl ProxyArgs {
     fn resolve_forward(&self) -> Open {
         let config = forward::Config {
             reach: self.targets.map(Reach::from),
-            ttl: self.ttl,
+            habits: Habits {
+                ttl: self.ttl,
+                stale: Stale {
+                    while_revalidate: self.stale_while_revalidate,
+                    if_error: if self.stale_if_error { Duration::MAX } else { Duration::ZERO },
+                },
+            },
             max_size: self.max_size.unwrap_or(DEFAULT_REPLY).get(),
             cache_size: self.cache_size.unwrap_or(DEFAULT_CACHE).get(),
             upstream_timeout: self.upstream_timeout.0,

@@ -297,18 +297,29 @@ async fn breaks(stream: &TcpStream) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Upstream {
     stream: TcpStream,
-    is_said: bool,
+    is_at_rest: bool,
 }
 
 impl Upstream {
     /// Nothing is said on it yet.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, is_said: false }
+        Self { stream, is_at_rest: false }
+    }
+
+    /// Everything is said: to drop it is to close it.
+    pub fn rest(&mut self) {
+        self.is_at_rest = true;
+    }
+
+    /// Something else is to be said.
+    pub fn begin(mut self) -> Self {
+        self.is_at_rest = false;
+        self
     }
 
     /// Closes it: everything is said.
     pub fn close(mut self) {
-        self.is_said = true;
+        self.rest();
     }
 }
 
@@ -328,7 +339,7 @@ impl DerefMut for Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if !self.is_said {
+        if !self.is_at_rest {
             close::abruptly(&SockRef::from(&self.stream));
         }
     }

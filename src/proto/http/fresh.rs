@@ -19,6 +19,48 @@ pub struct Wish {
     pub max_age: Option<Duration>,
 }
 
+/// What a cache does of its own will, where replies say nothing about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Habits {
+    /// For so long a reply is good. `None`: it is not kept.
+    pub ttl: Option<Duration>,
+    /// What is done with replies that are too old.
+    pub stale: Stale,
+}
+
+/// For how long a reply may be used that is too old (RFC 5861).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// While upstream is asked for another one.
+    pub while_revalidate: Duration,
+    /// If upstream has none.
+    pub if_error: Duration,
+}
+
+impl Stale {
+    /// What a reply allows. No habit counts against one that has to be asked about (RFC 9111, section 4.2.4); by
+    /// `s-maxage` it has to be, too (section 5.2.2.10), but for what it says itself.
+    fn of(control: &Control, habits: &Habits) -> Self {
+        if control.has("must-revalidate") || control.has("proxy-revalidate") {
+            return Self::default();
+        }
+        let habit = if control.has("s-maxage") { Self::default() } else { habits.stale };
+        Self {
+            while_revalidate: control.seconds("stale-while-revalidate").unwrap_or(habit.while_revalidate),
+            if_error: control.seconds("stale-if-error").unwrap_or(habit.if_error),
+        }
+    }
+
+    fn longest(self) -> Duration {
+        self.while_revalidate.max(self.if_error)
+    }
+}
+
+/// Whether a reply with this status is an error for which an old one is better (RFC 5861, section 4).
+pub fn is_error(status: u16) -> bool {
+    matches!(status, 500 | 502..=504)
+}
+
 /// For whom a reply is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
@@ -28,6 +70,8 @@ pub enum Use {
         lifetime: Duration,
         /// How old it was when it came.
         age: Duration,
+        /// And after that.
+        stale: Stale,
     },
     /// For those who wait for it now.
     Share,
@@ -65,8 +109,8 @@ impl Wish {
 }
 
 impl Use {
-    /// The use of a reply that came at this moment, if one that does not say how long it is good for is good for `ttl`.
-    pub fn of(status: u16, fields: &HeaderMap, came: SystemTime, ttl: Option<Duration>) -> Self {
+    /// The use of a reply that came at this moment.
+    pub fn of(status: u16, fields: &HeaderMap, came: SystemTime, habits: &Habits) -> Self {
         let control = Control::of(fields);
         let is_private = ["no-store", "private", "no-cache"].iter().any(|word| control.has(word));
         if is_private || fields.contains_key(header::SET_COOKIE) || varies_by_all(fields) || status == 206 {
@@ -81,12 +125,13 @@ impl Use {
         };
         let said = control.seconds("s-maxage").or_else(|| control.seconds("max-age")).or_else(expires);
         // An error that says nothing is over soon.
-        let lifetime = said.or(ttl.filter(|_| is_kept_by_default(status)));
+        let lifetime = said.or(habits.ttl.filter(|_| is_kept_by_default(status)));
         let by_date = date.and_then(|date| came.duration_since(date).ok()).unwrap_or_default();
         let by_field = fields.get(header::AGE).and_then(seconds).unwrap_or_default();
         let age = by_date.max(by_field);
+        let stale = Stale::of(&control, habits);
         match lifetime {
-            Some(lifetime) if lifetime > age => Self::Keep { lifetime, age },
+            Some(lifetime) if lifetime.saturating_add(stale.longest()) > age => Self::Keep { lifetime, age, stale },
             _ => Self::Share,
         }
     }
@@ -180,12 +225,13 @@ mod tests {
     /// The use of a reply that came four seconds after [`DATE`].
     fn used(status: u16, lines: &[(&str, &str)], ttl: Option<Duration>) -> Use {
         let came = parse_date(DATE.as_bytes()).expect("a date") + 4 * SECOND;
-        Use::of(status, &fields(lines), came, ttl)
+        Use::of(status, &fields(lines), came, &Habits { ttl, ..Habits::default() })
     }
 
     #[test]
     fn a_reply_is_kept_for_as_long_as_it_says() {
-        let keep = |lifetime, age| Use::Keep { lifetime: lifetime * SECOND, age: age * SECOND };
+        let keep =
+            |lifetime, age| Use::Keep { lifetime: lifetime * SECOND, age: age * SECOND, stale: Stale::default() };
         let ttl = Some(10 * SECOND);
         for (lines, expected) in [
             (&[("cache-control", "max-age=60")][..], keep(60, 0)),
@@ -212,6 +258,33 @@ mod tests {
             (keep(10, 0), Use::Share, Use::Share)
         );
         assert_eq!(used(500, &[("cache-control", "max-age=1")], None), keep(1, 0));
+    }
+
+    #[test]
+    fn what_is_too_old_is_used_as_the_reply_says_or_else_by_habit() {
+        let stale = |control: &str| {
+            let habits = Habits { ttl: None, stale: Stale { while_revalidate: SECOND, if_error: Duration::MAX } };
+            match Use::of(200, &fields(&[("cache-control", control)]), SystemTime::UNIX_EPOCH, &habits) {
+                Use::Keep { stale, .. } => Some((stale.while_revalidate, stale.if_error)),
+                Use::Share | Use::Own => None,
+            }
+        };
+        assert_eq!(stale("max-age=9"), Some((SECOND, Duration::MAX)));
+        assert_eq!(stale("max-age=0"), Some((SECOND, Duration::MAX)), "it is too old at once, and of use");
+        assert_eq!(stale("max-age=9, stale-while-revalidate=5"), Some((5 * SECOND, Duration::MAX)));
+        assert_eq!(stale("max-age=9, stale-if-error=5"), Some((SECOND, 5 * SECOND)));
+        assert_eq!(
+            stale("max-age=9, stale-if-error=0, stale-while-revalidate=x"),
+            Some((Duration::ZERO, Duration::ZERO))
+        );
+        for word in ["must-revalidate", "proxy-revalidate"] {
+            let all = format!("max-age=9, stale-if-error=5, stale-while-revalidate=5, {word}");
+            assert_eq!(stale(&all), Some((Duration::ZERO, Duration::ZERO)), "{word}");
+            assert_eq!(stale(&format!("max-age=0, {word}")), None);
+        }
+        assert_eq!(stale("s-maxage=9"), Some((Duration::ZERO, Duration::ZERO)));
+        assert_eq!(stale("s-maxage=9, stale-if-error=5"), Some((Duration::ZERO, 5 * SECOND)));
+        assert_eq!([500, 501, 502, 503, 504, 404, 200].map(is_error), [true, false, true, true, true, false, false]);
     }
 
     #[test]

@@ -49,6 +49,19 @@ pub struct Response<'a> {
     pub len: usize,
 }
 
+impl Response<'_> {
+    /// Whether the connection lives on after this reply, as far as its head tells (RFC 9112, section 9.3). Not after one that
+    /// says twice where it ends (section 6.1): somebody on the way may believe the other one.
+    pub fn keeps_connection(&self) -> bool {
+        let says_twice = self.fields.get("transfer-encoding").is_some() && self.fields.get("content-length").is_some();
+        let is_kept = match self.version {
+            Version::Http10 => self.fields.has_token("connection", "keep-alive"),
+            Version::Http11 => !self.fields.has_token("connection", "close"),
+        };
+        is_kept && !says_twice
+    }
+}
+
 /// Room for the fields of a head.
 #[derive(Debug)]
 pub struct Room<'b>([MaybeUninit<Header<'b>>; FIELDS]);

@@ -91,6 +91,15 @@ impl Asked {
         let wish = Wish::of(&fields);
         Ok(Self { method, url, fields, wish })
     }
+
+    /// Whether the connection to upstream is the client's from then on, so that nobody else may use it: there are two schemes
+    /// by which not a request says who it is from, but a connection (RFC 4559, section 6; MS-NTHT).
+    pub(super) fn claims_connection(&self) -> bool {
+        let scheme = |value: &HeaderValue| value.to_str().ok()?.split(' ').next().map(str::to_ascii_lowercase);
+        let mut schemes = self.fields.get_all(header::AUTHORIZATION).iter().map(scheme);
+        // What is not known may be a third one.
+        schemes.any(|scheme| !matches!(scheme.as_deref(), Some("basic" | "bearer" | "digest")))
+    }
 }
 
 fn is_chunked(coding: &HeaderValue) -> bool {

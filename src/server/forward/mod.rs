@@ -17,10 +17,12 @@
 //! | `reach.rs` | whom it may connect to |
 //! | `store.rs` | from memory, shared, or alone |
 //! | `upstream.rs` | a request and its reply |
+//! | `pool.rs` | connections to upstreams between two requests |
 //! | `reply.rs` | what a client gets, and the line about it |
 //! | `tunnel.rs` | CONNECT |
 
 mod asked;
+mod pool;
 mod reach;
 mod reply;
 mod store;
@@ -35,20 +37,22 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
+use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
 use tracing::{debug, info};
 
+use crate::cache::patience::PATIENCE;
 use crate::metrics::{Metric, Page};
 use crate::net::descriptors::{LOOK_UP, Opens};
 use crate::net::{Connection, Handler, Peer, Stoppable, http};
 use crate::pace::Ending;
 use crate::proto::http::REQUEST_LINE;
-use crate::proto::http::fresh::{Use, agree};
+use crate::proto::http::fresh::{Habits, Use, agree};
 use crate::proto::http::head::{self, Room};
 use crate::server::fetches::Fetches;
 use crate::units;
 use asked::{Asked, Refusal};
-use reply::{Content, Role, Tale};
+use reply::{Content, Role, Tale, Trouble};
 use store::{Admission, Failure, Place, Store};
 use upstream::Way;
 
@@ -63,8 +67,8 @@ type Why = Arc<str>;
 pub struct Config {
     /// Whom it may connect to. `None`: anybody if it listens for this machine only, else public addresses.
     pub reach: Option<Reach>,
-    /// For so long a reply is kept that does not say how long it is good for. `None`: it is not.
-    pub ttl: Option<Duration>,
+    /// What is done with replies that say nothing about it.
+    pub habits: Habits,
     /// The longest reply that is kept, in bytes.
     pub max_size: usize,
     /// Bytes of all replies that are kept.
@@ -79,6 +83,8 @@ pub struct Config {
 
 /// The time for the first line of a connection, and for each next piece of a head.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The time for another request on a connection.
+const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Forwards requests.
 #[derive(Debug)]
@@ -101,7 +107,8 @@ impl ForwardServer {
             place: Default::default(),
             // Others may be called so, too, and then it is no loop.
             name: format!("poetry-proxy-{:06x}", fastrand::u32(..1 << 24)),
-            ttl: config.ttl,
+            habits: config.habits,
+            pool: Arc::default(),
         };
         let store = Store::new(way, Fetches::new()?, config.cache_size, config.max_size, config.keep_filling);
         Ok(Self {
@@ -199,7 +206,7 @@ impl ForwardServer {
         let mut alone = false;
         loop {
             let (place, is_first) = match self.store.admit(&asked, alone) {
-                Admission::Hit(stored) => return reply::kept(&asked, &stored, name, tale),
+                Admission::Hit(stored) => return reply::kept(&asked, &stored, None, name, tale),
                 Admission::Nothing => {
                     let why = "It is not in memory, and nothing else was asked for (only-if-cached)";
                     return reply::refused(Refusal::new(StatusCode::GATEWAY_TIMEOUT, why), tale);
@@ -207,12 +214,26 @@ impl ForwardServer {
                 Admission::Join(place) => (place, false),
                 Admission::Begin(place) => (place, true),
             };
-            let Place { mut heads, fields, reader } = place;
-            let head = match heads.wait_for(Option::is_some).await {
-                Ok(head) => head.clone(),
-                // The proxy stops.
-                Err(_) => None,
+            let Place { mut heads, fields, reader, fallback } = place;
+            let known = heads.wait_for(Option::is_some);
+            let head = match &fallback {
+                None => known.await,
+                Some(old) => match timeout(PATIENCE, known).await {
+                    Ok(head) => head,
+                    // The fetch goes on, and what comes of it is for others.
+                    Err(_) => {
+                        let trouble = Trouble::Failure("no reply for a second".into());
+                        return reply::kept(&asked, old, Some(trouble), name, tale);
+                    }
+                },
             };
+            // None if the proxy stops.
+            let head = head.ok().and_then(|head| head.clone());
+            if let (Some(old), Some(reply)) = (&fallback, &head)
+                && let Some(trouble) = Trouble::of(reply)
+            {
+                return reply::kept(&asked, old, Some(trouble), name, tale);
+            }
             match head {
                 // It is somebody else's, or of another kind: everybody gets their own.
                 Some(Ok(head)) if !is_first && !may_share(&head, &fields, &asked) => alone = true,
@@ -220,7 +241,7 @@ impl ForwardServer {
                     if !is_first {
                         tale.role = Role::Join;
                     }
-                    return reply::under_way(&asked, &head, Place { reader, heads, fields }, name, tale);
+                    return reply::under_way(&asked, &head, Place { reader, heads, fields, fallback }, name, tale);
                 }
                 Some(Err(Failure { status, why })) => {
                     let why = format!("Cannot fetch {}: {why}", asked.url);
@@ -253,8 +274,8 @@ impl Handler for ForwardServer {
     /// It does for clients of HTTP/1.0, if upstream does not say how long a reply is.
     const EOF_ENDS_MESSAGE: bool = true;
 
-    /// A fetch for each request, which those who share it share.
-    const OPENS: Opens = Opens { each: 1, beside: LOOK_UP };
+    /// A fetch for each request, which those who share it share; and those that wait for another one.
+    const OPENS: Opens = Opens { each: 1, beside: LOOK_UP + pool::MOST };
 
     fn start(&self) -> io::Result<()> {
         self.store.fetches.start()
@@ -285,7 +306,7 @@ impl Handler for ForwardServer {
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
             return refuse(connection, status, &sentence(&refusal.to_string())).await;
         }
-        http::serve_from(connection, ahead, |request| {
+        http::serve_from(connection, ahead, IDLE_TIME, |request| {
             let is_closing = stop.is_closing();
             async move {
                 let mut response = self.answer(request, peer).await;

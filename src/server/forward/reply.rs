@@ -17,12 +17,13 @@ use tracing::info;
 
 use super::Why;
 use super::asked::{Asked, Refusal};
-use super::store::{Place, Stored};
+use super::store::{Failure, Place, Stored};
 use super::upstream::Head;
 use crate::cache::flight::{Readable, Reader};
 use crate::cache::memory::Kept;
 use crate::cache::patience::PATIENCE;
 use crate::net::Peer;
+use crate::proto::http::fresh::is_error;
 use crate::units::{count, human, micros};
 
 /// RFC 9211.
@@ -37,7 +38,7 @@ pub(super) enum Role {
     Hit,
     Miss,
     Join,
-    /// From memory, where it was too old, after upstream has said that it is still good.
+    /// From memory, where it was too old: it is still good, as upstream has said, or upstream has not said anything better.
     Stale,
     Bypass,
     /// By the proxy itself: a refusal, or a failure.
@@ -255,8 +256,32 @@ fn has_no_body(asked: &Asked, status: StatusCode) -> bool {
     asked.method == Method::HEAD || matches!(status.as_u16(), 204 | 304)
 }
 
-/// A reply from memory.
-pub(super) fn kept(asked: &Asked, stored: &Arc<Stored>, name: &str, mut tale: Tale) -> Response<Content> {
+/// What is worse than an old reply (RFC 5861, section 4).
+pub(super) enum Trouble {
+    /// An error of upstream's.
+    Status(StatusCode),
+    /// Upstream has not replied.
+    Failure(Why),
+}
+
+impl Trouble {
+    /// What is wrong with this reply, if anything is.
+    pub(super) fn of(reply: &Result<Arc<Head>, Failure>) -> Option<Self> {
+        match reply {
+            Ok(head) => is_error(head.status.as_u16()).then_some(Self::Status(head.status)),
+            Err(failure) => Some(Self::Failure(Arc::clone(&failure.why))),
+        }
+    }
+}
+
+/// A reply from memory; in place of an error, if there was one.
+pub(super) fn kept(
+    asked: &Asked,
+    stored: &Arc<Stored>,
+    instead_of: Option<Trouble>,
+    name: &str,
+    mut tale: Tale,
+) -> Response<Content> {
     struct Body(Kept);
     impl AsRef<[u8]> for Body {
         fn as_ref(&self) -> &[u8] {
@@ -264,14 +289,27 @@ pub(super) fn kept(asked: &Asked, stored: &Arc<Stored>, name: &str, mut tale: Ta
         }
     }
     let Stored { head, body, .. } = &**stored;
-    (tale.role, tale.status) = (Role::Hit, Some(head.status));
+    let is_fresh = !stored.time_left().is_zero();
+    (tale.role, tale.status) = (if is_fresh { Role::Hit } else { Role::Stale }, Some(head.status));
     let length = body.bytes().len() as u64;
-    let (source, left) = match has_no_body(asked, head.status) || length == 0 {
+    let (source, length_sent) = match has_no_body(asked, head.status) || length == 0 {
         true => (Source::Empty, 0),
         false => (Source::Whole(Bytes::from_owner(Body(body.clone()))), length),
     };
-    let cache_status = format!("hit; ttl={}", stored.time_left().as_secs());
-    let mut response = forwarded(head, name, &cache_status, Content::new(source, Some(left), tale));
+    let left = match is_fresh {
+        true => stored.time_left().as_secs().to_string(),
+        false => format!("-{}", stored.overdue().as_secs()),
+    };
+    let cache_status = match &instead_of {
+        None => format!("hit; ttl={left}"),
+        Some(Trouble::Status(status)) => format!("fwd=stale; fwd-status={}; ttl={left}", status.as_u16()),
+        Some(Trouble::Failure(_)) => format!("fwd=stale; ttl={left}"),
+    };
+    tale.why = instead_of.map(|trouble| match trouble {
+        Trouble::Status(status) => format!("instead of {}", status.as_u16()),
+        Trouble::Failure(why) => format!("instead of an error: {why}"),
+    });
+    let mut response = forwarded(head, name, &cache_status, Content::new(source, Some(length_sent), tale));
     let fields = response.headers_mut();
     fields.insert(header::AGE, stored.age().as_secs().into());
     if !matches!(head.status.as_u16(), 204 | 304) {

@@ -16,7 +16,7 @@ use super::upstream::{FetchError, Head, Known, Way, fetch};
 use crate::cache::flight::{Flight, Reader, Writer};
 use crate::cache::memory::{Kept, Memory};
 use crate::cache::shelf::Shelf;
-use crate::proto::http::fresh::{Use, agree};
+use crate::proto::http::fresh::{Stale, Use, agree, is_error};
 use crate::server::fetches::Fetches;
 use crate::sync::lock;
 
@@ -41,12 +41,26 @@ impl Stored {
         }
     }
 
+    /// The time for which it is fresh, and for which it may be used afterwards.
+    fn life(&self) -> (Duration, Stale) {
+        match self.head.usage {
+            Use::Keep { lifetime, stale, .. } => (lifetime, stale),
+            Use::Share | Use::Own => Default::default(),
+        }
+    }
+
     /// The time for which it is still fresh.
     pub(super) fn time_left(&self) -> Duration {
-        match self.head.usage {
-            Use::Keep { lifetime, .. } => lifetime.saturating_sub(self.age()),
-            Use::Share | Use::Own => Duration::ZERO,
-        }
+        self.life().0.saturating_sub(self.age())
+    }
+
+    fn beats_error(&self) -> bool {
+        self.overdue() < self.life().1.if_error
+    }
+
+    /// The time for which it has been too old.
+    pub(super) fn overdue(&self) -> Duration {
+        self.age().saturating_sub(self.life().0)
     }
 }
 
@@ -85,11 +99,14 @@ pub(super) struct Place {
     pub(super) heads: Heads,
     /// Of the request that began it.
     pub(super) fields: Arc<HeaderMap>,
+    /// What is in memory, if it is better than an error.
+    pub(super) fallback: Option<Arc<Stored>>,
 }
 
 /// What a client gets.
 #[derive(Debug)]
 pub(super) enum Admission {
+    /// It is fresh, or may be used while upstream is asked for another one.
     Hit(Arc<Stored>),
     /// It shares a fetch, if the head of the reply allows that.
     Join(Place),
@@ -152,64 +169,86 @@ impl Store {
     /// Decides what a client gets. `alone`: nobody else's fetch.
     pub(super) fn admit(self: &Arc<Self>, asked: &Arc<Asked>, mut alone: bool) -> Admission {
         let Asked { method, url, fields, wish, .. } = &**asked;
-        let (key, mut known) = (url.to_string(), None);
+        let (key, mut old) = (url.to_string(), None);
         let state = &mut *lock(&self.state);
         if !wish.is_own {
             match state.shelf.get(&key) {
                 Some(Slot::Own(until)) => alone |= Instant::now() < *until,
                 Some(Slot::Kept(stored)) => {
                     let fits = |stored: &&Arc<Stored>| agree(&stored.head.varies, &stored.fields, fields);
-                    if let Some(stored) = stored.iter().find(fits) {
-                        let is_young = wish.max_age.is_none_or(|max_age| stored.age() <= max_age);
-                        if is_young && !stored.time_left().is_zero() && !wish.is_fresh_only && !alone {
-                            return Admission::Hit(Arc::clone(stored));
-                        }
-                        // Upstream may say that it is still good, which is shorter.
-                        if method == Method::GET && stored.head.condition().is_some() {
-                            known = Some(Known { head: Arc::clone(&stored.head), body: stored.body.clone() });
-                        }
-                    }
+                    old = stored.iter().find(fits).map(Arc::clone);
                 }
                 None => {}
+            }
+        }
+        // Whoever wants none that old, or a new one, gets no old one in place of an error, either.
+        let is_welcome =
+            |stored: &Stored| !wish.is_fresh_only && wish.max_age.is_none_or(|max_age| stored.age() <= max_age);
+        let welcome = old.as_ref().filter(|stored| is_welcome(stored) && !alone);
+        if let Some(stored) = welcome {
+            let is_fresh = !stored.time_left().is_zero();
+            if !is_fresh && stored.overdue() < stored.life().1.while_revalidate && !wish.is_kept_only {
+                self.ask_again(state, key, asked, stored);
+                return Admission::Hit(Arc::clone(stored));
+            }
+            if is_fresh {
+                return Admission::Hit(Arc::clone(stored));
             }
         }
         if wish.is_kept_only {
             return Admission::Nothing;
         }
+        let fallback = welcome.filter(|stored| stored.beats_error()).map(Arc::clone);
         let is_shared = method == Method::GET && !wish.is_own && !wish.is_fresh_only && !alone;
         if is_shared {
-            let fits = |shared: &Shared| match &*shared.heads.borrow() {
-                None => true,
-                Some(Ok(head)) => agree(&head.varies, &shared.fields, fields),
-                Some(Err(_)) => false,
-            };
-            for shared in state.under_way.get(&key).into_iter().flatten().filter(|shared| fits(shared)) {
+            for shared in state.under_way(&key, fields) {
                 if let Some(reader) = shared.flight.join() {
                     let (heads, fields) = (shared.heads.clone(), Arc::clone(&shared.fields));
-                    return Admission::Join(Place { reader, heads, fields });
+                    return Admission::Join(Place { reader, heads, fields, fallback });
                 }
             }
         }
-        let (flight, writer, reader) = Flight::with_reader(self.longest, self.keep_filling && is_shared);
+        // Upstream may say that it is still good, which is shorter.
+        let known = old.filter(|_| method == Method::GET);
+        let goes_on = is_shared && (self.keep_filling || fallback.is_some());
+        let (flight, writer, reader) = Flight::with_reader(self.longest, goes_on);
+        let (heads, fields) = self.begin(state, key, asked, known, writer, is_shared.then_some(flight));
+        Admission::Begin(Place { reader, heads, fields, fallback })
+    }
+
+    /// Has upstream asked for another one of what is in memory, unless that is under way; for nobody yet.
+    fn ask_again(self: &Arc<Self>, state: &mut State, key: String, asked: &Arc<Asked>, old: &Arc<Stored>) {
+        if asked.method == Method::GET && state.under_way(&key, &asked.fields).next().is_none() {
+            let (flight, writer) = Flight::new(self.longest, true);
+            self.begin(state, key, asked, Some(Arc::clone(old)), writer, Some(flight));
+        }
+    }
+
+    /// Begins a fetch: one that others may join, if there is a flight.
+    fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        key: String,
+        asked: &Arc<Asked>,
+        old: Option<Arc<Stored>>,
+        writer: Writer<Why>,
+        flight: Option<Flight<Why>>,
+    ) -> (Heads, Arc<HeaderMap>) {
         let (tell, heads) = watch::channel(None);
-        let fields = Arc::new(fields.clone());
-        if is_shared {
+        let fields = Arc::new(asked.fields.clone());
+        if let Some(flight) = flight {
             let shared = Shared { flight, heads: heads.clone(), fields: Arc::clone(&fields) };
             state.under_way.entry(key.clone()).or_default().push(shared);
         }
-        let begun = Begun {
-            known,
-            key,
-            asked: Arc::clone(asked),
-            fields: Arc::clone(&fields),
-            forgotten: state.forgotten,
-            writer,
-        };
-        self.begin(begun, tell);
-        Admission::Begin(Place { reader, heads, fields })
+        let known = old
+            .filter(|old| old.head.condition().is_some())
+            .map(|old| Known { head: Arc::clone(&old.head), body: old.body.clone() });
+        let (asked, forgotten) = (Arc::clone(asked), state.forgotten);
+        self.fetch(Begun { known, key, asked, fields: Arc::clone(&fields), forgotten, writer }, tell);
+        (heads, fields)
     }
 
-    fn begin(self: &Arc<Self>, begun: Begun, tell: watch::Sender<Option<Result<Arc<Head>, Failure>>>) {
+    fn fetch(self: &Arc<Self>, begun: Begun, tell: watch::Sender<Option<Result<Arc<Head>, Failure>>>) {
         self.begun.fetch_add(1, Relaxed);
         let store = Arc::clone(self);
         self.fetches.spawn(async move {
@@ -241,7 +280,10 @@ impl Store {
         let (state, key) = (&mut *lock(&self.state), &begun.key);
         if head.usage == Use::Own {
             state.leave(begun);
-            state.shelf.put(key.clone(), Slot::Own(Instant::now() + OWN_FOR), 2 * key.len());
+            // An error is over soon, and what was good before may be of use until then.
+            if !is_error(head.status.as_u16()) || !state.has_fallback(key) {
+                state.shelf.put(key.clone(), Slot::Own(Instant::now() + OWN_FOR), 2 * key.len());
+            }
         } else if matches!(state.shelf.get(key), Some(Slot::Own(_))) {
             state.shelf.remove(key);
         }
@@ -263,6 +305,7 @@ impl Store {
             && matches!(head.usage, Use::Keep { .. })
             && begun.may_be_kept()
             && begun.forgotten == state.forgotten
+            && !(is_error(head.status.as_u16()) && state.has_fallback(&begun.key))
         {
             state.keep(&begun.key, Stored { head, body, fields: HeaderMap::clone(&begun.fields) });
         }
@@ -288,6 +331,21 @@ impl Begun {
 }
 
 impl State {
+    /// The fetches under way that may be for a request with these fields, too.
+    fn under_way(&self, key: &str, fields: &HeaderMap) -> impl Iterator<Item = &Shared> {
+        let fits = |shared: &&Shared| match &*shared.heads.borrow() {
+            None => true,
+            Some(Ok(head)) => agree(&head.varies, &shared.fields, fields),
+            Some(Err(_)) => false,
+        };
+        self.under_way.get(key).into_iter().flatten().filter(fits)
+    }
+
+    /// Whether something is in memory that is better than an error.
+    fn has_fallback(&mut self, key: &String) -> bool {
+        matches!(self.shelf.get(key), Some(Slot::Kept(all)) if all.iter().any(|stored| stored.beats_error()))
+    }
+
     /// Nobody joins this fetch any more.
     fn leave(&mut self, begun: &Begun) {
         if let Some(all) = self.under_way.get_mut(&begun.key) {

@@ -1,4 +1,4 @@
-//! The upstream half of a forward proxy: one request, one reply, one connection. Here the truth about a reply is found out:
+//! The upstream half of a forward proxy: a request and its reply, on a connection that others may use afterwards. Here the truth about a reply is found out:
 //! whether it is whole, and who says so.
 
 use std::future::Future;
@@ -16,7 +16,9 @@ use tokio_util::bytes::{Buf, BytesMut};
 
 use super::Why;
 use super::asked::Asked;
+use super::pool::Pool;
 use super::reach::Reach;
+use crate::address::Address;
 use crate::cache::flight::Writer;
 use crate::cache::memory::{Kept, Memory, PIECE};
 use crate::errors::reason;
@@ -24,7 +26,7 @@ use crate::net::dial::{DialError, Route, dial_by};
 use crate::net::relay::Upstream;
 use crate::proto::http::fields::Fields;
 use crate::proto::http::framing::{self, Decoder, Fault, Framing, Piece, Truncated};
-use crate::proto::http::fresh::{Use, varies_by};
+use crate::proto::http::fresh::{Habits, Use, varies_by};
 use crate::proto::http::head::{self, BadResponse, Room};
 use crate::proto::http::{CLIENT_HEAD, INTERIM_REPLIES};
 
@@ -93,8 +95,9 @@ pub(super) struct Way {
     pub(super) place: OnceLock<(Reach, Vec<SocketAddr>)>,
     /// What it calls itself in `Via`.
     pub(super) name: String,
-    /// What a reply is good for that does not say so.
-    pub(super) ttl: Option<Duration>,
+    /// What is done with replies that say nothing about it.
+    pub(super) habits: Habits,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Way {
@@ -134,11 +137,14 @@ pub(super) async fn fetch(
 ) -> Result<(), FetchError> {
     let fetched = async {
         writer.claim(way.within(memory.begin(), FetchError::Memory).await?);
-        let (stream, _) = dial_by(asked.url.address(), way.limit, way.route()).await?;
-        // A server that reads to the end of the stream would take an early one for a half-close, and go on for nobody.
-        let mut upstream = Upstream::new(stream);
-        converse(way, asked, known, &mut upstream, writer, tell).await?;
-        upstream.close();
+        let request = request(asked, known, &way.name);
+        let mut arrived = BytesMut::with_capacity(PIECE.max(CLIENT_HEAD));
+        let mut upstream = way.ask(asked.url.address(), &request, &mut arrived).await?;
+        if converse(way, asked, known, &mut upstream, &mut arrived, writer, tell).await? && !asked.claims_connection() {
+            way.pool.put(asked.url.address(), upstream);
+        } else {
+            upstream.close();
+        }
         Ok(())
     };
     tokio::select! {
@@ -147,19 +153,50 @@ pub(super) async fn fetch(
     }
 }
 
+impl Way {
+    /// Sends a request, and waits for the first bytes of the reply: on a connection that waits for one, or else on a new one.
+    async fn ask(&self, to: &Address, request: &[u8], arrived: &mut BytesMut) -> Result<Upstream, FetchError> {
+        if let Some(mut kept) = self.pool.take(to) {
+            match self.ask_on(&mut kept, request, arrived).await {
+                Ok(()) => return Ok(kept),
+                // It was closed at that moment. To ask again does no harm (RFC 9110, section 9.2.2).
+                Err(FetchError::Io(_) | FetchError::Nothing) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (stream, _) = dial_by(to, self.limit, self.route()).await?;
+        // A server that reads to the end of the stream would take an early one for a half-close, and go on for nobody.
+        let mut upstream = Upstream::new(stream);
+        self.ask_on(&mut upstream, request, arrived).await?;
+        Ok(upstream)
+    }
+
+    async fn ask_on(&self, on: &mut TcpStream, request: &[u8], arrived: &mut BytesMut) -> Result<(), FetchError> {
+        self.within(on.write_all(request), FetchError::Silent).await??;
+        match self.within(on.read_buf(arrived), FetchError::Silent).await?? {
+            0 => Err(FetchError::Nothing),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Hands on the reply of which the first bytes have arrived, and tells whether the connection can be used again.
 async fn converse(
     way: &Way,
     asked: &Asked,
     known: Option<&Known>,
     stream: &mut TcpStream,
+    arrived: &mut BytesMut,
     writer: &Writer<Why>,
     tell: impl FnOnce(Head),
-) -> Result<(), FetchError> {
-    way.within(stream.write_all(&request(asked, known, &way.name)), FetchError::Silent).await??;
-    let mut arrived = BytesMut::with_capacity(PIECE.max(CLIENT_HEAD));
-    let framing = match read_head(way, asked, known, stream, &mut arrived, tell).await? {
+) -> Result<bool, FetchError> {
+    let (body, is_kept) = read_head(way, asked, known, stream, arrived, tell).await?;
+    let framing = match body {
         Body::Arrives(framing) => framing,
-        Body::IsKnown(body) => return hand_on(body.bytes(), writer).await,
+        Body::IsKnown(body) => {
+            hand_on(body.bytes(), writer).await?;
+            return Ok(is_kept && arrived.is_empty());
+        }
     };
     let mut decoder = Decoder::new(framing);
     loop {
@@ -168,12 +205,14 @@ async fn converse(
             match decoder.next(&mut rest)? {
                 Piece::Body(bytes) => hand_on(bytes, writer).await?,
                 Piece::More => break,
-                Piece::End => return Ok(()),
+                // What follows was not asked for.
+                Piece::End => return Ok(is_kept && rest.is_empty()),
             }
         }
         arrived.clear();
-        if way.within(stream.read_buf(&mut arrived), FetchError::Silent).await?? == 0 {
-            return Ok(decoder.end_of_stream()?);
+        if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
+            decoder.end_of_stream()?;
+            return Ok(false);
         }
     }
 }
@@ -193,7 +232,7 @@ enum Body {
     IsKnown(Kept),
 }
 
-/// Reads up to the end of the head, and hands it on.
+/// Reads up to the end of the head, and hands it on. Tells, too, whether the connection lives on after this reply.
 async fn read_head(
     way: &Way,
     asked: &Asked,
@@ -201,7 +240,7 @@ async fn read_head(
     stream: &mut TcpStream,
     arrived: &mut BytesMut,
     tell: impl FnOnce(Head),
-) -> Result<Body, FetchError> {
+) -> Result<(Body, bool), FetchError> {
     let mut interim = 0;
     loop {
         let mut room = Room::default();
@@ -216,14 +255,16 @@ async fn read_head(
                 arrived.advance(length);
                 continue;
             }
+            let is_kept = reply.keeps_connection();
             let framing = framing::of_response(asked.method.as_str(), status, reply.version, &reply.fields)?;
             if let (304, Some(Known { head, body })) = (status, known) {
-                tell(head.renewed(&reply.fields, body, way.ttl));
-                return Ok(Body::IsKnown(body.clone()));
+                tell(head.renewed(&reply.fields, body, &way.habits));
+                arrived.advance(length);
+                return Ok((Body::IsKnown(body.clone()), is_kept));
             }
-            tell(Head::of(status, &reply.fields, framing, asked, way.ttl));
+            tell(Head::of(status, &reply.fields, framing, asked, &way.habits));
             arrived.advance(length);
-            return Ok(Body::Arrives(framing));
+            return Ok((Body::Arrives(framing), is_kept));
         }
         // There is room for a head, unless others came before it.
         arrived.reserve(1);
@@ -234,7 +275,7 @@ async fn read_head(
 }
 
 impl Head {
-    fn of(status: u16, fields: &Fields<'_>, framing: Framing, asked: &Asked, ttl: Option<Duration>) -> Self {
+    fn of(status: u16, fields: &Fields<'_>, framing: Framing, asked: &Asked, habits: &Habits) -> Self {
         // Of a body that is not sent, the length is as it was said; of others we say it ourselves.
         let passed_on = end_to_end(fields, asked.method == Method::HEAD);
         let length = match framing {
@@ -244,7 +285,7 @@ impl Head {
         };
         Self {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
-            usage: Use::of(status, &passed_on, SystemTime::now(), ttl),
+            usage: Use::of(status, &passed_on, SystemTime::now(), habits),
             varies: varies_by(&passed_on),
             fields: passed_on,
             length,
@@ -254,7 +295,7 @@ impl Head {
     }
 
     /// As it is after upstream has said, with these fields, that it is still good (RFC 9111, section 4.3.4).
-    fn renewed(&self, said: &Fields<'_>, body: &Kept, ttl: Option<Duration>) -> Self {
+    fn renewed(&self, said: &Fields<'_>, body: &Kept, habits: &Habits) -> Self {
         let mut fields = self.fields.clone();
         let is_new = end_to_end(said, false);
         for name in is_new.keys() {
@@ -269,7 +310,7 @@ impl Head {
         }
         Self {
             status: self.status,
-            usage: Use::of(self.status.as_u16(), &fields, SystemTime::now(), ttl),
+            usage: Use::of(self.status.as_u16(), &fields, SystemTime::now(), habits),
             varies: varies_by(&fields),
             fields,
             length: Some(body.bytes().len() as u64),
@@ -332,7 +373,11 @@ fn request(asked: &Asked, known: Option<&Known>, name: &str) -> Vec<u8> {
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }
-    let _ = write!(head, "Via: 1.1 {name}\r\nConnection: close\r\n\r\n");
+    let _ = write!(head, "Via: 1.1 {name}\r\n");
+    if asked.claims_connection() {
+        head.extend_from_slice(b"Connection: close\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
     head
 }
 

@@ -41,6 +41,13 @@ fn request(server: &Server, path: &str, version: &str, fields: &str) -> String {
     format!("GET http://{}{path} HTTP/{version}\r\nHost: whatever\r\nConnection: close\r\n{fields}\r\n", server.address)
 }
 
+/// Asks for the root, and waits for nothing.
+fn ask(proxy: &Service, server: &Server, fields: &str) -> TcpStream {
+    let mut stream = connect(proxy.address);
+    stream.write_all(request(server, "/", "1.1", fields).as_bytes()).expect("sent");
+    stream
+}
+
 fn get(proxy: &Service, server: &Server, path: &str, fields: &str) -> String {
     say(proxy, request(server, path, "1.1", fields)).0
 }
@@ -112,10 +119,10 @@ fn a_request_goes_up_with_the_name_of_its_server_and_without_what_is_for_one_con
     let asked = heads.recv_timeout(PATIENCE).expect("a request");
     let lines: Vec<&str> = asked.trim_end().lines().collect();
     assert_eq!(lines[..2], ["GET /a?b=c HTTP/1.1", &format!("Host: {}", server.address)]);
-    for expected in ["user-agent: me", "x-two: 1", "x-two: 2", "via: 1.0 other", "Connection: close"] {
+    for expected in ["user-agent: me", "x-two: 1", "x-two: 2", "via: 1.0 other"] {
         assert!(lines.contains(&expected), "{expected}: {asked}");
     }
-    for gone in ["x-mine", "te:", "proxy-connection", "proxy-authorization", "whatever"] {
+    for gone in ["x-mine", "te:", "connection:", "proxy-authorization", "whatever"] {
         assert!(!lines.iter().any(|line| line.to_lowercase().contains(gone)), "{gone}: {asked}");
     }
     proxy.hear_all(&[&format!("GET http://{}/a?b=c: 203, 5 bytes in ", server.address)]);
@@ -357,6 +364,141 @@ fn what_is_too_old_stays_if_upstream_says_that_it_is_still_good() {
 }
 
 #[test]
+fn an_old_reply_is_served_while_upstream_is_asked_again_and_instead_of_an_error() {
+    // Of no age at all, and good for nothing but that.
+    let old = |control: &str| format!("{OK}Connection: close\r\nCache-Control: max-age=0, {control}\r\n\r\nhello");
+    let error = "HTTP/1.1 503 Busy\r\nCache-Control: no-store\r\nContent-Length: 4\r\n\r\nbusy";
+    let heard = |client: TcpStream| {
+        let reply = hear(client).0;
+        let cache_status = field(&reply, "cache-status").unwrap_or_default().trim_start_matches("poetry-proxy; ");
+        // For how many seconds it has been too old is the clock's affair.
+        let how = cache_status.split("; ttl=-").next().unwrap_or_default().to_owned();
+        (status(&reply), body(&reply).to_owned(), how)
+    };
+    let next = |connections: &Receiver<(String, TcpStream)>, reply: &str| {
+        let (_, mut stream) = connections.recv_timeout(PATIENCE).expect("a request");
+        stream.write_all(reply.as_bytes()).expect("sent");
+    };
+    for (flags, control) in [(&["--stale-while-revalidate", "1h"][..], "x"), (&[], "stale-while-revalidate=3600")] {
+        let (server, connections) = by_hand();
+        let proxy = proxy(flags);
+        let first = ask(&proxy, &server, "");
+        next(&connections, &old(control));
+        assert_eq!(heard(first).1, "hello");
+        // Nobody waits, and upstream is asked once.
+        for _ in 0..3 {
+            let (status, body, cache_status) = heard(ask(&proxy, &server, ""));
+            assert_eq!((status, &*body, &*cache_status), (200, "hello", "hit"));
+        }
+        next(&connections, &format!("{OK}Connection: close\r\nCache-Control: max-age=60\r\n\r\nworld"));
+        eventually("the new one is there", || heard(ask(&proxy, &server, "")).1 == "world");
+        assert!(connections.try_recv().is_err());
+        assert!(metrics(&proxy).contains("2 fetches, 0 failed"));
+    }
+    for (flags, control) in [(&["--stale-if-error"][..], "x"), (&[], "stale-if-error=3600")] {
+        let (server, connections) = by_hand();
+        let proxy = proxy(flags);
+        // As it comes, an error, one that breaks off, and silence; then it has another one.
+        for (reply, expected) in [
+            (Some(old(control)), (200, "hello", "fwd=uri-miss")),
+            (Some(error.to_owned()), (200, "hello", "fwd=stale; fwd-status=503")),
+            (Some("HTTP/1.1 200 O".to_owned()), (200, "hello", "fwd=stale")),
+            (None, (200, "hello", "fwd=stale")),
+        ] {
+            let client = ask(&proxy, &server, "");
+            let (_, mut stream) = connections.recv_timeout(PATIENCE).expect("a request");
+            if let Some(reply) = &reply {
+                stream.write_all(reply.as_bytes()).expect("sent");
+                stream.shutdown(Shutdown::Write).expect("connected");
+            }
+            let (status, body, cache_status) = heard(client);
+            assert_eq!((status, &*body, &*cache_status), expected, "{reply:?}");
+        }
+        // Nothing of that is worth an old one to who wants none.
+        let client = ask(&proxy, &server, "Cache-Control: no-cache\r\n");
+        next(&connections, error);
+        assert_eq!(heard(client).0, 503);
+    }
+    // What has to be asked about is never old.
+    let (server, connections) = by_hand();
+    let proxy = proxy(&["--stale-if-error", "--stale-while-revalidate", "1h"]);
+    for (reply, expected) in [(&*old("must-revalidate, stale-if-error=60"), 200), (error, 503)] {
+        let client = ask(&proxy, &server, "");
+        next(&connections, reply);
+        assert_eq!(heard(client).0, expected);
+    }
+}
+
+#[test]
+fn a_connection_to_upstream_serves_one_request_after_another_if_both_want_that() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    // Each path is what is said beside the length; /leave closes the connection after its reply without saying so.
+    let server = Server::start(move |_, mut stream| {
+        counted.fetch_add(1, SeqCst);
+        loop {
+            let head = head(&stream);
+            let Some(path) = head.split(' ').nth(1) else { return };
+            let (version, fields, after) = match path {
+                "/close" => ("1.1", "Connection: close\r\n", ""),
+                "/old" => ("1.0", "", ""),
+                "/more" => ("1.1", "", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
+                _ => ("1.1", "", ""),
+            };
+            let length = path.len();
+            let reply = format!("HTTP/{version} 200 OK\r\nContent-Length: {length}\r\n{fields}\r\n{path}{after}");
+            if stream.write_all(reply.as_bytes()).is_err() || path == "/leave" {
+                return;
+            }
+        }
+    });
+    let proxy = proxy(&[]);
+    let mut expected = 1;
+    for (path, fields, is_kept) in [
+        ("/", "", true),
+        ("/", "Cookie: a=b\r\n", true),
+        ("/close", "", false),
+        ("/old", "", false),
+        ("/more", "", false),
+        ("/", "", true),
+        ("/", "Authorization: Basic eDp5\r\n", true),
+        // From then on it is theirs.
+        ("/", "Authorization: NTLM x\r\n", false),
+        ("/leave", "", false),
+        ("/", "", true),
+    ] {
+        let reply = get(&proxy, &server, path, fields);
+        assert_eq!((body(&reply), connections.load(SeqCst)), (path, expected), "{path} {fields}");
+        expected += usize::from(!is_kept);
+    }
+}
+
+#[test]
+fn a_kept_connection_that_ends_when_it_is_used_costs_nobody_their_reply() {
+    let (server, connections) = by_hand();
+    let proxy = proxy(&[]);
+    let first = ask(&proxy, &server, "");
+    let (_, mut kept) = connections.recv_timeout(PATIENCE).expect("a request");
+    kept.write_all(format!("{OK}\r\nhello").as_bytes()).expect("sent");
+    assert_eq!(body(&hear(first).0), "hello");
+    // It reads the next request, and says nothing.
+    let second = ask(&proxy, &server, "");
+    assert!(head(&kept).starts_with("GET / "));
+    drop(kept);
+    let (_, mut another) = connections.recv_timeout(PATIENCE).expect("asked again");
+    another.write_all(format!("{OK}\r\nworld").as_bytes()).expect("sent");
+    assert_eq!(body(&hear(second).0), "world");
+    // And once more, where the new one has nothing to say, either: it is not asked for ever.
+    let third = ask(&proxy, &server, "");
+    assert!(head(&another).starts_with("GET / "));
+    drop(another);
+    drop(connections.recv_timeout(PATIENCE).expect("asked again"));
+    let reply = hear(third).0;
+    assert!(status(&reply) == 502 && body(&reply).contains("no reply before the end of the stream"), "{reply}");
+    assert!(connections.try_recv().is_err());
+}
+
+#[test]
 fn a_reply_with_chunks_is_kept_and_has_one_end() {
     let proxy = proxy(&[]);
     let chunks =
@@ -389,14 +531,7 @@ const JOINERS: usize = 30;
 
 /// Many who ask the same, of whom all are there before there is an answer.
 fn ask_together(proxy: &Service, server: &Server) -> Vec<TcpStream> {
-    let asked = request(server, "/", "1.1", "");
-    (0..JOINERS)
-        .map(|_| {
-            let mut stream = connect(proxy.address);
-            stream.write_all(asked.as_bytes()).expect("sent");
-            stream
-        })
-        .collect()
+    (0..JOINERS).map(|_| ask(proxy, server, "")).collect()
 }
 
 fn metrics(proxy: &Service) -> String {
@@ -445,7 +580,8 @@ fn a_reply_that_turns_out_to_be_for_one_is_for_nobody_else() {
         if let Some(released) = released.lock().expect("whole").take() {
             let _ = released.recv_timeout(PATIENCE);
         }
-        let reply = format!("HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 3\r\n\r\n{number:03}");
+        let fields = "Cache-Control: private\r\nConnection: close\r\nContent-Length: 3";
+        let reply = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{number:03}");
         let _ = stream.write_all(reply.as_bytes());
     });
     let proxy = proxy(&[]);
@@ -458,14 +594,15 @@ fn a_reply_that_turns_out_to_be_for_one_is_for_nobody_else() {
     assert_eq!((bodies.len(), served.load(SeqCst)), (JOINERS, JOINERS), "everybody has their own");
     // From now on nobody waits for anybody.
     let (slow, connections) = by_hand();
+    let own = b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1";
     for _ in 0..2 {
         let clients = ask_together(&proxy, &slow);
         let (_, mut first) = connections.recv_timeout(PATIENCE).expect("a request");
-        first.write_all(b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 1\r\n\r\n1").expect("sent");
+        first.write_all(own).expect("sent");
         let others: Vec<_> =
             (1..JOINERS).map(|_| connections.recv_timeout(PATIENCE).expect("a request of its own")).collect();
         for (_, mut stream) in others {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 1\r\n\r\n1").expect("sent");
+            stream.write_all(own).expect("sent");
         }
         assert!(clients.into_iter().all(|client| body(&hear(client).0) == "1"));
     }
@@ -557,7 +694,23 @@ fn a_silent_upstream_is_a_timeout_and_a_silent_client_is_told() {
     let (_socket, port) = crate::harness::refusing_port();
     let (reply, _) = say(&proxy, format!("GET http://127.0.0.1:{port}/ HTTP/1.0\r\n\r\n"));
     assert!(status(&reply) == 502 && body(&reply).contains("connection refused"), "{reply}");
-    // Ten seconds for a head, wherever it stops.
+    // Ten seconds for a head, wherever it stops; also for that of a second request, which may begin later than that.
+    let (server, _) = origin(format!("{OK}\r\nhello"));
+    let whole = format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", server.address);
+    let mut idle = connect(proxy.address);
+    idle.write_all(whole.as_bytes()).expect("sent");
+    let mut pair = connect(proxy.address);
+    pair.write_all(whole.as_bytes()).expect("sent");
+    let pair = thread::spawn(move || {
+        let mut first = String::new();
+        while !first.ends_with("\r\n\r\nhello") {
+            let mut byte = [0];
+            assert_eq!(read_some(&pair, &mut byte), Ok(1), "{first}");
+            first.push(byte[0].into());
+        }
+        pair.write_all(b"GET http").expect("sent");
+        hear(pair).0
+    });
     let late: Vec<_> = ["GET http", "GET http://127.0.0.1/ HTTP/1.1\r\nHo"]
         .map(|said| {
             let mut stream = connect(proxy.address);
@@ -568,6 +721,9 @@ fn a_silent_upstream_is_a_timeout_and_a_silent_client_is_told() {
     for client in late {
         assert_eq!(status(&client.join().expect("heard")), 408);
     }
+    assert_eq!(status(&pair.join().expect("heard")), 408);
+    idle.write_all(whole.replace("Host: x", "Host: x\r\nConnection: close").as_bytes()).expect("it is kept");
+    assert_eq!(hear(idle).0.matches("\r\n\r\nhello").count(), 2);
 }
 
 #[test]
