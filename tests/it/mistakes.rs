@@ -163,11 +163,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         "invalid value 'x' for '--ttl <DURATION>': a duration is like 100ms, '1m 30s' or 0.5; see --help",
     ),
     (&["poetry-proxy", "--retry-after", "1s", "10000"], 2, "--ttl <DURATION> is missing; see --help"),
-    (
-        &["poetry-proxy", "--stale-if-error", "10000"],
-        2,
-        "--stale-if-error is about poems that age: --ttl is missing",
-    ),
+    (&["poetry-proxy", "--stale-if-error", "10000"], 2, "--stale-if-error is about poems that age: --ttl is missing"),
     (&["poetry-proxy", "--port", "10000", "10000"], 2, "127.0.0.1:10000 is this proxy itself, and no upstream"),
     (
         &["transformedpoetry", "--max-size", "0"],

@@ -2,7 +2,9 @@
 //! upstream that closes it at that very moment (RFC 9112, section 9.3.1).
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::address::Address;
 use crate::net::relay::Upstream;
@@ -74,7 +76,7 @@ impl Pool {
     /// Closes those that have waited too long, and those that upstream has closed, until there are no more.
     async fn watch(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            sleep(LOOK).await;
             let mut state = lock(&self.0);
             state.waiting.retain(|kept| kept.since.elapsed() < KEPT_FOR && kept.is_silent());
             if state.waiting.is_empty() {
@@ -82,5 +84,53 @@ impl Pool {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    /// Whether a connection is still there, as its peer sees it.
+    fn is_open(peer: &mut TcpStream) -> bool {
+        peer.set_nonblocking(true).expect("set");
+        peer.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn so_many_wait_and_for_so_long() {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+            let at = listener.local_addr().expect("bound");
+            let (here, elsewhere): (Address, Address) =
+                (at.to_string().parse().expect("an address"), "localhost:1".parse().expect("an address"));
+            let pool = Arc::new(Pool::default());
+            let mut peers = Vec::new();
+            for _ in 0..=MOST {
+                let stream = TcpStream::connect(at).expect("a listener");
+                stream.set_nonblocking(true).expect("set");
+                peers.push(listener.accept().expect("a client").0);
+                let stream = tokio::net::TcpStream::from_std(stream).expect("a runtime");
+                pool.put(&here, Upstream::new(stream));
+            }
+            assert!(!is_open(&mut peers[0]), "the oldest made room");
+            assert!(peers[1..].iter_mut().all(is_open));
+            assert!(pool.take(&elsewhere).is_none());
+            let _taken = pool.take(&here).expect("many wait");
+            // What upstream has closed is found before its time.
+            drop(peers.pop());
+            drop(peers.remove(1));
+            sleep(2 * LOOK).await;
+            assert_eq!(lock(&pool.0).waiting.len(), MOST as usize - 2);
+            sleep(KEPT_FOR).await;
+            assert!(lock(&pool.0).waiting.is_empty() && !lock(&pool.0).is_watched);
+            assert!(!peers.iter_mut().any(is_open), "closed");
+        });
     }
 }
