@@ -71,15 +71,21 @@ pub(super) type DoorIndex = u16;
 /// The engine keeps the socket, and closes it when the handler has returned. hyper borrows it: [`serve`](super::http::serve).
 #[derive(Debug)]
 pub struct Connection {
-    stream: Arc<TcpStream>,
-    peer: Peer,
-    door: DoorIndex,
+    socket: Arc<Socket>,
     /// Whether a request has ever begun to arrive.
     is_new: bool,
     /// No request is under way: its peer waits for nothing.
     is_idle: bool,
     /// Everything is said.
     is_said: bool,
+}
+
+/// What a connection and its outlets share.
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    peer: Peer,
+    door: DoorIndex,
     engine: Arc<Engine>,
 }
 
@@ -87,61 +93,62 @@ impl Drop for Connection {
     /// A task that is dropped in the middle of something, or that panics, resets its connection.
     fn drop(&mut self) {
         if !self.is_said && !self.is_idle {
-            close::abruptly(&SockRef::from(&*self.stream));
+            close::abruptly(&SockRef::from(&self.socket.stream));
         }
     }
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: Peer, door: DoorIndex, is_new: bool, engine: Arc<Engine>) -> Self {
-        Self { stream: Arc::new(stream), peer, door, is_new, is_idle: false, is_said: false, engine }
+        let socket = Arc::new(Socket { stream, peer, door, engine });
+        Self { socket, is_new, is_idle: false, is_said: false }
     }
 
     /// The other end.
     pub fn peer(&self) -> Peer {
-        self.peer
+        self.socket.peer
     }
 
     /// The name of the door that it came through.
     pub fn door(&self) -> &'static str {
-        self.engine.doors[usize::from(self.door)]
+        self.socket.engine.doors[usize::from(self.socket.door)]
     }
 
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        &self.socket.stream
     }
 
     /// Waits until the server is asked to stop.
     pub fn closing(&self) -> impl Future<Output = ()> + '_ {
-        self.engine.stop.closing()
+        self.socket.engine.stop.closing()
     }
 
     /// Whether the server is asked to stop.
     pub fn is_closing(&self) -> bool {
-        self.engine.stop.is_closing()
+        self.socket.engine.stop.is_closing()
     }
 
     /// A second hold on the socket, for those who send on it from elsewhere.
     ///
     /// The engine closes the connection as the handler asks for only if the outlet is dropped before the handler returns.
     pub fn outlet(&self) -> Outlet {
-        Outlet { stream: Arc::clone(&self.stream), engine: Arc::clone(&self.engine) }
+        Outlet(Arc::clone(&self.socket))
     }
 
     /// The stop of its server.
     pub fn stop(&self) -> Stop {
-        self.engine.stop.clone()
+        self.socket.engine.stop.clone()
     }
 
     /// The counters of its server.
     pub(super) fn counts(&self) -> &Counts {
-        &self.engine.counts
+        &self.socket.engine.counts
     }
 
     /// As [`ServerLimits::write_timeout`](super::ServerLimits::write_timeout) has it.
     pub(super) fn write_timeout(&self) -> Option<Duration> {
-        self.engine.write_timeout
+        self.socket.engine.write_timeout
     }
 
     /// Whether no request is under way from now on.
@@ -163,10 +170,10 @@ impl Connection {
     /// # Errors
     /// The connection broke, or its peer took nothing for the server's write timeout (`TimedOut`).
     pub async fn send_some(&self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        let stream = &*self.stream;
+        let stream = &self.socket.stream;
         let sent = loop {
             let writable = poll_fn(|context| stream.poll_write_ready(context));
-            match self.engine.write_timeout {
+            match self.socket.engine.write_timeout {
                 None => writable.await?,
                 Some(limit) => match timeout(limit, writable).await {
                     Ok(writable) => writable?,
@@ -180,7 +187,7 @@ impl Connection {
                 result => break result?,
             }
         };
-        self.engine.counts.send(sent);
+        self.socket.engine.counts.send(sent);
         Ok(sent)
     }
 
@@ -198,7 +205,7 @@ impl Connection {
     }
 
     fn stalled(&self, limit: Duration) -> io::Error {
-        warn!("Dropped {}: it took nothing for {}", self.peer, humantime::format_duration(limit));
+        warn!("Dropped {}: it took nothing for {}", self.socket.peer, humantime::format_duration(limit));
         io::ErrorKind::TimedOut.into()
     }
 
@@ -209,7 +216,7 @@ impl Connection {
     /// As for [`send_some`](Self::send_some).
     pub async fn flush(&self) -> io::Result<()> {
         for unsent in close::departing() {
-            close::call_when_unsent(&SockRef::from(&*self.stream), unsent)?;
+            close::call_when_unsent(&SockRef::from(&self.socket.stream), unsent)?;
             self.send_some(departed).await?;
         }
         Ok(())
@@ -248,7 +255,7 @@ impl Connection {
     /// # Errors
     /// The connection broke.
     pub async fn readable(&self) -> io::Result<()> {
-        poll_fn(|context| self.stream.poll_read_ready(context)).await
+        poll_fn(|context| self.socket.stream.poll_read_ready(context)).await
     }
 
     /// Calls `read`, which returns how many bytes it read, and for how many it had room; returns the first.
@@ -256,9 +263,9 @@ impl Connection {
     /// # Errors
     /// Those of `read`; `WouldBlock`: nothing is there now.
     pub fn read_now(&self, read: impl FnOnce(&TcpStream) -> io::Result<(usize, usize)>) -> io::Result<usize> {
-        let (read, room) = read(&self.stream)?;
+        let (read, room) = read(&self.socket.stream)?;
         if read > 0 && read < room {
-            is_drained(&self.stream);
+            is_drained(&self.socket.stream);
         }
         Ok(read)
     }
@@ -284,7 +291,7 @@ impl Connection {
                 Ok(read) => read,
                 Err(_) => return Ok(None),
             },
-            None => match SockRef::from(&*self.stream).peek(&mut [MaybeUninit::uninit()]) {
+            None => match SockRef::from(&self.socket.stream).peek(&mut [MaybeUninit::uninit()]) {
                 Err(error) if is_for_later(&error) => return Ok(None),
                 // Something has come, which the reactor has not said yet.
                 _ => self.read_some(buffer, limit).await,
@@ -297,16 +304,16 @@ impl Connection {
     /// Sends the end of the stream, and waits until the peer leaves or the server is asked to stop. Nothing is read of what
     /// the peer says.
     pub async fn shut_down_and_ignore(&self) {
-        if SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_err() {
+        if SockRef::from(&self.socket.stream).shutdown(Shutdown::Write).is_err() {
             return; // The peer is gone.
         }
         let leaves = async {
-            while let Ok(ready) = self.stream.ready(Interest::READABLE | Interest::ERROR).await
+            while let Ok(ready) = self.socket.stream.ready(Interest::READABLE | Interest::ERROR).await
                 && !ready.is_read_closed()
                 && !ready.is_error()
             {
                 // Until something new happens.
-                is_drained(&self.stream);
+                is_drained(&self.socket.stream);
             }
         };
         tokio::select! {
@@ -318,7 +325,7 @@ impl Connection {
     /// Waits until the peer resets the connection, and returns the error that tells so. A peer that closes its side is
     /// still there: it may only have half-closed.
     pub async fn broken(&self) -> io::Error {
-        match self.stream.ready(Interest::ERROR).await.and_then(|_| self.stream.take_error()) {
+        match self.socket.stream.ready(Interest::ERROR).await.and_then(|_| self.socket.stream.take_error()) {
             Ok(error) => error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
             Err(error) => error,
         }
@@ -327,10 +334,7 @@ impl Connection {
 
 /// A socket as one sends on it from another task, or from another worker's thread, without waiting.
 #[derive(Debug)]
-pub struct Outlet {
-    stream: Arc<TcpStream>,
-    engine: Arc<Engine>,
-}
+pub struct Outlet(Arc<Socket>);
 
 impl Outlet {
     /// One `send_now`; the bytes are counted.
@@ -338,7 +342,7 @@ impl Outlet {
     /// # Errors
     /// `WouldBlock`: the socket takes nothing now. Else the connection broke.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        send_now(&*self.stream, bytes, false).inspect(|&sent| self.engine.counts.send(sent))
+        send_now(&self.0.stream, bytes, false).inspect(|&sent| self.0.engine.counts.send(sent))
     }
 
     /// One `send_parts_now`; the bytes are counted.
@@ -346,7 +350,7 @@ impl Outlet {
     /// # Errors
     /// As for [`send`](Self::send).
     pub fn send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        send_parts_now(&*self.stream, parts).inspect(|&sent| self.engine.counts.send(sent))
+        send_parts_now(&self.0.stream, parts).inspect(|&sent| self.0.engine.counts.send(sent))
     }
 }
 

@@ -8,8 +8,10 @@
 //! ```
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::net::TcpStream;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -148,26 +150,32 @@ impl<H: FastPath> Connections<H> {
             Ok(stream) => stream,
             Err(error) => return lose_under_way(&engine.counts, peer, &error),
         };
-        let mut connection = Connection::new(stream, peer, door, !has_read.get(), Arc::clone(&engine));
+        let mut connection = Connection::new(stream, peer, door, !has_read.get(), engine);
         if let Left::Close(how) = left {
-            said::<H>(&engine.counts, &mut connection, how);
+            said::<H>(&mut connection, how);
         }
         let task = async move {
             let result = match left {
                 Left::Close(how) => Ok(how),
                 Left::Rest(state) => {
                     let result = handler.finish(&mut connection, state).await;
-                    result.inspect(|&how| said::<H>(&engine.counts, &mut connection, how))
+                    result.inspect(|&how| said::<H>(&mut connection, how))
                 }
             };
             match result {
-                Ok(how) => end(&*handler, &connection, how).await,
-                Err(error) => lose_under_way(&engine.counts, connection.peer(), &error),
+                // Boxed: it is short, and what a task may once need it holds from its beginning.
+                Ok(how) => Box::pin(end(&*handler, &connection, how)).await,
+                Err(error) => lose_under_way(connection.counts(), connection.peer(), &error),
             }
             drop(connection);
             drop(permit);
         };
-        self.tasks.spawn(task.instrument(debug_span!("client", %peer)));
+        let span = debug_span!("client", %peer);
+        // A span that nobody sees would be held by each of them all the same.
+        match span.is_disabled() {
+            true => self.tasks.spawn(task),
+            false => self.tasks.spawn((Box::pin(task) as Pin<Box<dyn Future<Output = ()> + Send>>).instrument(span)),
+        };
     }
 
     fn unregistered<'a>(&'a self, accepted: &'a Accepted) -> Unregistered<'a> {
@@ -184,9 +192,9 @@ enum Left<S> {
 }
 
 /// Everything is said: from here an early drop no longer sends RST, unless that is how the connection is to end.
-fn said<H: FastPath>(counts: &Counts, connection: &mut Connection, how: Ending) {
-    counts.end();
-    counts.serve();
+fn said<H: FastPath>(connection: &mut Connection, how: Ending) {
+    connection.counts().end();
+    connection.counts().serve();
     connection.set_said();
     if H::EOF_ENDS_MESSAGE && how == Ending::Fin {
         close::not_abruptly(&SockRef::from(connection.stream()));

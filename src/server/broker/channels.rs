@@ -12,7 +12,8 @@ use tokio_util::bytes::Bytes;
 
 use super::frames::Frames;
 use super::line::Line;
-use super::subscriber::{Row, Subscriber};
+use super::outbox::WhenFull;
+use super::subscriber::{Row, Subscriber, Terms};
 use super::tally::{Kind, Loss, Tally};
 use crate::net::{Stop, Stoppable};
 use crate::sync::lock;
@@ -39,6 +40,7 @@ impl Channel {
 #[derive(Debug)]
 struct Entry {
     channel: Channel,
+    terms: Arc<Terms>,
     room: Arc<Notify>,
 }
 
@@ -53,6 +55,8 @@ pub(super) struct Channels {
     room: Notify,
     /// Nobody comes any more: what waits for somebody is held.
     is_closing: AtomicBool,
+    /// The limit of an outbox, in bytes, and what becomes of messages beyond it.
+    outbox: (usize, WhenFull),
     tally: Arc<Tally>,
 }
 
@@ -75,13 +79,14 @@ impl Waiting {
 
 impl Channels {
     /// None yet. So many bytes of messages for queues are held while nobody is there to take them.
-    pub(super) fn new(hold: usize, tally: &Arc<Tally>) -> Self {
+    pub(super) fn new(hold: usize, outbox: (usize, WhenFull), tally: &Arc<Tally>) -> Self {
         Self {
             entries: RwLock::default(),
             held: AtomicUsize::new(0),
             hold,
             room: Notify::new(),
             is_closing: AtomicBool::new(false),
+            outbox,
             tally: Arc::clone(tally),
         }
     }
@@ -202,7 +207,7 @@ impl Channels {
         }
         drop(entries);
         let mut entries = self.write();
-        let entry = entries.entry(channel.clone()).or_insert_with(|| Entry::of(Kind::Queue));
+        let entry = entries.entry(channel.clone()).or_insert_with(|| Entry::of(Kind::Queue, self.new_terms(channel)));
         let Channel::Queue(line) = &mut entry.channel else { unreachable!("the name says what it is") };
         let line = line.get_mut().unwrap_or_else(PoisonError::into_inner);
         let result = call(line);
@@ -212,25 +217,33 @@ impl Channels {
         result
     }
 
-    /// The name of a channel, in memory that it shares if it is there already.
-    pub(super) fn name(&self, name: &Bytes) -> Bytes {
-        self.read().get_key_value(name).map_or_else(|| name.clone(), |(known, _)| known.clone())
+    /// The terms of a channel: those of whoever listens to it already, or new ones.
+    pub(super) fn terms(&self, channel: &Bytes) -> Arc<Terms> {
+        let known = self.read().get(channel).map(|entry| Arc::clone(&entry.terms));
+        known.unwrap_or_else(|| self.new_terms(channel))
+    }
+
+    fn new_terms(&self, channel: &Bytes) -> Arc<Terms> {
+        let (queue, when_full) = self.outbox;
+        Arc::new(Terms { channel: channel.clone(), queue, when_full, tally: Arc::clone(&self.tally) })
     }
 
     /// Somebody subscribes.
     pub(super) fn join(&self, subscriber: &Arc<Subscriber>) {
-        let kind = Kind::of(&subscriber.channel);
+        let kind = Kind::of(subscriber.channel());
         if kind == Kind::Null {
             return;
         }
         let mut entries = self.write();
-        let entry = entries.entry(subscriber.channel.clone()).or_insert_with(|| Entry::of(kind));
+        let entry = entries
+            .entry(subscriber.channel().clone())
+            .or_insert_with(|| Entry::of(kind, Arc::clone(&subscriber.terms)));
         match &mut entry.channel {
             Channel::Topic(subscribers) => subscribers.push(Arc::clone(subscriber)),
             Channel::Queue(line) => {
                 let line = line.get_mut().unwrap_or_else(PoisonError::into_inner);
                 line.join(Arc::clone(subscriber));
-                self.give_out_held(line, &subscriber.channel);
+                self.give_out_held(line, subscriber.channel());
                 self.room.notify_waiters();
             }
         }
@@ -245,11 +258,11 @@ impl Channels {
 
     /// Somebody gets no more messages of its channel. What it has not got yet is still for it.
     pub(super) fn leave(&self, subscriber: &Arc<Subscriber>) {
-        if Kind::of(&subscriber.channel) == Kind::Null {
+        if Kind::of(subscriber.channel()) == Kind::Null {
             return;
         }
         let mut entries = self.write();
-        let Some(entry) = entries.get_mut(&subscriber.channel) else { return };
+        let Some(entry) = entries.get_mut(subscriber.channel()) else { return };
         let is_needed = match &mut entry.channel {
             Channel::Topic(subscribers) => {
                 subscribers.retain(|other| !Arc::ptr_eq(other, subscriber));
@@ -263,7 +276,7 @@ impl Channels {
         };
         entry.room.notify_waiters();
         if !is_needed {
-            entries.remove(&subscriber.channel);
+            entries.remove(subscriber.channel());
         }
     }
 
@@ -330,7 +343,7 @@ impl Channels {
 }
 
 impl Entry {
-    fn of(kind: Kind) -> Self {
-        Self { channel: Channel::of(kind), room: Arc::default() }
+    fn of(kind: Kind, terms: Arc<Terms>) -> Self {
+        Self { channel: Channel::of(kind), terms, room: Arc::default() }
     }
 }

@@ -124,7 +124,7 @@ impl BrokerServer {
     /// A broker without subscribers.
     pub fn new(limits: BrokerLimits) -> Self {
         let tally = Arc::new(Tally::default());
-        let channels = Channels::new(limits.hold, &tally);
+        let channels = Channels::new(limits.hold, (limits.queue, limits.when_full), &tally);
         Self { limits, channels, tally, senders: TaskTracker::new(), subscribers: Default::default() }
     }
 
@@ -264,7 +264,7 @@ impl BrokerServer {
                 biased;
                 fate = subscriber.doomed() => fate,
                 sent = connection.send_some(|_| subscriber.unblock()) => {
-                    self.channels.has_room(&subscriber.channel);
+                    self.channels.has_room(subscriber.channel());
                     return sent.map(drop);
                 }
             },
@@ -343,19 +343,27 @@ impl BrokerServer {
         Ok(ending)
     }
 
+    /// Waits for the name of a channel, and subscribes to it; returns with that what came after the name.
+    async fn begin(&self, connection: &Connection) -> io::Result<Option<(Subscription<'_>, BytesMut)>> {
+        let mut arrived = BytesMut::new();
+        let Some(channel) = self.hello(connection, &mut arrived).await? else { return Ok(None) };
+        // Most say nothing more: of what they said nothing is kept.
+        let rest = if arrived.is_empty() { BytesMut::new() } else { arrived };
+        Ok(Some((self.subscribe(connection, &channel), rest)))
+    }
+
     fn subscribe(&self, connection: &Connection, channel: &Bytes) -> Subscription<'_> {
-        let (kind, channel) = (Kind::of(channel), self.channels.name(channel));
+        let kind = Kind::of(channel);
         let peer = connection.peer();
         if kind != Kind::Null {
             // A reader that stalls is noticed after so much, and not after what the kernel would give it in time.
             let _ = SockRef::from(connection.stream()).set_send_buffer_size(SEND_BUFFER);
         }
-        let limits = (self.limits.queue, self.limits.when_full);
-        let subscriber = Arc::new(Subscriber::new(peer, channel, connection.outlet(), limits, &self.tally));
+        let subscriber = Arc::new(Subscriber::new(peer, self.channels.terms(channel), connection.outlet()));
         self.channels.join(&subscriber);
         if kind != Kind::Null {
             // Now, and not before: from here on it gets what is sent.
-            debug!(%peer, "Somebody at {peer} listens to {}!", printable(&subscriber.channel));
+            debug!(%peer, "Somebody at {peer} listens to {}!", printable(subscriber.channel()));
         }
         self.subscribers[kind as usize].fetch_add(1, Relaxed);
         Subscription { server: self, subscriber, is_listed: true }
@@ -443,15 +451,13 @@ impl Handler for BrokerServer {
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         let connection = &*connection;
         let sender = self.senders.token();
-        let mut arrived = BytesMut::new();
         // Boxed: it is the shortest part of a connection.
-        let Some(channel) = Box::pin(self.hello(connection, &mut arrived)).await? else {
+        let Some((mut subscription, mut arrived)) = Box::pin(self.begin(connection)).await? else {
             // What it has to say may be on its way.
             return Ok(if connection.is_closing() { Ending::Rst } else { Ending::Fin });
         };
-        let mut subscription = self.subscribe(connection, &channel);
         let state = Receiving::default();
-        state.has_sent.store(Kind::of(&subscription.subscriber.channel) == Kind::Null, Relaxed);
+        state.has_sent.store(Kind::of(subscription.subscriber.channel()) == Kind::Null, Relaxed);
         let said = loop {
             // Boxed, as all but to wait: many listen, and few have something to do.
             let conversation = self.converse(connection, &mut subscription, &mut arrived, &state);
@@ -511,8 +517,8 @@ impl Subscription<'_> {
         self.leave();
         let Self { server, subscriber, .. } = self;
         let left = subscriber.end();
-        match Kind::of(&subscriber.channel) {
-            Kind::Queue => server.channels.give_back(&subscriber.channel, left),
+        match Kind::of(subscriber.channel()) {
+            Kind::Queue => server.channels.give_back(subscriber.channel(), left),
             Kind::Topic | Kind::Null => subscriber.lose_gone(&left),
         }
     }
@@ -521,7 +527,7 @@ impl Subscription<'_> {
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         self.end();
-        self.server.subscribers[Kind::of(&self.subscriber.channel) as usize].fetch_sub(1, Relaxed);
+        self.server.subscribers[Kind::of(self.subscriber.channel()) as usize].fetch_sub(1, Relaxed);
     }
 }
 

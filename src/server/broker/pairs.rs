@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use tokio_util::bytes::{Bytes, BytesMut};
+use tokio_util::bytes::{Buf, Bytes, BytesMut};
 
 use super::frames::Frames;
 use crate::proto::frame::{self, PREFIX, TooLong};
@@ -47,7 +47,7 @@ pub(super) fn take_channel(arrived: &mut BytesMut) -> Result<Option<Bytes>, Malf
         return Ok(None);
     }
     let name = Bytes::copy_from_slice(&arrived[PREFIX..PREFIX + length]);
-    drop(arrived.split_to(PREFIX + length));
+    arrived.advance(PREFIX + length);
     Ok(Some(if name.is_empty() { Bytes::from_static(NOWHERE) } else { name }))
 }
 
@@ -60,15 +60,15 @@ pub(super) fn take_pairs(arrived: &mut BytesMut, max_length: usize) -> (Pairs, R
         && its.len() * 4 > arrived.capacity() * 3
     {
         let (start, length) = (its.start, its.len());
-        drop(arrived.split_to(start));
+        arrived.advance(start);
         let bytes = arrived.split_to(length).freeze();
-        drop(arrived.split_to(found.taken - start - length));
+        arrived.advance(found.taken - start - length);
         let batches = vec![(channel.clone(), Frames::new(bytes, vec![length]))];
         return (Pairs { batches, is_goodbye: found.is_goodbye }, verdict);
     }
     let taken = found.taken;
     let pairs = found.copy(arrived);
-    drop(arrived.split_to(taken));
+    arrived.advance(taken);
     (pairs, verdict)
 }
 

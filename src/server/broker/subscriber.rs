@@ -28,21 +28,25 @@ const PARTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) peer: Peer,
-    pub(super) channel: Bytes,
-    queue: usize,
-    when_full: WhenFull,
-    tally: Arc<Tally>,
+    pub(super) terms: Arc<Terms>,
     state: Mutex<State>,
 }
 
+/// What is the same for all subscribers of a channel. There may be very many: it is in memory once.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) channel: Bytes,
+    /// The limit of an outbox, in bytes.
+    pub(super) queue: usize,
+    pub(super) when_full: WhenFull,
+    pub(super) tally: Arc<Tally>,
+}
+
+/// As small as it can be: a thousand who wait hold a thousand of it.
 #[derive(Debug)]
 struct State {
     /// `None` as soon as nothing more can be sent.
     outlet: Option<Outlet>,
-    /// Its socket takes nothing now; its task waits until that is over, and nobody else tries.
-    is_blocked: bool,
-    /// Why its connection is to be reset.
-    fate: Option<Fate>,
     /// Its task, if it waits for something to do.
     task: Option<Waker>,
     delivered: u64,
@@ -53,6 +57,10 @@ struct State {
 #[derive(Debug)]
 struct Backlog {
     outbox: Outbox,
+    /// Its socket takes nothing now; its task waits until that is over, and nobody else tries.
+    is_blocked: bool,
+    /// Why its connection is to be reset.
+    fate: Option<Fate>,
     dropped: u64,
     full_since: Option<Instant>,
     losses: Losses,
@@ -80,16 +88,13 @@ pub(super) struct Row {
 }
 
 impl Subscriber {
-    pub(super) fn new(
-        peer: Peer,
-        channel: Bytes,
-        outlet: Outlet,
-        (queue, when_full): (usize, WhenFull),
-        tally: &Arc<Tally>,
-    ) -> Self {
-        let (is_blocked, fate, task, delivered, backlog) = Default::default();
-        let state = State { outlet: Some(outlet), is_blocked, fate, task, delivered, backlog };
-        Self { peer, channel, queue, when_full, tally: Arc::clone(tally), state: Mutex::new(state) }
+    pub(super) fn new(peer: Peer, terms: Arc<Terms>, outlet: Outlet) -> Self {
+        let state = State { outlet: Some(outlet), task: None, delivered: 0, backlog: None };
+        Self { peer, terms, state: Mutex::new(state) }
+    }
+
+    pub(super) fn channel(&self) -> &Bytes {
+        &self.terms.channel
     }
 
     /// Delivers messages of a topic, as far as the socket and the outbox take them, and does with the others what the
@@ -97,7 +102,7 @@ impl Subscriber {
     pub(super) fn deliver(&self, frames: &Frames) -> Option<Frames> {
         let state = &mut *lock(&self.state);
         let Some(outlet) = &state.outlet else {
-            self.tally.lose(Loss::Gone, frames.count() as u64);
+            self.terms.tally.lose(Loss::Gone, frames.count() as u64);
             return None;
         };
         let (mut whole, mut begun) = (0, 0);
@@ -106,37 +111,37 @@ impl Subscriber {
                 Ok(sent) => (whole, begun) = frames.within_bytes(sent),
                 Err(error) if is_for_later(&error) => {}
                 Err(error) => {
-                    state.condemn(Fate::Broken(error.kind()));
-                    self.tally.lose(Loss::Gone, frames.count() as u64);
+                    state.condemn(Fate::Broken(error.kind()), self.terms.queue);
+                    self.terms.tally.lose(Loss::Gone, frames.count() as u64);
                     return None;
                 }
             }
             state.delivered += whole as u64;
-            self.tally.deliver(whole as u64);
+            self.terms.tally.deliver(whole as u64);
         }
         let rest = frames.after(whole)?;
-        if !state.is_blocked {
-            state.block();
+        if !state.is_blocked() {
+            state.block(self.terms.queue);
         }
-        let backlog = state.backlog(self.queue);
-        let admission = backlog.outbox.admit(rest, begun, self.when_full);
+        let backlog = state.backlog(self.terms.queue);
+        let admission = backlog.outbox.admit(rest, begun, self.terms.when_full);
         if admission.dropped > 0 {
             self.lose(backlog, admission.dropped);
         }
         let left = admission.left?;
-        if self.when_full != WhenFull::Disconnect {
+        if self.terms.when_full != WhenFull::Disconnect {
             self.lose(backlog, 0);
             return Some(left);
         }
         let lost = (backlog.outbox.count() + left.count()) as u64;
         let queued = count(backlog.outbox.weight() as u64, "byte");
-        let Self { peer, channel, when_full, .. } = self;
+        let (peer, Terms { channel, when_full, .. }) = (self.peer, &*self.terms);
         let channel = printable(channel);
         warn!(%peer, "Disconnected {peer} from {channel}: it has not taken {queued} that wait for it ({when_full})");
         drop(backlog.outbox.take_all());
         backlog.dropped += lost;
-        self.tally.lose(Loss::Disconnect, lost);
-        state.condemn(Fate::Disconnected);
+        self.terms.tally.lose(Loss::Disconnect, lost);
+        state.condemn(Fate::Disconnected, self.terms.queue);
         None
     }
 
@@ -145,14 +150,14 @@ impl Subscriber {
         let now = Instant::now();
         backlog.full_since.get_or_insert(now);
         backlog.dropped += lost;
-        self.tally.lose(Loss::of(self.when_full), lost);
+        self.terms.tally.lose(Loss::of(self.terms.when_full), lost);
         if let Some(tale) = backlog.losses.lose(lost, now) {
             self.tell(tale, backlog.outbox.weight());
         }
     }
 
     fn tell(&self, tale: Tale, queued: usize) {
-        let Self { peer, channel, when_full, .. } = self;
+        let (peer, Terms { channel, when_full, .. }) = (self.peer, &*self.terms);
         let (channel, queued) = (printable(channel), count(queued as u64, "byte"));
         if *when_full == WhenFull::Wait {
             return match tale {
@@ -184,16 +189,16 @@ impl Subscriber {
     /// # Errors
     /// Its connection is to be reset.
     pub(super) async fn blocked(&self) -> Result<(), Fate> {
-        self.becomes(|state| match state.fate {
+        self.becomes(|state| match state.fate() {
             Some(fate) => Some(Err(fate)),
-            None => state.is_blocked.then_some(Ok(())),
+            None => state.is_blocked().then_some(Ok(())),
         })
         .await
     }
 
     /// Waits until its connection is to be reset.
     pub(super) async fn doomed(&self) -> Fate {
-        self.becomes(|state| state.fate).await
+        self.becomes(State::fate).await
     }
 
     async fn becomes<T>(&self, what: impl Fn(&State) -> Option<T>) -> T {
@@ -215,12 +220,12 @@ impl Subscriber {
     /// Whether there is nothing for its task to do.
     pub(super) fn is_calm(&self) -> bool {
         let state = lock(&self.state);
-        state.fate.is_none() && !state.is_blocked
+        state.fate().is_none() && !state.is_blocked()
     }
 
     /// Ready when there is something for its task to do.
     pub(super) fn poll_busy(&self, context: &Context<'_>) -> Poll<()> {
-        self.poll(context, |state| (state.fate.is_some() || state.is_blocked).then_some(()))
+        self.poll(context, |state| (state.fate().is_some() || state.is_blocked()).then_some(()))
     }
 
     /// Sends what it is to get as far as its socket takes that. The outlet counts it.
@@ -232,10 +237,10 @@ impl Subscriber {
         let weight = |state: &State| state.backlog.as_ref().map_or(0, |backlog| backlog.outbox.weight());
         let before = weight(state);
         self.send(state);
-        match state.fate {
+        match state.fate() {
             Some(Fate::Broken(kind)) => Err(kind.into()),
             Some(Fate::Disconnected) => Err(io::ErrorKind::ConnectionReset.into()),
-            None if state.is_blocked && weight(state) == before => Err(io::ErrorKind::WouldBlock.into()),
+            None if state.is_blocked() && weight(state) == before => Err(io::ErrorKind::WouldBlock.into()),
             None => Ok(0),
         }
     }
@@ -249,15 +254,15 @@ impl Subscriber {
                 Ok(sent) => {
                     let whole = backlog.outbox.sent(sent);
                     state.delivered += whole;
-                    self.tally.deliver(whole);
+                    self.terms.tally.deliver(whole);
                 }
-                Err(error) if is_for_later(&error) => return state.block(),
-                Err(error) => return state.condemn(Fate::Broken(error.kind())),
+                Err(error) if is_for_later(&error) => return state.block(self.terms.queue),
+                Err(error) => return state.condemn(Fate::Broken(error.kind()), self.terms.queue),
             }
         }
-        state.is_blocked = false;
-        if let Some(backlog) = &mut state.backlog
-            && backlog.full_since.take().is_some()
+        let Some(backlog) = &mut state.backlog else { return };
+        backlog.is_blocked = false;
+        if backlog.full_since.take().is_some()
             && let Some(tale) = backlog.losses.recover(Instant::now())
         {
             self.tell(tale, 0);
@@ -282,7 +287,7 @@ impl Subscriber {
 
     /// It is lost to these messages.
     pub(super) fn lose_gone(&self, frames: &[Frames]) {
-        self.tally.lose(Loss::Gone, frames.iter().map(|run| run.count() as u64).sum());
+        self.terms.tally.lose(Loss::Gone, frames.iter().map(|run| run.count() as u64).sum());
     }
 
     pub(super) fn row(&self) -> Row {
@@ -290,7 +295,7 @@ impl Subscriber {
         let backlog = state.backlog.as_deref();
         Row {
             peer: self.peer,
-            channel: self.channel.clone(),
+            channel: self.channel().clone(),
             queued: backlog.map_or(0, |backlog| backlog.outbox.count()),
             weight: backlog.map_or(0, |backlog| backlog.outbox.weight()),
             delivered: state.delivered,
@@ -303,15 +308,15 @@ impl Subscriber {
 impl Taker for Arc<Subscriber> {
     fn take(&self, frame: &Frames) -> bool {
         let state = &mut *lock(&self.state);
-        let has_room = |state: &mut State| state.backlog(self.queue).outbox.room_for(frame) > 0;
-        if !has_room(state) && !state.is_blocked {
+        let has_room = |state: &mut State| state.backlog(self.terms.queue).outbox.room_for(frame) > 0;
+        if !has_room(state) && !state.is_blocked() {
             self.send(state);
         }
         if state.outlet.is_none() {
             return false;
         }
         let fits = has_room(state);
-        let backlog = state.backlog(self.queue);
+        let backlog = state.backlog(self.terms.queue);
         if fits {
             backlog.outbox.admit(frame.clone(), 0, WhenFull::Wait);
         } else {
@@ -322,7 +327,7 @@ impl Taker for Arc<Subscriber> {
 
     fn send_taken(&self) {
         let state = &mut *lock(&self.state);
-        if !state.is_blocked {
+        if !state.is_blocked() {
             self.send(state);
         }
     }
@@ -335,19 +340,27 @@ impl State {
 
     fn backlog(&mut self, queue: usize) -> &mut Backlog {
         self.backlog.get_or_insert_with(|| {
-            let (dropped, full_since, losses) = Default::default();
-            Box::new(Backlog { outbox: Outbox::new(queue), dropped, full_since, losses })
+            let (is_blocked, fate, dropped, full_since, losses) = Default::default();
+            Box::new(Backlog { outbox: Outbox::new(queue), is_blocked, fate, dropped, full_since, losses })
         })
     }
 
-    fn block(&mut self) {
-        self.is_blocked = true;
+    fn is_blocked(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.is_blocked)
+    }
+
+    fn fate(&self) -> Option<Fate> {
+        self.backlog.as_ref()?.fate
+    }
+
+    fn block(&mut self, queue: usize) {
+        self.backlog(queue).is_blocked = true;
         self.wake();
     }
 
-    fn condemn(&mut self, fate: Fate) {
+    fn condemn(&mut self, fate: Fate, queue: usize) {
         self.outlet = None;
-        self.fate.get_or_insert(fate);
+        self.backlog(queue).fate.get_or_insert(fate);
         self.wake();
     }
 
