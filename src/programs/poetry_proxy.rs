@@ -75,11 +75,10 @@ pub struct ProxyArgs {
     #[arg(long, help_heading = "Cache")]
     stale_if_error: bool,
 
-    /// With --ttl: after a fetch that failed, serve an aged poem for so long before upstream is asked again
-    #[arg(long, help_heading = "Cache", value_name = "DURATION", default_value = "10s", requires = "ttl")]
-    #[arg(conflicts_with = "http", hide_short_help = true)]
+    /// After a fetch that failed, serve an aged poem, or reply, for so long before upstream is asked again [default: 10s]
+    #[arg(long, help_heading = "Cache", value_name = "DURATION", hide_short_help = true)]
     #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    retry_after: Duration,
+    retry_after: Option<Duration>,
 
     /// Keep no poem, and no reply, that is longer; it passes through [default: 64MiB; with --http 1MiB]
     #[arg(long, help_heading = "Cache", value_name = "SIZE")]
@@ -139,6 +138,8 @@ impl From<Targets> for Reach {
 /// `--max-size` for poems, and for replies over HTTP.
 const DEFAULT_SIZE: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 const DEFAULT_REPLY: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("not zero");
+/// `--retry-after`.
+const DEFAULT_RETRY: Duration = Duration::from_secs(10);
 /// `--cache-size`.
 const DEFAULT_CACHE: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 
@@ -233,6 +234,7 @@ impl Launch for ProxyArgs {
         let aged = [
             ("stale-while-revalidate", !self.stale_while_revalidate.is_zero()),
             ("stale-if-error", self.stale_if_error),
+            ("retry-after", self.retry_after.is_some()),
         ];
         if let Some((flag, _)) = aged.into_iter().find(|(_, is_given)| *is_given && self.ttl.is_none()) {
             return Err((flag, Error::usage(format!("--{flag} is about poems that age: --ttl is missing"))));
@@ -247,7 +249,7 @@ impl Launch for ProxyArgs {
                 ttl: self.ttl,
                 stale_while_revalidate: self.stale_while_revalidate,
                 stale_if_error: self.stale_if_error,
-                retry_after: self.retry_after,
+                retry_after: self.retry_after.unwrap_or(DEFAULT_RETRY),
             },
             max_size: max_size.get(),
             max_memory: self.max_memory.unwrap_or(max_size.saturating_mul(DEFAULT_MEMORY)).get(),
@@ -285,6 +287,7 @@ impl ProxyArgs {
             cache_size: self.cache_size.unwrap_or(DEFAULT_CACHE).get(),
             upstream_timeout: self.upstream_timeout.0,
             keep_filling: self.keep_filling,
+            retry_after: self.retry_after.unwrap_or(DEFAULT_RETRY),
             connect: self.connect.clone().unwrap_or_default(),
         };
         Box::new(move || {

@@ -162,7 +162,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         2,
         "invalid value 'x' for '--ttl <DURATION>': a duration is like 100ms, '1m 30s' or 0.5; see --help",
     ),
-    (&["poetry-proxy", "--retry-after", "1s", "10000"], 2, "--ttl <DURATION> is missing; see --help"),
+    (&["poetry-proxy", "--retry-after", "1s", "10000"], 2, "--retry-after is about poems that age: --ttl is missing"),
     (&["poetry-proxy", "--stale-if-error", "10000"], 2, "--stale-if-error is about poems that age: --ttl is missing"),
     (&["poetry-proxy", "--port", "10000", "10000"], 2, "127.0.0.1:10000 is this proxy itself, and no upstream"),
     (
@@ -364,9 +364,9 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (&["poetry-proxy", "--http", "1"], 2, "--http cannot be used with [UPSTREAM]; see --help"),
     (&["poetry-proxy", "--targets", "any", "1"], 2, "--targets is about --http, which is not given"),
     (
-        &["poetry-proxy", "--http", "--retry-after", "1m", "--ttl", "1m"],
+        &["poetry-proxy", "--http", "--max-memory", "1m"],
         2,
-        "--http cannot be used with --retry-after <DURATION>; see --help",
+        "--http cannot be used with --max-memory <SIZE>; see --help",
     ),
     (
         &["poetry-proxy", "--http", "--connect", "0"],

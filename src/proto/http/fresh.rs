@@ -109,11 +109,13 @@ impl Wish {
 }
 
 impl Use {
-    /// The use of a reply that came at this moment.
-    pub fn of(status: u16, fields: &HeaderMap, came: SystemTime, habits: &Habits) -> Self {
+    /// The use of a reply that came at this moment, so long after it was asked for.
+    pub fn of(status: u16, fields: &HeaderMap, came: SystemTime, delay: Duration, habits: &Habits) -> Self {
         let control = Control::of(fields);
-        let is_private = ["no-store", "private", "no-cache"].iter().any(|word| control.has(word));
-        if is_private || fields.contains_key(header::SET_COOKIE) || varies_by_all(fields) || status == 206 {
+        let is_private = ["no-store", "private", "no-cache"].iter().any(|word| control.has(word)) || !control.is_clear;
+        // A part, or what is a reply to a condition only, is for who asked for that.
+        let is_partial = matches!(status, 206 | 304);
+        if is_private || fields.contains_key(header::SET_COOKIE) || varies_by_all(fields) || is_partial {
             return Self::Own;
         }
         let date = fields.get(header::DATE).and_then(|date| parse_date(date.as_bytes()));
@@ -127,7 +129,8 @@ impl Use {
         // An error that says nothing is over soon.
         let lifetime = said.or(habits.ttl.filter(|_| is_kept_by_default(status)));
         let by_date = date.and_then(|date| came.duration_since(date).ok()).unwrap_or_default();
-        let by_field = fields.get(header::AGE).and_then(seconds).unwrap_or_default();
+        // It may be as old as that when upstream began to send it (RFC 9111, section 4.2.3).
+        let by_field = fields.get(header::AGE).and_then(seconds).unwrap_or_default() + delay;
         let age = by_date.max(by_field);
         let stale = Stale::of(&control, habits);
         match lifetime {
@@ -144,11 +147,18 @@ fn is_kept_by_default(status: u16) -> bool {
 
 /// The fields of requests by which a reply varies, in lower case (`Vary`, RFC 9110, section 12.5.5).
 pub fn varies_by(fields: &HeaderMap) -> Vec<HeaderName> {
-    list(fields, &header::VARY).filter_map(|name| name.parse().ok()).collect()
+    let mut names: Vec<HeaderName> = Vec::new();
+    for name in list(fields, &header::VARY).filter_map(|name| name.parse().ok()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 fn varies_by_all(fields: &HeaderMap) -> bool {
-    list(fields, &header::VARY).any(|name| name == "*")
+    // What is no name may have been meant as one.
+    list(fields, &header::VARY).any(|name| name == "*" || name.parse::<HeaderName>().is_err())
 }
 
 /// Whether two requests have the same values in these fields.
@@ -157,45 +167,63 @@ pub fn agree(names: &[HeaderName], one: &HeaderMap, other: &HeaderMap) -> bool {
 }
 
 /// The directives of `Cache-Control`.
-struct Control(Vec<(String, Option<String>)>);
+struct Control {
+    directives: Vec<(String, Option<String>)>,
+    /// Whether all quotes are closed: else nobody knows what is a directive.
+    is_clear: bool,
+}
 
 impl Control {
     fn of(fields: &HeaderMap) -> Self {
-        let directive = |text: &str| {
-            let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
-            let value = value.map(|value| value.trim().trim_matches('"').to_owned());
-            (name.trim().to_ascii_lowercase(), value)
-        };
-        let texts = fields.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-        Self(texts.flat_map(unquoted_parts).map(directive).collect())
+        let mut control = Self { directives: Vec::new(), is_clear: true };
+        for value in fields.get_all(header::CACHE_CONTROL) {
+            // What is no ASCII can only be in a value that means nothing here.
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let (parts, is_clear) = unquoted_parts(&text);
+            control.is_clear &= is_clear;
+            control.directives.extend(parts.iter().map(|part| directive(part)));
+        }
+        control
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(its, _)| its == name)
+        self.directives.iter().any(|(its, _)| its == name)
     }
 
     /// A time; one that makes no sense is none at all, so that nothing is kept for it.
     fn seconds(&self, name: &str) -> Option<Duration> {
-        let (_, value) = self.0.iter().find(|(its, _)| its == name)?;
+        let (_, value) = self.directives.iter().find(|(its, _)| its == name)?;
         Some(value.as_deref().and_then(delta).unwrap_or_default())
     }
 }
 
-/// The elements of a list, in which a quoted comma parts nothing.
-fn unquoted_parts(text: &str) -> impl Iterator<Item = &str> {
-    let mut is_quoted = false;
-    text.split(move |c| {
-        is_quoted ^= c == '"';
-        c == ',' && !is_quoted
-    })
-    .map(str::trim)
-    .filter(|part| !part.is_empty())
+fn directive(text: &str) -> (String, Option<String>) {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    let value = value.map(|value| value.trim().trim_matches('"').to_owned());
+    (name.trim().to_ascii_lowercase(), value)
 }
 
-/// The elements of a list of tokens, from all fields of this name.
-fn list<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let texts = fields.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty())
+/// The elements of a list, in which a quoted comma parts nothing (RFC 9110, section 5.6.4), and whether all quotes are
+/// closed.
+fn unquoted_parts(text: &str) -> (Vec<&str>, bool) {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parts = text.split(|c| {
+        let is_plain = !is_escaped;
+        is_escaped = is_quoted && is_plain && c == '\\';
+        is_quoted ^= c == '"' && is_plain;
+        c == ',' && !is_quoted
+    });
+    let parts = parts.map(str::trim).filter(|part| !part.is_empty()).collect();
+    (parts, !is_quoted)
+}
+
+/// The elements of a list of tokens, from all fields of this name. What is no token is none that anybody knows.
+fn list(fields: &HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> {
+    let texts = fields.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    texts.flat_map(|text| {
+        let parts = text.split(',').map(|part| part.trim().to_owned());
+        parts.filter(|part| !part.is_empty()).collect::<Vec<_>>()
+    })
 }
 
 fn seconds(value: &HeaderValue) -> Option<Duration> {
@@ -225,7 +253,7 @@ mod tests {
     /// The use of a reply that came four seconds after [`DATE`].
     fn used(status: u16, lines: &[(&str, &str)], ttl: Option<Duration>) -> Use {
         let came = parse_date(DATE.as_bytes()).expect("a date") + 4 * SECOND;
-        Use::of(status, &fields(lines), came, &Habits { ttl, ..Habits::default() })
+        Use::of(status, &fields(lines), came, Duration::ZERO, &Habits { ttl, ..Habits::default() })
     }
 
     #[test]
@@ -261,10 +289,22 @@ mod tests {
     }
 
     #[test]
+    fn the_time_for_which_a_reply_was_waited_for_counts_as_age() {
+        let fields = fields(&[("cache-control", "max-age=60"), ("age", "10")]);
+        let its = |delay| Use::of(200, &fields, SystemTime::UNIX_EPOCH, delay, &Habits::default());
+        let keep = |age| Use::Keep { lifetime: 60 * SECOND, age, stale: Stale::default() };
+        assert_eq!(
+            (its(Duration::ZERO), its(3 * SECOND), its(50 * SECOND)),
+            (keep(10 * SECOND), keep(13 * SECOND), Use::Share)
+        );
+    }
+
+    #[test]
     fn what_is_too_old_is_used_as_the_reply_says_or_else_by_habit() {
         let stale = |control: &str| {
             let habits = Habits { ttl: None, stale: Stale { while_revalidate: SECOND, if_error: Duration::MAX } };
-            match Use::of(200, &fields(&[("cache-control", control)]), SystemTime::UNIX_EPOCH, &habits) {
+            match Use::of(200, &fields(&[("cache-control", control)]), SystemTime::UNIX_EPOCH, Duration::ZERO, &habits)
+            {
                 Use::Keep { stale, .. } => Some((stale.while_revalidate, stale.if_error)),
                 Use::Share | Use::Own => None,
             }
@@ -299,7 +339,28 @@ mod tests {
         ] {
             assert_eq!(used(200, lines, Some(SECOND)), Use::Own, "{lines:?}");
         }
-        assert_eq!(used(206, &[("cache-control", "max-age=60")], None), Use::Own);
+        for status in [206, 304] {
+            assert_eq!(used(status, &[("cache-control", "max-age=60")], None), Use::Own);
+        }
+        // However it is written.
+        for (name, value) in [
+            ("cache-control", &b"private, x=\"\xe9\""[..]),
+            ("cache-control", b"x=\"a\\\"\", private"),
+            ("cache-control", b"x=\"a\\\\\", private"),
+            ("cache-control", b"x=\"a, private"),
+            ("vary", b"\xe9"),
+            ("vary", b"\xe9, *"),
+        ] {
+            let mut all = fields(&[("expires", "Sun, 06 Nov 2094 08:49:37 GMT")]);
+            all.append(name, HeaderValue::from_bytes(value).expect("a value"));
+            let its = Use::of(200, &all, SystemTime::UNIX_EPOCH, Duration::ZERO, &Habits::default());
+            assert_eq!(its, Use::Own, "{}", value.escape_ascii());
+        }
+        // A quoted one is none.
+        assert_eq!(
+            used(200, &[("cache-control", "max-age=9, x=\"a\\\", private\"")], None),
+            used(200, &[("cache-control", "max-age=9")], None)
+        );
     }
 
     #[test]

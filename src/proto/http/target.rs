@@ -87,6 +87,20 @@ impl Url {
         Ok(Self { address: self.address.clone(), path })
     }
 
+    /// A URL as a client of a proxy has sent it. The path stays as it is, dots and all, and may have what a browser does not
+    /// encode: a proxy must not change it (RFC 9110, section 7.7). [`FromStr`] is for those who write one.
+    ///
+    /// # Errors
+    /// It leads to nothing that can be fetched; or it would end a line of a request.
+    pub fn as_sent(text: &str) -> Result<Self, BadUrl> {
+        if text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+            return Err(BadUrl::Character);
+        }
+        let (address, rest) = parts(text)?;
+        let path = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+        Ok(Self { address, path })
+    }
+
     /// The last segment of the path, decoded: what a file could be called. `None`: it ends with a slash, or is no text.
     pub fn name(&self) -> Option<String> {
         let (path, _) = split_query(&self.path);
@@ -99,25 +113,30 @@ impl FromStr for Url {
     type Err = BadUrl;
 
     fn from_str(text: &str) -> Result<Self, BadUrl> {
-        if text.len() > REQUEST_LINE {
-            return Err(BadUrl::TooLong);
-        }
-        let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
-        match &*scheme.to_ascii_lowercase() {
-            "http" => {}
-            "https" => return Err(BadUrl::Https),
-            _ => return Err(BadUrl::Scheme),
-        }
-        let rest = rest.split('#').next().unwrap_or_default();
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, rest) = rest.split_at(end);
-        if authority.contains('@') {
-            return Err(BadUrl::User);
-        }
+        let (address, rest) = parts(text)?;
         let (path, query) = split_query(rest);
-        let address = address(authority)?;
         Ok(Self { address, path: canonical(if path.is_empty() { "/" } else { path }, query)? })
     }
+}
+
+/// The server of a URL, and the rest of it but for a fragment.
+fn parts(text: &str) -> Result<(Address, &str), BadUrl> {
+    if text.len() > REQUEST_LINE {
+        return Err(BadUrl::TooLong);
+    }
+    let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
+    match &*scheme.to_ascii_lowercase() {
+        "http" => {}
+        "https" => return Err(BadUrl::Https),
+        _ => return Err(BadUrl::Scheme),
+    }
+    let rest = rest.split('#').next().unwrap_or_default();
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    if authority.contains('@') {
+        return Err(BadUrl::User);
+    }
+    Ok((address(authority)?, rest))
 }
 
 impl fmt::Display for Url {
@@ -210,10 +229,10 @@ pub enum BadPath {
 
 /// The path of a request target, as its segments, decoded. The target is `/PATH?QUERY` or, as to a proxy,
 /// `http://HOST/PATH?QUERY` (RFC 9112, section 3.2); the query is left out. An empty segment at the end stands for a slash
-/// there; others are left out.
+/// there; others are left out, and so are single dots.
 ///
 /// # Errors
-/// There is no such path, or none that is looked for: segments that begin with a dot are refused, escaped or not, and so
+/// There is no such path, or none that is looked for: other segments that begin with a dot are refused, escaped or not, and so
 /// is a slash that is escaped.
 pub fn path(target: &str) -> Result<Vec<String>, BadPath> {
     let path = match target.split_once("://") {
@@ -228,10 +247,13 @@ pub fn path(target: &str) -> Result<Vec<String>, BadPath> {
     let count = path.split('/').count();
     for (index, segment) in path.split('/').enumerate() {
         let segment = decoded(segment)?;
+        let is_last = index + 1 == count;
+        // A dot alone is here, which some write as it is (RFC 3986, section 5.2.4).
+        let segment = if segment == "." { String::new() } else { segment };
         if segment.starts_with('.') {
             return Err(BadPath::Dot);
         }
-        if !segment.is_empty() || index + 1 == count {
+        if !segment.is_empty() || is_last {
             segments.push(segment);
         }
     }
@@ -376,6 +398,8 @@ mod tests {
             ("/a%20b/%C3%a9", &["a b", "\u{e9}"]),
             ("http://host:80/a/b?c", &["a", "b"]),
             ("HTTP://host", &[""]),
+            ("/./a/./b", &["a", "b"]),
+            ("/a/.", &["a", ""]),
         ] {
             assert_eq!(
                 path(target).as_deref(),
@@ -393,7 +417,6 @@ mod tests {
             ("/%2e%2e/b", BadPath::Dot),
             ("/.%2E/b", BadPath::Dot),
             ("/.git/config", BadPath::Dot),
-            ("/.", BadPath::Dot),
             ("/a%2fb", BadPath::Escape),
             ("/a%00", BadPath::Escape),
             ("/a%", BadPath::Escape),

@@ -1,6 +1,7 @@
 //! The channels of a broker: who listens to which, and who of them gets what.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -91,16 +92,31 @@ impl Channels {
         }
     }
 
-    /// Delivers messages, and waits until there is room for the last of them, if that is how the channel is. After a stop
-    /// that takes so long at most.
-    pub(super) async fn publish(&self, channel: &Bytes, frames: Frames, stop: &Stop, patience: Duration) {
+    /// Delivers messages, and waits until there is room for the last of them, if that is how the channel is; but no longer
+    /// than `is_gone`, which tells that their sender is gone, and after a stop that takes `patience` at most.
+    pub(super) async fn publish(
+        &self,
+        channel: &Bytes,
+        frames: Frames,
+        is_gone: impl Future,
+        stop: &Stop,
+        patience: Duration,
+    ) {
         if let Some(waiting) = self.begin(channel, frames) {
             // Boxed: few wait.
-            Box::pin(self.wait_for_room(channel, waiting, stop, patience)).await;
+            Box::pin(self.wait_for_room(channel, waiting, is_gone, stop, patience)).await;
         }
     }
 
-    async fn wait_for_room(&self, channel: &Bytes, mut waiting: Waiting, stop: &Stop, patience: Duration) {
+    async fn wait_for_room(
+        &self,
+        channel: &Bytes,
+        mut waiting: Waiting,
+        is_gone: impl Future,
+        stop: &Stop,
+        patience: Duration,
+    ) {
+        let mut is_gone = pin!(is_gone);
         let mut is_over = pin!(async {
             stop.closing().await;
             sleep(patience).await;
@@ -120,6 +136,8 @@ impl Channels {
                 () = its_room => {}
                 () = room => {}
                 () = stop.closing(), if !self.is_closing.swap(stop.is_closing(), Relaxed) => {}
+                // Nobody has told it that they are handed on; and it would keep its place until somebody makes room.
+                _ = is_gone.as_mut() => return self.tally.lose(Loss::Unsent, waiting.count()),
                 () = is_over.as_mut() => return self.tally.lose(Loss::Stop, waiting.count()),
             }
         }

@@ -139,6 +139,9 @@ impl BrokerServer {
                     Err(malformed) => return Err(refuse(connection, &malformed)),
                 }
                 if connection.read_some(arrived, None).await? == 0 {
+                    if !arrived.is_empty() {
+                        warn!(%peer, "{peer} has ended in the middle of a message");
+                    }
                     return Ok(None);
                 }
             }
@@ -177,7 +180,7 @@ impl BrokerServer {
                 state.has_sent.store(true, Relaxed);
                 state.is_handing_on.store(true, Relaxed);
                 for (channel, frames) in pairs.batches {
-                    self.channels.publish(&channel, frames, &stop, patience).await;
+                    self.channels.publish(&channel, frames, connection.broken(), &stop, patience).await;
                 }
                 state.is_handing_on.store(false, Relaxed);
             }
@@ -437,9 +440,19 @@ impl BrokerServer {
 
     /// Logs what is lost with the end of the broker.
     pub fn tell_lost(&self) {
-        for (channel, held) in self.channels.held_messages() {
-            warn!("Lost {} that nobody came for on {}", count(held as u64, "message"), printable(&channel));
+        const NAMES: usize = 5;
+        let held = self.channels.held_messages();
+        let all: usize = held.iter().map(|(_, held)| held).sum();
+        if all == 0 {
+            return;
         }
+        let name = |(channel, held): &(Bytes, usize)| format!("{} ({held})", printable(channel));
+        let mut names: Vec<String> = held.iter().take(NAMES).map(name).collect();
+        if held.len() > NAMES {
+            names.push(format!("{} more", held.len() - NAMES));
+        }
+        let (all, queues) = (count(all as u64, "message"), names.join(", "));
+        warn!("Lost {all} that nobody came for, on {queues}");
     }
 }
 

@@ -57,12 +57,14 @@ pub(super) enum Loss {
     Disconnect,
     /// The subscriber was gone before it took the message.
     Gone,
+    /// Its sender was gone before there was room for it.
+    Unsent,
     /// The broker stopped before anybody took it.
     Stop,
 }
 
 impl Loss {
-    const ALL: [Self; 5] = [Self::DropNew, Self::DropOld, Self::Disconnect, Self::Gone, Self::Stop];
+    const ALL: [Self; 6] = [Self::DropNew, Self::DropOld, Self::Disconnect, Self::Gone, Self::Unsent, Self::Stop];
 
     /// The loss for a full outbox.
     pub(super) fn of(when_full: WhenFull) -> Self {
@@ -81,6 +83,7 @@ impl Loss {
             Self::DropOld => "drop-old",
             Self::Disconnect => "disconnect",
             Self::Gone => "gone",
+            Self::Unsent => "unsent",
             Self::Stop => "stop",
         }
     }
@@ -114,7 +117,7 @@ impl Tally {
     }
 
     /// Messages that were dropped, by the word for why.
-    pub(super) fn dropped(&self) -> [(&'static str, u64); 5] {
+    pub(super) fn dropped(&self) -> [(&'static str, u64); Loss::ALL.len()] {
         Loss::ALL.map(|loss| (loss.word(), self.dropped[loss as usize].load(Relaxed)))
     }
 

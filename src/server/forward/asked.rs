@@ -14,7 +14,7 @@ pub(super) struct Asked {
     /// GET or HEAD.
     pub(super) method: Method,
     pub(super) url: Url,
-    /// As they came, of this connection or not.
+    /// Those that go up, which is what a reply can vary by.
     pub(super) fields: HeaderMap,
     pub(super) wish: Wish,
 }
@@ -53,9 +53,12 @@ impl Asked {
         if has_coding && (version == Version::HTTP_10 || !matches!(codings[..], [only] if is_chunked(only))) {
             return Err(bad("There is a coding that is not chunked, or one in HTTP/1.0"));
         }
-        let hosts = fields.get_all(header::HOST).iter().count();
-        if hosts > 1 || hosts == 0 && version != Version::HTTP_10 {
-            return Err(bad(if hosts > 1 { "There are two Host fields" } else { "There is no Host field" }));
+        let hosts = fields.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+        if let Some(why) = host_fault(hosts, version != Version::HTTP_10) {
+            return Err(bad(why));
+        }
+        if method == Method::CONNECT {
+            return Err(bad("A tunnel begins a connection: CONNECT has to be its first request"));
         }
         if !matches!(method, Method::GET | Method::HEAD) {
             // Whatever body it has is not waited for.
@@ -77,7 +80,7 @@ impl Asked {
             let why = format!("The head is longer than {SERVER_HEAD} bytes");
             return Err(Refusal::last(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why));
         }
-        let url: Url = target.parse().map_err(|why| match why {
+        let url = Url::as_sent(&target).map_err(|why| match why {
             BadUrl::Https => Refusal::new(StatusCode::BAD_REQUEST, "https goes through CONNECT, and not like this"),
             BadUrl::Scheme if target.starts_with('/') => Refusal::new(
                 StatusCode::BAD_REQUEST,
@@ -89,7 +92,7 @@ impl Asked {
             return Err(Refusal::new(StatusCode::LOOP_DETECTED, "The request has been here before"));
         }
         let wish = Wish::of(&fields);
-        Ok(Self { method, url, fields, wish })
+        Ok(Self { method, url, fields: forwarded(fields), wish })
     }
 
     /// Whether the connection to upstream is the client's from then on, so that nobody else may use it: there are two schemes
@@ -100,6 +103,29 @@ impl Asked {
         // What is not known may be a third one.
         schemes.any(|scheme| !matches!(scheme.as_deref(), Some("basic" | "bearer" | "digest")))
     }
+}
+
+/// What is wrong with the Host of a request, if anything is (RFC 9112, section 3.2).
+pub(super) fn host_fault<'a>(mut hosts: impl Iterator<Item = &'a [u8]>, is_needed: bool) -> Option<&'static str> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte);
+    match (hosts.next(), hosts.next()) {
+        (None, _) => is_needed.then_some("There is no Host field"),
+        (Some(_), Some(_)) => Some("There are two Host fields"),
+        (Some(host), None) => (!host.iter().all(is_part)).then_some("The Host field is no host"),
+    }
+}
+
+/// Fields without those of the connection that they came by, and those that the proxy says itself.
+fn forwarded(mut fields: HeaderMap) -> HeaderMap {
+    use crate::proto::http::fields::HOP_BY_HOP;
+    let lists = fields.get_all(header::CONNECTION).iter().map(|list| String::from_utf8_lossy(list.as_bytes()));
+    let named: Vec<String> =
+        lists.flat_map(|list| list.split(',').map(|word| word.trim().to_owned()).collect::<Vec<_>>()).collect();
+    let own = [header::HOST.as_str(), header::CONTENT_LENGTH.as_str(), header::EXPECT.as_str()];
+    for name in named.iter().map(String::as_str).chain(HOP_BY_HOP.iter().copied()).chain(own) {
+        fields.remove(name);
+    }
+    fields
 }
 
 fn is_chunked(coding: &HeaderValue) -> bool {

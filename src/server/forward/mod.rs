@@ -33,12 +33,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
 use tokio::time::timeout;
-use tokio_util::bytes::BytesMut;
+use tokio_util::bytes::{Buf, BytesMut};
 use tracing::{debug, info};
 
 use crate::cache::patience::PATIENCE;
@@ -77,14 +77,19 @@ pub struct Config {
     pub upstream_timeout: Option<Duration>,
     /// Whether a fetch goes on when its last client has left.
     pub keep_filling: bool,
+    /// After a failure upstream is not asked again for so long, if an old reply will do.
+    pub retry_after: Duration,
     /// The ports that CONNECT may lead to.
     pub connect: Ports,
 }
 
-/// The time for the first line of a connection, and for each next piece of a head.
+/// The time for the first head of a connection that hyper does not read: for the first line, and all of a CONNECT.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// The time for another request on a connection.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// So many fetches a request waits for that turn out to be of another kind.
+const MOST_KINDS: usize = 16;
 
 /// Forwards requests.
 #[derive(Debug)]
@@ -110,7 +115,7 @@ impl ForwardServer {
             habits: config.habits,
             pool: Arc::default(),
         };
-        let store = Store::new(way, Fetches::new()?, config.cache_size, config.max_size, config.keep_filling);
+        let store = Store::new(way, Fetches::new()?, config);
         Ok(Self {
             store: Arc::new(store),
             reach: config.reach,
@@ -203,7 +208,7 @@ impl ForwardServer {
             Err(refusal) => return reply::refused(refusal, tale),
         };
         tale.role = if asked.wish.is_own || asked.method == Method::HEAD { Role::Bypass } else { Role::Miss };
-        let mut alone = false;
+        let (mut alone, mut kinds) = (false, 0);
         loop {
             let (place, is_first) = match self.store.admit(&asked, alone) {
                 Admission::Hit(stored) => return reply::kept(&asked, &stored, None, name, tale),
@@ -222,6 +227,7 @@ impl ForwardServer {
                     Ok(head) => head,
                     // The fetch goes on, and what comes of it is for others.
                     Err(_) => {
+                        old.keep_quiet(self.store.retry_after);
                         let trouble = Trouble::Failure("no reply for a second".into());
                         return reply::kept(&asked, old, Some(trouble), name, tale);
                     }
@@ -235,8 +241,13 @@ impl ForwardServer {
                 return reply::kept(&asked, old, Some(trouble), name, tale);
             }
             match head {
-                // It is somebody else's, or of another kind: everybody gets their own.
-                Some(Ok(head)) if !is_first && !may_share(&head, &fields, &asked) => alone = true,
+                // Everybody gets their own.
+                Some(Ok(head)) if !is_first && head.usage == Use::Own => alone = true,
+                // It is of another kind than what is asked for: perhaps others wait for that, too. Not for ever.
+                Some(Ok(head)) if !is_first && !agree(&head.varies, &fields, &asked.fields) => {
+                    kinds += 1;
+                    alone = kinds == MOST_KINDS;
+                }
                 Some(Ok(head)) => {
                     if !is_first {
                         tale.role = Role::Join;
@@ -254,11 +265,6 @@ impl ForwardServer {
             }
         }
     }
-}
-
-/// Whether a reply is for somebody who did not begin the fetch.
-fn may_share(head: &upstream::Head, fields: &header::HeaderMap, asked: &Asked) -> bool {
-    head.usage != Use::Own && agree(&head.varies, fields, &asked.fields)
 }
 
 /// A text from a stranger, for the log.
@@ -285,21 +291,22 @@ impl Handler for ForwardServer {
         let (peer, stop) = (connection.peer(), connection.stop());
         debug!(%peer, "Somebody at {peer} wants something forwarded!");
         // The first line tells whether this is hyper's business: a tunnel is not, nor another version of HTTP.
-        let mut ahead = BytesMut::new();
+        let (mut ahead, until) = (BytesMut::new(), Instant::now() + HEAD_TIME);
         while !ahead.contains(&b'\n') && ahead.len() <= REQUEST_LINE {
-            match connection.read_request(&mut ahead, Some(HEAD_TIME)).await {
+            match connection.read_request(&mut ahead, Some(until.saturating_duration_since(Instant::now()))).await {
                 Ok(None | Some(0)) => return Ok(Ending::Fin),
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && ahead.is_empty() => return Ok(Ending::Fin),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    let why = "The first line of the request is not whole after 10 s";
-                    return refuse(connection, StatusCode::REQUEST_TIMEOUT, why).await;
-                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return late(connection).await,
                 Err(error) => return Err(error),
+            }
+            // An empty line before a request is none (RFC 9112, section 2.2).
+            if ahead.starts_with(b"\r\n") {
+                ahead.advance(2);
             }
         }
         if ahead.starts_with(b"CONNECT ") {
-            return Box::pin(tunnel::serve(&self.store.way, &self.connect, connection, ahead)).await;
+            return Box::pin(tunnel::serve(&self.store.way, &self.connect, connection, ahead, until)).await;
         }
         let refusal = head::request(&ahead, &mut Room::default()).err();
         if let Some(refusal) = refusal {
@@ -318,6 +325,10 @@ impl Handler for ForwardServer {
         })
         .await
     }
+}
+
+async fn late(connection: &Connection) -> io::Result<Ending> {
+    refuse(connection, StatusCode::REQUEST_TIMEOUT, "The head of the request is not whole after 10 s").await
 }
 
 /// Sends a reply of one line to what hyper has not seen, after which nothing follows.

@@ -336,7 +336,7 @@ pub(super) fn under_way(asked: &Asked, head: &Head, place: Place, name: &str, mu
         _ => "fwd=uri-miss",
     };
     let mut response = forwarded(head, name, cache_status, Content::new(source, left, tale));
-    if let Some(length) = head.length.filter(|_| !has_no_body(asked, head.status)) {
+    if let Some(length) = head.length.filter(|_| !matches!(head.status.as_u16(), 204 | 304)) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     response

@@ -10,9 +10,9 @@ use hyper::{Method, StatusCode};
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::Why;
 use super::asked::Asked;
-use super::upstream::{FetchError, Head, Known, Way, fetch};
+use super::upstream::{FetchError, Head, Known, Way, fetch, weight};
+use super::{Config, Why};
 use crate::cache::flight::{Flight, Reader, Writer};
 use crate::cache::memory::{Kept, Memory};
 use crate::cache::shelf::Shelf;
@@ -28,8 +28,10 @@ const OWN_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Stored {
     pub(super) head: Arc<Head>,
     pub(super) body: Kept,
-    /// Of the request that it was a reply to.
+    /// Of the request that it was a reply to: those by which it varies.
     fields: HeaderMap,
+    /// Upstream had nothing better, and is not asked again before.
+    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Stored {
@@ -39,6 +41,32 @@ impl Stored {
             Use::Keep { age, .. } => age + self.head.since.elapsed(),
             Use::Share | Use::Own => self.head.since.elapsed(),
         }
+    }
+
+    /// A reply to a request with these fields.
+    fn new(head: Arc<Head>, body: Kept, fields: &HeaderMap) -> Self {
+        let mut varied = HeaderMap::new();
+        for name in &head.varies {
+            for value in fields.get_all(name) {
+                varied.append(name.clone(), value.clone());
+            }
+        }
+        Self { head, body, fields: varied, quiet_until: Mutex::default() }
+    }
+
+    /// Bytes that it takes in memory, roughly. A head is there twice while it is sent.
+    fn weight(&self) -> usize {
+        self.body.bytes().len() + 2 * self.head.weight() + weight(&self.fields)
+    }
+
+    /// Upstream has failed, or is slow.
+    pub(super) fn keep_quiet(&self, time: Duration) {
+        *lock(&self.quiet_until) = Some(Instant::now() + time);
+    }
+
+    /// Whether it has just now.
+    fn is_quiet(&self) -> bool {
+        lock(&self.quiet_until).is_some_and(|until| Instant::now() < until)
     }
 
     /// The time for which it is fresh, and for which it may be used afterwards.
@@ -128,6 +156,8 @@ pub(super) struct Store {
     /// The longest body that is kept.
     longest: usize,
     keep_filling: bool,
+    /// After a failure upstream is not asked again for so long, if what is in memory will do.
+    pub(super) retry_after: Duration,
     state: Mutex<State>,
 }
 
@@ -140,13 +170,25 @@ struct State {
 }
 
 impl Store {
-    pub(super) fn new(way: Way, fetches: Fetches, size: usize, longest: usize, keep_filling: bool) -> Self {
+    pub(super) fn new(way: Way, fetches: Fetches, config: &Config) -> Self {
+        let &Config { cache_size: size, max_size: longest, keep_filling, retry_after, .. } = config;
         let state = State { shelf: Shelf::new(size), under_way: HashMap::new(), forgotten: 0 };
         // As much again for what is under way.
         let memory = Memory::new(size.saturating_mul(2));
         let longest = longest.min(memory.longest());
         let (begun, failed, canceled) = Default::default();
-        Self { way, fetches, begun, failed, canceled, memory, longest, keep_filling, state: Mutex::new(state) }
+        Self {
+            way,
+            fetches,
+            begun,
+            failed,
+            canceled,
+            memory,
+            longest,
+            keep_filling,
+            retry_after,
+            state: Mutex::new(state),
+        }
     }
 
     pub(super) fn forget(&self) {
@@ -187,11 +229,11 @@ impl Store {
         let welcome = old.as_ref().filter(|stored| is_welcome(stored) && !alone);
         if let Some(stored) = welcome {
             let is_fresh = !stored.time_left().is_zero();
-            if !is_fresh && stored.overdue() < stored.life().1.while_revalidate && !wish.is_kept_only {
-                self.ask_again(state, key, asked, stored);
-                return Admission::Hit(Arc::clone(stored));
+            let serves_itself = stored.overdue() < stored.life().1.while_revalidate;
+            if !is_fresh && serves_itself && !wish.is_kept_only && !stored.is_quiet() {
+                self.ask_again(state, &key, asked, stored);
             }
-            if is_fresh {
+            if is_fresh || serves_itself || stored.is_quiet() && stored.beats_error() {
                 return Admission::Hit(Arc::clone(stored));
             }
         }
@@ -217,10 +259,10 @@ impl Store {
     }
 
     /// Has upstream asked for another one of what is in memory, unless that is under way; for nobody yet.
-    fn ask_again(self: &Arc<Self>, state: &mut State, key: String, asked: &Arc<Asked>, old: &Arc<Stored>) {
-        if asked.method == Method::GET && state.under_way(&key, &asked.fields).next().is_none() {
+    fn ask_again(self: &Arc<Self>, state: &mut State, key: &str, asked: &Arc<Asked>, old: &Arc<Stored>) {
+        if asked.method == Method::GET && state.under_way(key, &asked.fields).next().is_none() {
             let (flight, writer) = Flight::new(self.longest, true);
-            self.begin(state, key, asked, Some(Arc::clone(old)), writer, Some(flight));
+            self.begin(state, key.to_owned(), asked, Some(Arc::clone(old)), writer, Some(flight));
         }
     }
 
@@ -294,6 +336,11 @@ impl Store {
         // One lock for both: between the end of the fetch and its reply in memory nobody may begin another one.
         let state = &mut *lock(&self.state);
         state.leave(begun);
+        let has_failed = result.is_err() || head.as_ref().is_some_and(|head| is_error(head.status.as_u16()));
+        if has_failed && let Some(Slot::Kept(all)) = state.shelf.get(&begun.key) {
+            let its = all.iter().filter(|stored| agree(&stored.head.varies, &stored.fields, &begun.asked.fields));
+            its.for_each(|stored| stored.keep_quiet(self.retry_after));
+        }
         let body = match result {
             Ok(()) => begun.writer.land(),
             Err(error) => {
@@ -307,7 +354,7 @@ impl Store {
             && begun.forgotten == state.forgotten
             && !(is_error(head.status.as_u16()) && state.has_fallback(&begun.key))
         {
-            state.keep(&begun.key, Stored { head, body, fields: HeaderMap::clone(&begun.fields) });
+            state.keep(&begun.key, Stored::new(head, body, &begun.fields));
         }
     }
 }
@@ -367,7 +414,7 @@ impl State {
         // The newest ones, if there are very many.
         let surplus = all.len().saturating_sub(MOST_VARIANTS);
         all.drain(..surplus);
-        let weight = all.iter().map(|stored| stored.body.bytes().len() + 2 * stored.head.weight()).sum::<usize>();
+        let weight = all.iter().map(|stored| stored.weight()).sum::<usize>();
         self.shelf.put(key.clone(), Slot::Kept(all), weight + 2 * key.len());
     }
 }

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use tokio_util::bytes::{Buf, BytesMut};
 use tracing::{debug, info};
 
+use super::asked::host_fault;
 use super::shortened;
 use super::upstream::{FetchError, Way};
 use crate::address::Address;
@@ -17,7 +18,7 @@ use crate::net::dial::dial_by;
 use crate::net::relay::{RelayEnd, Relayed, Treatment, Upstream, relay};
 use crate::pace::Ending;
 use crate::proto::http::framing::{self, Framing};
-use crate::proto::http::head::{self, Room};
+use crate::proto::http::head::{self, Room, Version};
 use crate::units::{count, human, micros};
 
 /// The ports that a tunnel may lead to: `443`, `443,8000-8999`, `any`.
@@ -64,14 +65,18 @@ pub(super) async fn serve(
     ports: &Ports,
     connection: &mut Connection,
     mut ahead: BytesMut,
+    until: Instant,
 ) -> io::Result<Ending> {
     let (peer, since) = (connection.peer(), Instant::now());
     let (target, refusal) = loop {
         if let Some(asked) = asked(way, ports, &mut ahead) {
             break asked;
         }
-        if connection.read_some(&mut ahead, Some(super::HEAD_TIME)).await? == 0 {
-            return Ok(Ending::Fin);
+        match connection.read_some(&mut ahead, Some(until.saturating_duration_since(Instant::now()))).await {
+            Ok(0) => return Ok(Ending::Fin),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return super::late(connection).await,
+            Err(error) => return Err(error),
         }
     };
     let target = match (target, refusal) {
@@ -117,6 +122,9 @@ fn asked(way: &Way, ports: &Ports, ahead: &mut BytesMut) -> Option<(Option<Addre
         Ok(request) => request?,
         Err(error) => return no(error.status(), super::sentence(&error.to_string())),
     };
+    if let Some(why) = host_fault(request.fields.all("host"), request.version == Version::Http11) {
+        return no(400, why.to_owned());
+    }
     if framing::of_request(request.version, &request.fields) != Ok(Framing::None) {
         return no(400, "A CONNECT with a body is not forwarded".to_owned());
     }

@@ -24,7 +24,7 @@ use crate::cache::memory::{Kept, Memory, PIECE};
 use crate::errors::reason;
 use crate::net::dial::{DialError, Route, dial_by};
 use crate::net::relay::Upstream;
-use crate::proto::http::fields::Fields;
+use crate::proto::http::fields::{Fields, date};
 use crate::proto::http::framing::{self, Decoder, Fault, Framing, Piece, Truncated};
 use crate::proto::http::fresh::{Habits, Use, varies_by};
 use crate::proto::http::head::{self, BadResponse, Room};
@@ -67,6 +67,10 @@ pub(super) enum FetchError {
     Nothing,
     #[error("more than {INTERIM_REPLIES} interim replies")]
     Interim,
+    #[error("it changes to another protocol, for which nobody has asked")]
+    Unasked,
+    #[error("what it says is still good is another one")]
+    Another,
     #[error("nobody wants it any more")]
     Abandoned,
 }
@@ -133,24 +137,39 @@ pub(super) async fn fetch(
     known: Option<&Known>,
     memory: &Memory,
     writer: &Writer<Why>,
-    tell: impl FnOnce(Head),
+    tell: impl Fn(Head),
 ) -> Result<(), FetchError> {
     let fetched = async {
         writer.claim(way.within(memory.begin(), FetchError::Memory).await?);
-        let request = request(asked, known, &way.name);
-        let mut arrived = BytesMut::with_capacity(PIECE.max(CLIENT_HEAD));
-        let mut upstream = way.ask(asked.url.address(), &request, &mut arrived).await?;
-        if converse(way, asked, known, &mut upstream, &mut arrived, writer, tell).await? && !asked.claims_connection() {
-            way.pool.put(asked.url.address(), upstream);
-        } else {
-            upstream.close();
+        match fetch_once(way, asked, known, writer, &tell).await {
+            // Nothing is told yet: it is fetched as if nothing were known (RFC 9111, section 4.3.4).
+            Err(FetchError::Another) => fetch_once(way, asked, None, writer, &tell).await,
+            result => result,
         }
-        Ok(())
     };
     tokio::select! {
         result = fetched => result,
         () = writer.abandoned() => Err(FetchError::Abandoned),
     }
+}
+
+async fn fetch_once(
+    way: &Way,
+    asked: &Asked,
+    known: Option<&Known>,
+    writer: &Writer<Why>,
+    tell: &impl Fn(Head),
+) -> Result<(), FetchError> {
+    let (request, since) = (request(asked, known, &way.name), Instant::now());
+    let mut arrived = BytesMut::with_capacity(PIECE.max(CLIENT_HEAD));
+    let mut upstream = way.ask(asked.url.address(), &request, &mut arrived).await?;
+    let exchange = Exchange { way, asked, known, since };
+    if exchange.converse(&mut upstream, &mut arrived, writer, tell).await? && !asked.claims_connection() {
+        way.pool.put(asked.url.address(), upstream);
+    } else {
+        upstream.close();
+    }
+    Ok(())
 }
 
 impl Way {
@@ -180,41 +199,109 @@ impl Way {
     }
 }
 
-/// Hands on the reply of which the first bytes have arrived, and tells whether the connection can be used again.
-async fn converse(
-    way: &Way,
-    asked: &Asked,
-    known: Option<&Known>,
-    stream: &mut TcpStream,
-    arrived: &mut BytesMut,
-    writer: &Writer<Why>,
-    tell: impl FnOnce(Head),
-) -> Result<bool, FetchError> {
-    let (body, is_kept) = read_head(way, asked, known, stream, arrived, tell).await?;
-    let framing = match body {
-        Body::Arrives(framing) => framing,
-        Body::IsKnown(body) => {
-            hand_on(body.bytes(), writer).await?;
-            return Ok(is_kept && arrived.is_empty());
-        }
-    };
-    let mut decoder = Decoder::new(framing);
-    loop {
-        let mut rest = &arrived[..];
+/// One request and its reply.
+#[derive(Clone, Copy)]
+struct Exchange<'a> {
+    way: &'a Way,
+    asked: &'a Asked,
+    known: Option<&'a Known>,
+    /// When it was begun.
+    since: Instant,
+}
+
+impl Exchange<'_> {
+    /// Hands on the reply of which the first bytes have arrived, and tells whether the connection can be used again.
+    async fn converse(
+        &self,
+        stream: &mut TcpStream,
+        arrived: &mut BytesMut,
+        writer: &Writer<Why>,
+        tell: &impl Fn(Head),
+    ) -> Result<bool, FetchError> {
+        let (body, is_kept) = self.read_head(stream, arrived, tell).await?;
+        let framing = match body {
+            Body::Arrives(framing) => framing,
+            Body::IsKnown(body) => {
+                hand_on(body.bytes(), writer).await?;
+                return Ok(is_kept && arrived.is_empty());
+            }
+        };
+        let mut decoder = Decoder::new(framing);
         loop {
-            match decoder.next(&mut rest)? {
-                Piece::Body(bytes) => hand_on(bytes, writer).await?,
-                Piece::More => break,
-                // What follows was not asked for.
-                Piece::End => return Ok(is_kept && rest.is_empty()),
+            let mut rest = &arrived[..];
+            loop {
+                match decoder.next(&mut rest)? {
+                    Piece::Body(bytes) => hand_on(bytes, writer).await?,
+                    Piece::More => break,
+                    // What follows was not asked for.
+                    Piece::End => return Ok(is_kept && rest.is_empty()),
+                }
+            }
+            arrived.clear();
+            if self.way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
+                decoder.end_of_stream()?;
+                return Ok(false);
             }
         }
-        arrived.clear();
-        if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
-            decoder.end_of_stream()?;
-            return Ok(false);
+    }
+
+    /// Reads up to the end of the head, and hands it on. Tells, too, whether the connection lives on after this reply.
+    async fn read_head(
+        &self,
+        stream: &mut TcpStream,
+        arrived: &mut BytesMut,
+        tell: &impl Fn(Head),
+    ) -> Result<(Body, bool), FetchError> {
+        let mut interim = 0;
+        loop {
+            let mut room = Room::default();
+            if let Some(reply) = head::response(arrived, &mut room)? {
+                let (length, status) = (reply.len, reply.status);
+                if (100..200).contains(&status) {
+                    interim += 1;
+                    if status == 101 {
+                        return Err(FetchError::Unasked);
+                    }
+                    if interim > INTERIM_REPLIES {
+                        return Err(FetchError::Interim);
+                    }
+                    arrived.advance(length);
+                    continue;
+                }
+                let is_kept = reply.keeps_connection();
+                let framing = framing::of_response(self.asked.method.as_str(), status, reply.version, &reply.fields)?;
+                let body = match (status, self.known) {
+                    (304, Some(known)) if !known.head.is_of(&reply.fields) => return Err(FetchError::Another),
+                    (304, Some(known)) => {
+                        tell(known.head.renewed(&reply.fields, &known.body, self));
+                        Body::IsKnown(known.body.clone())
+                    }
+                    _ => {
+                        tell(Head::of(status, &reply, framing, self)?);
+                        Body::Arrives(framing)
+                    }
+                };
+                arrived.advance(length);
+                return Ok((body, is_kept));
+            }
+            // There is room for a head, unless others came before it.
+            arrived.reserve(1);
+            if self.way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
+                return Err(FetchError::Nothing);
+            }
         }
     }
+
+    /// What may be done with a reply that came now.
+    fn usage(&self, status: u16, said: &HeaderMap) -> Use {
+        Use::of(status, said, SystemTime::now(), self.since.elapsed(), &self.way.habits)
+    }
+}
+
+/// Where the body of a reply comes from.
+enum Body {
+    Arrives(Framing),
+    IsKnown(Kept),
 }
 
 async fn hand_on(bytes: &[u8], writer: &Writer<Why>) -> Result<(), FetchError> {
@@ -226,78 +313,55 @@ async fn hand_on(bytes: &[u8], writer: &Writer<Why>) -> Result<(), FetchError> {
     Ok(())
 }
 
-/// Where the body of a reply comes from.
-enum Body {
-    Arrives(Framing),
-    IsKnown(Kept),
-}
-
-/// Reads up to the end of the head, and hands it on. Tells, too, whether the connection lives on after this reply.
-async fn read_head(
-    way: &Way,
-    asked: &Asked,
-    known: Option<&Known>,
-    stream: &mut TcpStream,
-    arrived: &mut BytesMut,
-    tell: impl FnOnce(Head),
-) -> Result<(Body, bool), FetchError> {
-    let mut interim = 0;
-    loop {
-        let mut room = Room::default();
-        if let Some(reply) = head::response(arrived, &mut room)? {
-            let (length, status) = (reply.len, reply.status);
-            if (100..200).contains(&status) {
-                interim += 1;
-                // No protocol but this one was asked for.
-                if interim > INTERIM_REPLIES || status == 101 {
-                    return Err(FetchError::Interim);
-                }
-                arrived.advance(length);
-                continue;
-            }
-            let is_kept = reply.keeps_connection();
-            let framing = framing::of_response(asked.method.as_str(), status, reply.version, &reply.fields)?;
-            if let (304, Some(Known { head, body })) = (status, known) {
-                tell(head.renewed(&reply.fields, body, &way.habits));
-                arrived.advance(length);
-                return Ok((Body::IsKnown(body.clone()), is_kept));
-            }
-            tell(Head::of(status, &reply.fields, framing, asked, &way.habits));
-            arrived.advance(length);
-            return Ok((Body::Arrives(framing), is_kept));
-        }
-        // There is room for a head, unless others came before it.
-        arrived.reserve(1);
-        if way.within(stream.read_buf(arrived), FetchError::Silent).await?? == 0 {
-            return Err(FetchError::Nothing);
-        }
-    }
-}
-
 impl Head {
-    fn of(status: u16, fields: &Fields<'_>, framing: Framing, asked: &Asked, habits: &Habits) -> Self {
-        // Of a body that is not sent, the length is as it was said; of others we say it ourselves.
-        let passed_on = end_to_end(fields, asked.method == Method::HEAD);
+    fn of(status: u16, reply: &head::Response<'_>, framing: Framing, exchange: &Exchange<'_>) -> Result<Self, Fault> {
+        let (fields, is_head) = (&reply.fields, exchange.asked.method == Method::HEAD);
         let length = match framing {
             Framing::Length(length) => Some(length),
-            Framing::None if asked.method != Method::HEAD => Some(0),
+            // What the body would have, had it been asked for. It is passed on, so it has to make sense.
+            Framing::None if is_head && status != 304 => {
+                match framing::of_response("GET", status, reply.version, fields)? {
+                    Framing::Length(length) => Some(length),
+                    Framing::None | Framing::Chunked | Framing::UntilClose => None,
+                }
+            }
+            Framing::None if !is_head => Some(0),
             Framing::None | Framing::Chunked | Framing::UntilClose => None,
         };
-        Self {
+        // Judged by all that it says, also if that is for this connection only.
+        let said = collected(fields, |_| true);
+        let mut passed_on = end_to_end(fields);
+        if !passed_on.contains_key(header::DATE)
+            && let Ok(now) = HeaderValue::try_from(date(SystemTime::now()))
+        {
+            // When it was received (RFC 9110, section 6.6.1).
+            passed_on.insert(header::DATE, now);
+        }
+        Ok(Self {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
-            usage: Use::of(status, &passed_on, SystemTime::now(), habits),
-            varies: varies_by(&passed_on),
+            usage: exchange.usage(status, &said),
+            varies: varies_by(&said),
             fields: passed_on,
             length,
             since: Instant::now(),
             is_renewed: false,
-        }
+        })
+    }
+
+    /// Whether what a 304 says is about this reply, and not about another one (RFC 9111, section 4.3.4).
+    fn is_of(&self, said: &Fields<'_>) -> bool {
+        let agrees = |name: &str| match (said.get(name), self.fields.get(name)) {
+            (Some(said), Some(its)) => said == its.as_bytes(),
+            // It says less than the reply did, or has nothing to be compared with.
+            (None, _) | (Some(_), None) => true,
+        };
+        agrees("etag") && (said.get("etag").is_some() || agrees("last-modified"))
     }
 
     /// As it is after upstream has said, with these fields, that it is still good (RFC 9111, section 4.3.4).
-    fn renewed(&self, said: &Fields<'_>, body: &Kept, habits: &Habits) -> Self {
+    fn renewed(&self, said: &Fields<'_>, body: &Kept, exchange: &Exchange<'_>) -> Self {
         let mut fields = self.fields.clone();
-        let is_new = end_to_end(said, false);
+        let is_new = end_to_end(said);
         for name in is_new.keys() {
             fields.remove(name);
         }
@@ -310,7 +374,7 @@ impl Head {
         }
         Self {
             status: self.status,
-            usage: Use::of(self.status.as_u16(), &fields, SystemTime::now(), habits),
+            usage: exchange.usage(self.status.as_u16(), &fields),
             varies: varies_by(&fields),
             fields,
             length: Some(body.bytes().len() as u64),
@@ -327,20 +391,25 @@ impl Head {
 
     /// Bytes that it takes in memory, roughly.
     pub(super) fn weight(&self) -> usize {
-        let of = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
-        self.fields.iter().map(of).sum::<usize>() + size_of::<Self>()
+        weight(&self.fields) + size_of::<Self>()
     }
 }
 
-/// Fields of a reply that are for clients, too.
-fn end_to_end(fields: &Fields<'_>, with_length: bool) -> HeaderMap {
+/// Bytes that these take in memory, roughly.
+pub(super) fn weight(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
+}
+
+/// Fields of a reply that are for clients, too. How long its body is the proxy says itself.
+fn end_to_end(fields: &Fields<'_>) -> HeaderMap {
+    collected(fields, |name| !fields.is_hop_by_hop(name) && !name.eq_ignore_ascii_case("content-length"))
+}
+
+fn collected(fields: &Fields<'_>, is_wanted: impl Fn(&str) -> bool) -> HeaderMap {
     let field = |(name, value): (&str, &[u8])| {
         Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(&unfolded(value)).ok()?))
     };
-    let is_passed_on = |(name, _): &(&str, &[u8])| {
-        !fields.is_hop_by_hop(name) && (with_length || !name.eq_ignore_ascii_case("content-length"))
-    };
-    fields.iter().filter(is_passed_on).filter_map(field).collect()
+    fields.iter().filter(|(name, _)| is_wanted(name)).filter_map(field).collect()
 }
 
 /// A value in one line (RFC 9112, section 5.2).
@@ -359,10 +428,7 @@ fn request(asked: &Asked, known: Option<&Known>, name: &str) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
     // Writing to memory cannot fail.
     let _ = write!(head, "{method} {} HTTP/1.1\r\nHost: {}\r\n", url.path(), url.authority());
-    for (field, value) in fields.iter().filter(|(field, _)| !is_hop_by_hop(fields, field)) {
-        if matches!(*field, header::HOST | header::CONTENT_LENGTH | header::EXPECT) {
-            continue;
-        }
+    for (field, value) in fields {
         head.extend_from_slice(field.as_str().as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());
@@ -379,13 +445,4 @@ fn request(asked: &Asked, known: Option<&Known>, name: &str) -> Vec<u8> {
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-fn is_hop_by_hop(fields: &HeaderMap, name: &HeaderName) -> bool {
-    use crate::proto::http::fields::HOP_BY_HOP;
-    let named = || {
-        let lists = fields.get_all(header::CONNECTION).iter().filter_map(|list| list.to_str().ok());
-        lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case(name.as_str()))
-    };
-    HOP_BY_HOP.contains(&name.as_str()) || named()
 }

@@ -347,7 +347,11 @@ fn what_nobody_listens_to_is_held_and_then_its_sender_waits() {
     other.send("/queue/later", "5");
     other.end();
     let finished = broker.stop();
-    assert!(finished.stderr.contains("Lost 1 message that nobody came for on /queue/later"), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("Lost 1 message that nobody came for, on /queue/later (1)"),
+        "{}",
+        finished.stderr
+    );
 }
 
 /// Sends so many messages of 9 kB past a listener that does not read, each when one that does has read the one before.
@@ -643,4 +647,28 @@ fn a_broker_that_dies_does_not_say_that_it_has_heard_all() {
     for client in [listener, sender] {
         assert_eq!(client.next().expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
     }
+}
+
+#[test]
+fn a_sender_that_is_reset_while_it_waits_for_room_gives_up_its_place() {
+    let broker = broker(&["--hold", "2k", "--max-clients", "1"]);
+    let sender = Client::sender(&broker);
+    // More than is held: it waits for somebody who listens.
+    for _ in 0..3 {
+        sender.send("/queue/full", [0; 600]);
+    }
+    eventually("more have come than are held", || totals(&broker)[0] > 1);
+    crate::harness::reset(sender.0);
+    // There is one place.
+    let listener = Client::new(&broker, "/queue/full");
+    assert_eq!(listener.message(), [0; 600]);
+}
+
+#[test]
+fn who_ends_in_the_middle_of_its_first_message_is_told_in_the_log() {
+    let broker = broker(&[]);
+    let client = broker.connect();
+    (&client).write_all(b"\0\0\0\x05/nu").expect("sent");
+    client.shutdown(Shutdown::Write).expect("connected");
+    broker.hear(&format!("{} has ended in the middle of a message", client.local_addr().expect("connected")));
 }

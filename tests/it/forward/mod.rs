@@ -1,5 +1,6 @@
 //! poetry-proxy --http as clients and servers meet it: what is forwarded, shared and kept, and the truth about bad upstreams.
 
+mod attacks;
 mod theirs;
 
 use std::io::{self, Read, Write};
@@ -33,7 +34,7 @@ fn say(proxy: &Service, bytes: impl AsRef<[u8]>) -> (String, Result<(), io::Erro
 fn hear(mut stream: TcpStream) -> (String, Result<(), io::ErrorKind>) {
     let mut all = Vec::new();
     let end = stream.read_to_end(&mut all).map(drop).map_err(|error| error.kind());
-    (String::from_utf8(all).expect("UTF-8"), end)
+    (String::from_utf8_lossy(&all).into_owned(), end)
 }
 
 /// A request for a path of a server, in this version of HTTP.
@@ -397,7 +398,7 @@ fn an_old_reply_is_served_while_upstream_is_asked_again_and_instead_of_an_error(
     }
     for (flags, control) in [(&["--stale-if-error"][..], "x"), (&[], "stale-if-error=3600")] {
         let (server, connections) = by_hand();
-        let proxy = proxy(flags);
+        let proxy = proxy(&[&["--retry-after", "0"], flags].concat());
         // As it comes, an error, one that breaks off, and silence; then it has another one.
         for (reply, expected) in [
             (Some(old(control)), (200, "hello", "fwd=uri-miss")),
