@@ -28,9 +28,9 @@ use super::stop::Stop;
 use crate::pace::Ending;
 
 /// The time for a head: for the first one from when the client has connected, for others from their first byte.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+pub const HEAD_TIME: Duration = Duration::from_secs(10);
 /// The time for the first byte of another request.
-const IDLE_TIME: Duration = Duration::from_secs(30);
+pub const IDLE_TIME: Duration = Duration::from_secs(30);
 /// What whoever takes longer gets.
 const LATE: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 48\r\n\
     Connection: close\r\n\r\nThe head of the request is not whole after 10 s\n";

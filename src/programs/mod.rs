@@ -13,6 +13,7 @@ mod message_args;
 pub mod poetry_broker;
 pub mod poetry_chaos;
 pub mod poetry_listen;
+pub mod poetry_monitor;
 pub mod poetry_proxy;
 pub mod poetry_race;
 pub mod poetry_send;
@@ -78,6 +79,7 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<poetry_broker::Args, poetry_broker::BrokerArgs>("poetry-broker"),
     ServiceProgram::new::<tcp_charfinder::Args, tcp_charfinder::LineArgs>("tcp-charfinder"),
     ServiceProgram::new::<http_charfinder::Args, http_charfinder::PageArgs>("http-charfinder"),
+    ServiceProgram::new::<poetry_monitor::Args, poetry_monitor::MonitorArgs>("poetry-monitor"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

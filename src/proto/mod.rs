@@ -4,3 +4,5 @@ pub mod frame;
 pub mod http;
 pub mod netstring;
 pub mod telnet;
+pub mod timestamp;
+pub mod zmtp;

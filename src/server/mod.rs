@@ -15,6 +15,7 @@ mod fetches;
 pub mod finder;
 pub mod forward;
 pub mod http;
+pub mod monitor;
 pub mod origin;
 pub mod page;
 pub mod proxy;

@@ -17,7 +17,7 @@ use hyper::body::{self, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use tokio_util::bytes::Bytes;
+use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::debug;
 
 use crate::net::{Connection, Stoppable, http};
@@ -67,10 +67,23 @@ impl Site {
         connection: &mut Connection,
         make: impl Fn(Parts) -> F,
     ) -> io::Result<Ending> {
+        self.serve_from(connection, BytesMut::new(), make).await
+    }
+
+    /// [`serve`](Self::serve)s a connection of which these bytes have been read already.
+    ///
+    /// # Errors
+    /// As for [`http::serve`].
+    pub(super) async fn serve_from<F: Future<Output = Response<Content>>>(
+        &self,
+        connection: &mut Connection,
+        ahead: BytesMut,
+        make: impl Fn(Parts) -> F,
+    ) -> io::Result<Ending> {
         let peer = connection.peer();
         debug!(%peer, "Somebody at {peer} wants a page!");
         let (stop, make) = (connection.stop(), &make);
-        http::serve(connection, |request: Request<Incoming>| {
+        http::serve_from(connection, ahead, http::IDLE_TIME, |request: Request<Incoming>| {
             let is_closing = stop.is_closing();
             async move {
                 let (request, _) = request.into_parts();
@@ -100,10 +113,9 @@ impl Site {
         };
         let status = response.status();
         let headers = response.headers_mut();
-        for (name, value) in HEADERS {
+        for (name, value) in self.headers() {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(self.policy));
         if matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }
@@ -112,6 +124,16 @@ impl Site {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// What is on every answer.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, &'static str)> + use<> {
+        HEADERS.into_iter().chain([(header::CONTENT_SECURITY_POLICY, self.policy)])
+    }
+
+    /// Whether a request gets a page, if there is one.
+    pub(super) fn allows(&self, request: &Parts) -> bool {
+        self.refusal(request).is_none()
     }
 
     /// Why a request gets no page, if it gets none.
