@@ -18,6 +18,7 @@ pub mod poetry_proxy;
 pub mod poetry_race;
 pub mod poetry_send;
 pub mod poetryd;
+pub mod reporter;
 pub mod service;
 pub mod slowpoetry;
 pub mod tcp_charfinder;

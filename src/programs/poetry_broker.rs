@@ -192,6 +192,10 @@ impl Service for BrokerServer {
         self.tell();
     }
 
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        BrokerServer::figures(self)
+    }
+
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         self.add_metrics(page, labels);
     }

@@ -313,6 +313,15 @@ impl Service for ForwardServer {
         info!("Totals: {}", self.totals(counts.bytes()));
     }
 
+    fn reload_mark(&self) -> &'static str {
+        "cache cleared"
+    }
+
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        let [hits, misses, ..] = self.answers();
+        vec![("hits", hits), ("misses", misses), ("kept", self.kept())]
+    }
+
     fn end(&self) -> u8 {
         self.end_fetches();
         SUCCESS
@@ -342,6 +351,17 @@ impl Service for ProxyServer {
 
     fn report(&self, counts: &Counts) {
         info!("Totals: {}", self.totals(counts.bytes()));
+    }
+
+    fn reload_mark(&self) -> &'static str {
+        "cache cleared"
+    }
+
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        let count = |words: &[&str]| {
+            self.answers().into_iter().filter(|(word, _)| words.contains(word)).map(|(_, count)| count).sum()
+        };
+        vec![("hits", count(&["hit"])), ("misses", count(&["miss"])), ("buffered", self.buffered_bytes() as u64)]
     }
 
     fn end(&self) -> u8 {

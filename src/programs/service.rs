@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use super::reporter::{Marks, ReportArgs, Reported, Reporter};
 use crate::address::Address;
 use crate::cli::command::{Beside, CommandArgs, Place};
 use crate::cli::journal::Journal;
@@ -54,6 +55,10 @@ pub struct ProcessArgs {
     #[command(flatten)]
     pub logs: LogArgs,
 
+    /// Who watches it.
+    #[command(flatten)]
+    pub report: ReportArgs,
+
     /// What runs beside it.
     #[command(flatten)]
     pub command: CommandArgs,
@@ -66,6 +71,7 @@ impl ProcessArgs {
         Self {
             ready: self.ready.over(base.ready),
             logs: self.logs.over(base.logs),
+            report: self.report.over(base.report),
             command: self.command.over(base.command),
         }
     }
@@ -241,6 +247,16 @@ pub trait Service: Send + Sync {
         tell_totals(counts);
     }
 
+    /// What it has to tell a monitor beside what the engine counts, by names of lower-case letters and underscores.
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// What a reload is, on a chart.
+    fn reload_mark(&self) -> &'static str {
+        "reload"
+    }
+
     /// Adds the metrics that it has beside those of the engine, all with these labels.
     fn metrics(&self, _: &mut Page, _: &[(&str, &str)]) {}
 
@@ -268,10 +284,18 @@ pub fn tell_totals(counts: &Counts) {
     info!(accepted, served, lost, bytes, "Totals: {clients} accepted, {served} served, {lost} lost; {sent} sent");
 }
 
+/// The figures of a server, for a reporter.
+pub fn figures(service: &Arc<dyn Service>) -> Box<dyn Fn() -> Vec<(&'static str, u64)> + Send> {
+    let service = Arc::clone(service);
+    Box::new(move || service.figures())
+}
+
 /// Reloads a server that is a program of its own.
-fn reload(service: &dyn Service) {
-    if service.reload() == Reload::Nothing {
-        tell_nothing_to_reload();
+fn reload(service: &dyn Service, marks: Option<&Marks>) {
+    match (service.reload(), marks) {
+        (Reload::Nothing, _) => tell_nothing_to_reload(),
+        (Reload::Done, Some(marks)) => marks.add(0, service.reload_mark()),
+        (Reload::Done | Reload::Failed, _) => {}
     }
 }
 
@@ -403,10 +427,11 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     // Filled during the start. A reload that is asked for before anything was read has nothing to do.
     let opened = Arc::new(OnceLock::<Arc<dyn Service>>::new());
     let started = Arc::new(OnceLock::<Arc<Counts>>::new());
-    let (told, counted) = (Arc::clone(&opened), Arc::clone(&started));
+    let marks = Arc::new(OnceLock::<Marks>::new());
+    let (told, counted, noted) = (Arc::clone(&opened), Arc::clone(&started), Arc::clone(&marks));
     let stopping = stop_on(stopping::block(), limits.grace, stop.clone(), move |request| {
         match (request, told.get(), counted.get()) {
-            (Request::Reload, Some(service), _) => reload(service.as_ref()),
+            (Request::Reload, Some(service), _) => reload(service.as_ref(), noted.get()),
             (Request::Report, Some(service), Some(counts)) => service.report(counts),
             (Request::Stop | Request::Reload | Request::Report, ..) => {}
         }
@@ -427,6 +452,16 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
     let _ = started.set(Arc::clone(run.counts()));
     let counts = Arc::clone(run.counts());
     beside.watch(&counts)?;
+    let reported = Reported {
+        program: launch.program(),
+        address: lines.first().map(|(_, address)| address.to_string()).unwrap_or_default(),
+        counts: Arc::clone(&counts),
+        figures: figures(&service),
+    };
+    let reporter = Reporter::start(&process.report, vec![reported])?;
+    if let Some(reporter) = &reporter {
+        let _ = marks.set(reporter.marks());
+    }
     // Everything that can fail, and then the word that it has not.
     ready.tell(&lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(&lines), limits.grace, &stopping)?;
@@ -434,6 +469,9 @@ pub fn run(launch: &impl Launch, process: &ProcessArgs) -> Result<u8, Error> {
         ended.tell("Stopped");
         service.end()
     });
+    if let Some(reporter) = reporter {
+        reporter.end();
+    }
     companion.end(served, &stopping, &[&counts])
 }
 

@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::faults::{FaultArgs, Usual};
 use super::http_args::HttpArgs;
+use super::reporter::{ReportArgs, Reported, Reporter};
 use super::service::{ClientArgs, ProcessArgs, addresses, announce, tell_nothing_to_reload, tell_totals};
 use crate::cli::command::{Beside, Place};
 use crate::cli::journal::Journal;
@@ -128,7 +129,8 @@ fn run(args: &Args) -> Result<u8, Error> {
     let listener = args.listen.bind(if faults.never_accept { 0 } else { BACKLOG }, trouble)?;
     let lines = [(args.http.serving(&named), address(slice::from_ref(&listener))?)];
     if faults.never_accept {
-        return accept_nobody(&args.patience, listener, &journal, &lines, ready, beside);
+        let report = &args.process.report;
+        return accept_nobody(&args.patience, listener, &journal, &lines, ready, beside, report);
     }
     let fault_plan = faults.open()?;
     // Not sooner: a name that is slow to resolve can be interrupted.
@@ -157,14 +159,25 @@ fn run(args: &Args) -> Result<u8, Error> {
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     beside.watch(stopper.counts())?;
     // Everything that can fail, and then the word that it has not.
+    let reporter = report(&args.process.report, &lines, stopper.counts())?;
     ready.tell(&lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(&lines), args.patience.grace, &stopping)?;
     let served = server.run(&stopper).map_err(|error| Error::cannot("listen on", lines[0].1, &error));
     // It may have served as many as it should, and have a companion that has not ended.
     stopper.close();
     server.fault_plan.tell_faults();
+    if let Some(reporter) = reporter {
+        reporter.end();
+    }
     let status = if server.fault_plan.finish() { SUCCESS } else { FAILURE };
     companion.end(served.map(|()| status), &stopping, &[stopper.counts()])
+}
+
+/// Tells a monitor what it does, if that is asked for.
+fn report(args: &ReportArgs, lines: &[(String, SocketAddr)], counts: &Arc<Counts>) -> Result<Option<Reporter>, Error> {
+    let address = lines.first().map(|(_, address)| address.to_string()).unwrap_or_default();
+    let server = Reported { program: "slowpoetry", address, counts: Arc::clone(counts), figures: Box::new(Vec::new) };
+    Reporter::start(args, vec![server])
 }
 
 /// Listens, until it is stopped.
@@ -175,6 +188,7 @@ fn accept_nobody(
     lines: &[(String, SocketAddr)],
     ready: Ready,
     beside: Beside,
+    args: &ReportArgs,
 ) -> Result<u8, Error> {
     let stop = Stop::default();
     let counts = Arc::<Counts>::default();
@@ -184,9 +198,13 @@ fn accept_nobody(
     journal.start()?;
     let door = Door { name: "poem", listeners: vec![listener], listen_later: None };
     let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("accept", "nobody", &error))?;
+    let reporter = report(args, lines, &counts)?;
     ready.tell(lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(lines), patience.grace, &stopping)?;
     nobody.run(&stop);
+    if let Some(reporter) = reporter {
+        reporter.end();
+    }
     companion.end(Ok(SUCCESS), &stopping, &[&counts])
 }
 

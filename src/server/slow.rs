@@ -57,7 +57,7 @@ pub struct Stopper(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     listener: TcpListener,
-    counts: Counts,
+    counts: Arc<Counts>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -98,12 +98,12 @@ impl Stopper {
         // Whatever happens before the whole poem is sent, and be it the end of the process, it is a reset. Sockets inherit
         // that from now on; to those that wait in the queue already it is said when they are accepted.
         close::abruptly(&SockRef::from(&listener));
-        let counts = Counts::default();
+        let counts = Arc::default();
         Self(Arc::new(Shared { listener, counts, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     /// What the server has done so far. Of a client under way, the bytes are counted already.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Arc<Counts> {
         &self.0.counts
     }
 }

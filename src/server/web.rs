@@ -45,17 +45,25 @@ pub(super) struct Site {
     /// Names by which it may be called, beside `localhost` and IP addresses; `None`: any.
     names: Option<Vec<String>>,
     policy: &'static str,
+    /// Whether each answer is the last one of its connection.
+    is_closing: bool,
 }
 
 impl Site {
     /// Pages that are nobody else's business: it has to be called by one of these names.
     pub(super) fn called(program: &'static str, names: Vec<String>) -> Self {
-        Self { program, names: Some(names), policy: POLICY }
+        Self { program, names: Some(names), policy: POLICY, is_closing: false }
+    }
+
+    /// Each request on a connection of its own.
+    #[must_use]
+    pub(super) fn once(self) -> Self {
+        Self { is_closing: true, ..self }
     }
 
     /// Pages for anybody, with forms.
     pub(super) fn public(program: &'static str) -> Self {
-        Self { program, names: None, policy: POLICY_WITH_FORMS }
+        Self { program, names: None, policy: POLICY_WITH_FORMS, is_closing: false }
     }
 
     /// Answers the requests of a connection, as [`http::serve`] does; `make` makes the pages.
@@ -120,7 +128,7 @@ impl Site {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }
         // A body that was not asked for is not looked for, either.
-        if is_closing || has_body || is_malformed {
+        if self.is_closing || is_closing || has_body || is_malformed {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -557,7 +557,7 @@ pub(crate) fn follow(page: &str, commands: usize) {
 }
 
 /// A server of others, stopped when it is dropped.
-pub(crate) struct Theirs(Child);
+pub(crate) struct Theirs(pub(crate) Child);
 
 impl Drop for Theirs {
     fn drop(&mut self) {

@@ -20,6 +20,7 @@ mod interrupt;
 mod library;
 mod limits;
 mod mistakes;
+mod monitor;
 mod outputs;
 mod poetryd;
 mod proxy;

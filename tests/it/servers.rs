@@ -30,6 +30,10 @@ impl Place {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("set");
         fs::copy(poem_file("sera.txt"), directory.path().join("poem")).expect("copied");
+        // An hour, so that it is not over before anything else.
+        let sample =
+            |at: u32| format!("{{\"at\": {at}, \"color\": \"red\", \"timestamp\": \"2026-01-01T00:00:00Z\"}}\n");
+        fs::write(directory.path().join("samples"), sample(0) + &sample(3_600_000)).expect("written");
         Self(directory)
     }
 
@@ -42,8 +46,8 @@ impl Place {
     }
 
     /// Every server, with the words that it needs at least.
-    pub(crate) fn servers(&self) -> [Vec<String>; 9] {
-        let poem = self.word("poem");
+    pub(crate) fn servers(&self) -> [Vec<String>; 10] {
+        let (poem, record) = (self.word("poem"), self.word("samples"));
         [
             vec!["slowpoetry", "--delay", "0", &poem],
             vec!["fastpoetry", &poem],
@@ -53,6 +57,7 @@ impl Place {
             vec!["poetry-broker"],
             vec!["tcp-charfinder"],
             vec!["http-charfinder"],
+            vec!["poetry-monitor", "--replay", &record],
             vec!["poetryd", "fastpoetry", &poem],
         ]
         .map(|words| words.into_iter().map(str::to_owned).collect())
@@ -215,7 +220,7 @@ fn a_descriptor_and_a_file_say_that_a_server_is_ready() {
         assert_eq!(running.finish().code(), 0);
         assert!(!Path::new(&port_file).exists(), "{server:?}");
     }
-    assert_eq!(fs::read_dir(place.0.path()).expect("a directory").count(), 1, "nothing is left but the poem");
+    assert_eq!(fs::read_dir(place.0.path()).expect("a directory").count(), 2, "nothing is left but what was there");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Services that are open, from there to their end.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ use crate::net::counts::Counts;
 use crate::net::descriptors::Descriptors;
 use crate::net::pulse::{Pulse, Question};
 use crate::net::{Door, ServerLimits, Stop, Stoppable};
-use crate::programs::service::{Launch, Open, Run, Service, address, addresses, announce, prepare};
+use crate::programs::reporter::{ReportArgs, Reported, Reporter};
+use crate::programs::service::{Launch, Open, Run, Service, address, addresses, announce, figures, prepare};
 use crate::server::page::PageServer;
 
 /// A service that listens, and has not begun.
@@ -51,6 +52,7 @@ pub(super) struct Daemon {
     pub(super) metrics: Option<PageDoor>,
     pub(super) log: Log,
     pub(super) notifier: Notifier,
+    pub(super) report: ReportArgs,
 }
 
 /// Where there are pages, and the names by which they may be called.
@@ -124,7 +126,7 @@ impl Daemon {
     /// # Errors
     /// One of the services cannot be started: then none is, and nobody was told that they are.
     pub(super) fn serve(self, signals: Blocked, words: Words) -> Result<u8, Error> {
-        let Self { services, metrics, log, notifier } = self;
+        let Self { services, metrics, log, notifier, report } = self;
         let Words { ready, pid_file, detached, mut beside } = words;
         let graces = services.iter().map(|service| service.limits.grace);
         let grace = graces.chain(metrics.as_ref().map(|_| METRICS_GRACE)).max().unwrap_or_default();
@@ -161,7 +163,8 @@ impl Daemon {
             Log::Stderr(journal) => Some(journal.clone()),
             Log::File(_) => None,
         };
-        let told = on_request(Arc::clone(&seen), log, Arc::clone(&manager));
+        let marks = Arc::new(OnceLock::new());
+        let told = on_request(Arc::clone(&seen), log, Arc::clone(&manager), Arc::clone(&marks));
         let stopping = stop_on(signals, grace, Whole { services: stop.clone(), pages: page_stop.clone() }, told)?;
         stopping.at_the_end(move || drop(pid_file));
         journal.map_or(Ok(()), |journal| journal.start())?;
@@ -179,6 +182,16 @@ impl Daemon {
             let address = address.to_string();
             let (stop, together) = (page_stop.clone(), stop.clone());
             page_thread = Some(start(Prepared { program: PROGRAM, address, service, run, stop, together })?);
+        }
+        let reported = |it: &Running| Reported {
+            program: it.program,
+            address: it.address.clone(),
+            counts: Arc::clone(&it.counts),
+            figures: figures(&it.service),
+        };
+        let reporter = Reporter::start(&report, seen.iter().map(reported).collect())?;
+        if let Some(reporter) = &reporter {
+            let _ = marks.set(reporter.marks());
         }
         let threads = prepared.into_iter().map(start).collect::<Result<Vec<_>, Error>>()?;
         let _watchdog = watchdog(&notifier, pulses)?;
@@ -198,6 +211,9 @@ impl Daemon {
         let threads: Vec<JoinHandle<u8>> = threads.into_iter().map(Parked::go).collect();
         let status = |thread: JoinHandle<u8>| thread.join().unwrap_or(FAILURE);
         let worst = threads.into_iter().map(status).max().unwrap_or(SUCCESS);
+        if let Some(reporter) = reporter {
+            reporter.end();
+        }
         // It may not have been a signal that has ended them.
         manager.stopping();
         page_stop.close();

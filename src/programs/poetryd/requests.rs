@@ -1,6 +1,6 @@
 //! What signals ask of a daemon, and what its service manager hears of it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tracing::{error, info, warn};
 
@@ -10,6 +10,7 @@ use crate::cli::stopping::Request;
 use crate::daemon::log_file::LogFile;
 use crate::daemon::systemd::{Notifier, State};
 use crate::errors::reason;
+use crate::programs::reporter::Marks;
 use crate::programs::service::Reload;
 use crate::sync::lock;
 
@@ -25,6 +26,7 @@ pub(super) fn on_request(
     services: Arc<Vec<Running>>,
     log: Log,
     manager: Arc<Manager>,
+    marks: Arc<OnceLock<Marks>>,
 ) -> impl Fn(Request) + Send + Sync + 'static {
     move |request| match request {
         Request::Stop => manager.stopping(),
@@ -32,7 +34,13 @@ pub(super) fn on_request(
         Request::Reload => {
             let is_told = manager.tell_in_between(State::Reloading);
             let mut outcomes = vec![reopen(&log)];
-            outcomes.extend(services.iter().map(|it| it.span.in_scope(|| it.service.reload())));
+            for (number, it) in services.iter().enumerate() {
+                let outcome = it.span.in_scope(|| it.service.reload());
+                if let (Reload::Done, Some(marks)) = (outcome, marks.get()) {
+                    marks.add(number, it.service.reload_mark());
+                }
+                outcomes.push(outcome);
+            }
             match reloaded(&outcomes) {
                 Ok(all) => info!("{all}"),
                 Err(not_all) => warn!("{not_all}"),

@@ -407,6 +407,18 @@ impl BrokerServer {
         page.add(FULL, labels, full as u64);
     }
 
+    /// What a monitor shows of it.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let sum = |counts: &[(&str, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
+        let queued: usize = self.channels.rows().iter().map(|row| row.weight).sum();
+        vec![
+            ("received", sum(&self.tally.received())),
+            ("delivered", self.tally.delivered()),
+            ("dropped", sum(&self.tally.dropped())),
+            ("queue_bytes", (queued + self.channels.held()) as u64),
+        ]
+    }
+
     /// Logs what became of messages, and a line for each subscriber.
     pub fn tell(&self) {
         let sum = |counts: &[(&str, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();

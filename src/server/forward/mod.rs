@@ -147,6 +147,16 @@ impl ForwardServer {
         self.answers[role as usize].load(Relaxed)
     }
 
+    /// Requests by how they were answered: from memory first, then by a fetch.
+    pub fn answers(&self) -> [u64; Role::ALL.len()] {
+        Role::ALL.map(|role| self.count(role))
+    }
+
+    /// Bytes of replies in memory.
+    pub fn kept(&self) -> u64 {
+        self.store.kept().0 as u64
+    }
+
     /// All that has been done so far, `bytes` sent included, in a line.
     pub fn totals(&self, bytes: u64) -> String {
         let [hits, misses, joins, stale, bypasses, errors] = Role::ALL.map(|role| self.count(role));

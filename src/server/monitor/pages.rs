@@ -50,7 +50,7 @@ impl Pages {
         let assets = format!("assets/{edition:016x}");
         let title = maud::html! { (title) }.into_string();
         let page = PAGE.replace("{assets}", &assets).replace("{title}", &title);
-        Self { site: Site::called("poetry-monitor", names), page, assets: format!("/{assets}/") }
+        Self { site: Site::called("poetry-monitor", names).once(), page, assets: format!("/{assets}/") }
     }
 
     /// Answers one request. The feed is a connection of its own for as long as it is read, so each other answer is the last
@@ -68,14 +68,7 @@ impl Pages {
         };
         match feed {
             Some(asked) if self.site.allows(&asked) => self.feed(shared, connection, &asked).await,
-            _ => {
-                let answer = async |request: Parts| {
-                    let mut response = self.answer(shared, &request);
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    response
-                };
-                self.site.serve_from(connection, ahead, answer).await
-            }
+            _ => self.site.serve_from(connection, ahead, async |request| self.answer(shared, &request)).await,
         }
     }
 

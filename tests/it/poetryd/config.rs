@@ -14,7 +14,7 @@ use crate::harness::{Finished, Service, fetch, finish, refusing_port, run};
 fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
     const NO_KEYS: [&str; 8] = ["help", "version", "config", "check", "daemon", "expect", "list", "rehearse"];
     // Of the process, not of a service in it.
-    const PROCESS: [&str; 5] = ["verbose", "quiet", "log-format", "ready-fd", "port-file"];
+    const PROCESS: [&str; 7] = ["verbose", "quiet", "log-format", "ready-fd", "port-file", "monitor", "monitor-as"];
     let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>|\[(UPSTREAM)\])").expect("a pattern");
     let mut options = BTreeMap::new();
     for name in [&["poetryd"], &PROGRAMS[..]].concat() {
@@ -53,7 +53,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
     };
     check(&example());
     // Those that are not on every machine.
-    let elsewhere = ["user", "group", "replay"];
+    let elsewhere = ["user", "group", "replay", "speed"];
     let place = Place::new();
     for script in ["faults.toml", "outage.toml"] {
         fs::copy(example().with_file_name(script), place.path(script)).expect("copied");
@@ -75,6 +75,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
             "framing" => &["# http"],
             "error-status" | "rewrite-host" => &["# protocol"],
             "jitter" => &["# rate"],
+            "monitor-as" => &["# monitor "],
             "seed" => &["# rate", "# jitter"],
             "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
             _ => &[],
@@ -160,7 +161,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             "verbose = 1\n".to_owned(),
             2,
-            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]] or [[http-charfinder]]",
+            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]], [[http-charfinder]] or [[poetry-monitor]]",
         ),
         ("[[fastpoetry]\n".to_owned(), 2, "1: "),
         (

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::harness::{Finished, poem_file, program, read_out, run};
 
 /// The programs that can be services.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "fastpoetry",
     "transformedpoetry",
     "poetry-proxy",
@@ -37,6 +37,7 @@ const PROGRAMS: [&str; 7] = [
     "poetry-broker",
     "tcp-charfinder",
     "http-charfinder",
+    "poetry-monitor",
 ];
 
 /// A directory that no process of its test outlives: a service in the background is nobody's child here.
