@@ -116,7 +116,7 @@ impl Reporter {
             (Some(name), _) => format!("{name} {} {}", server.program, server.address),
             (None, _) => format!("{} {}", server.program, server.address),
         });
-        let sources = names.zip(&servers).map(|(name, _)| cut(name)).collect();
+        let sources = names.zip(&servers).map(|(name, _)| cut(&name)).collect();
         let work = Work {
             to,
             sources,
@@ -150,7 +150,7 @@ impl Reporter {
 }
 
 /// No longer than a source may be called.
-fn cut(name: String) -> String {
+fn cut(name: &str) -> String {
     const LONGEST: usize = 64;
     let end = (0..=name.len().min(LONGEST)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or_default();
     name[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
@@ -382,10 +382,10 @@ mod tests {
 
     #[test]
     fn a_name_is_no_longer_than_a_source_may_be_called() {
-        assert_eq!(cut("fastpoetry 127.0.0.1:10000".to_owned()), "fastpoetry 127.0.0.1:10000");
-        assert_eq!(cut("é".repeat(40)), "é".repeat(32));
-        assert_eq!(cut(format!("x{}", "é".repeat(40))).len(), 63);
-        assert_eq!(cut("a\nb".to_owned()), "a?b");
+        assert_eq!(cut("fastpoetry 127.0.0.1:10000"), "fastpoetry 127.0.0.1:10000");
+        assert_eq!(cut(&"é".repeat(40)), "é".repeat(32));
+        assert_eq!(cut(&format!("x{}", "é".repeat(40))).len(), 63);
+        assert_eq!(cut("a\nb"), "a?b");
     }
 
     #[test]

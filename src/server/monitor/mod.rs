@@ -365,7 +365,7 @@ impl Handler for MonitorServer {
 
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         match connection.door() {
-            COLLECTOR => collector::collect(&self.shared, self.max_message, connection).await,
+            COLLECTOR => Box::pin(collector::collect(&self.shared, self.max_message, connection)).await,
             _ => self.pages.serve(&self.shared, connection).await,
         }
     }

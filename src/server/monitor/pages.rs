@@ -1,6 +1,7 @@
 //! The page of a monitor, what is for programs, and the way into the feed.
 
 use std::io;
+use std::time::Instant;
 
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -12,6 +13,7 @@ use super::Shared;
 use super::ring::chunk;
 use crate::metrics::{CONTENT_TYPE, Page as Metrics};
 use crate::net::Connection;
+use crate::net::http::HEAD_TIME;
 use crate::pace::Ending;
 use crate::proto::http::form;
 use crate::proto::http::head::{self, Room};
@@ -56,25 +58,28 @@ impl Pages {
     /// Answers one request. The feed is a connection of its own for as long as it is read, so each other answer is the last
     /// one of its connection, too.
     pub(super) async fn serve(&self, shared: &Shared, connection: &mut Connection) -> io::Result<Ending> {
-        let mut ahead = BytesMut::new();
-        let feed = loop {
-            match wants_feed(&ahead) {
-                Some(feed) => break feed,
-                None => match connection.read_request(&mut ahead, Some(crate::net::http::HEAD_TIME)).await? {
-                    Some(read) if read > 0 => {}
-                    _ => return Ok(Ending::Fin),
-                },
+        // Boxed: whoever reads the feed does so for long, and holds nothing of this meanwhile.
+        let Some(ahead) = Box::pin(read_head(connection)).await? else { return Ok(Ending::Fin) };
+        match self.feed(shared, &ahead) {
+            Some(Greeting { is_chunked, first, next }) => {
+                drop(ahead);
+                let peer = connection.peer();
+                debug!(%peer, "Somebody at {peer} reads the feed!");
+                shared.feed.serve(connection, is_chunked, first, next).await
             }
-        };
-        match feed {
-            Some(asked) if self.site.allows(&asked) => self.feed(shared, connection, &asked).await,
-            _ => self.site.serve_from(connection, ahead, async |request| self.answer(shared, &request)).await,
+            None => {
+                let answer = async |request| self.answer(shared, &request);
+                Box::pin(self.site.serve_from(connection, ahead, answer)).await
+            }
         }
     }
 
-    async fn feed(&self, shared: &Shared, connection: &Connection, asked: &Parts) -> io::Result<Ending> {
-        let peer = connection.peer();
-        debug!(%peer, "Somebody at {peer} reads the feed!");
+    /// What whoever asks for the feed gets first; `None`: it is another page, or none.
+    fn feed(&self, shared: &Shared, ahead: &[u8]) -> Option<Greeting> {
+        let asked = &wants_feed(ahead)??;
+        if !self.site.allows(asked) {
+            return None;
+        }
         let is_chunked = asked.version != Version::HTTP_10;
         let query = asked.uri.query().unwrap_or_default();
         // What the browser says itself is newer: it comes again with the address that it first had.
@@ -95,7 +100,7 @@ impl Pages {
         }
         add("Connection", "close");
         let first = if is_chunked { chunk(&greeting) } else { greeting };
-        shared.feed.serve(connection, is_chunked, format!("{head}\r\n{first}").into_bytes(), next).await
+        Some(Greeting { is_chunked, first: format!("{head}\r\n{first}").into_bytes(), next })
     }
 
     fn answer(&self, shared: &Shared, request: &Parts) -> Response<Content> {
@@ -122,6 +127,33 @@ impl Pages {
             }
         }
     }
+}
+
+/// The beginning of a feed.
+struct Greeting {
+    /// Whether its reader knows chunks.
+    is_chunked: bool,
+    first: Vec<u8>,
+    /// The number of the event that comes next.
+    next: u64,
+}
+
+/// Reads a head, or as much as it takes to know that there is none; `None`: nobody wants anything.
+async fn read_head(connection: &mut Connection) -> io::Result<Option<BytesMut>> {
+    let (mut ahead, until) = (BytesMut::new(), Instant::now() + HEAD_TIME);
+    while wants_feed(&ahead).is_none() {
+        let left = until.saturating_duration_since(Instant::now());
+        match connection.read_request(&mut ahead, Some(left)).await {
+            Ok(Some(read)) if read > 0 => {}
+            Ok(_) => return Ok(None),
+            // Half of one is for whoever tells people so.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Ok(Some(ahead).filter(|ahead| !ahead.is_empty()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(ahead))
 }
 
 fn live(mut response: Response<Content>) -> Response<Content> {
