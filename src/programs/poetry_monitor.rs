@@ -38,9 +38,9 @@ pub struct Args {
 /// The service alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MonitorArgs {
-    /// Where servers report: PORT (on this machine), HOST:PORT or [IPv6]:PORT; 0 is any free port
     #[arg(long, help_heading = "Samples", value_name = "ADDR", default_value = "5555", value_parser = ListenArgs::parse)]
     #[arg(allow_hyphen_values = true)]
+    #[arg(help = "Where servers report: PORT (on this machine), HOST:PORT or [IPv6]:PORT; 0 is any free port")]
     collect: ListenArgs,
 
     /// Keep samples for so long; a source that is silent for so long is gone

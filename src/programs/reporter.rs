@@ -40,11 +40,15 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Messages")]
 pub struct ReportArgs {
-    /// Report once a second to a poetry-monitor: PORT (on this machine), HOST:PORT or [IPv6]:PORT
-    ///
-    /// What is said: processor time, memory, clients, bytes, and what was done with it. Whether anybody listens makes no
-    /// difference to the server.
-    #[arg(long, value_name = "ADDR", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        hide_short_help = true,
+        help = "Report once a second to a poetry-monitor: PORT (on this machine), HOST:PORT or [IPv6]:PORT",
+        long_help = "Report once a second to a poetry-monitor: PORT (on this machine), HOST:PORT or [IPv6]:PORT\n\n\
+            What is said: processor time, memory, clients, bytes, and what was done with it. Whether anybody listens makes no \
+            difference to the server."
+    )]
     pub monitor: Option<Address>,
 
     /// What it is called there [default: its program and address]
@@ -353,7 +357,8 @@ impl Cost {
     /// Percent of one processor since the last call, and megabytes of memory, both with two decimals.
     fn now(&mut self) -> (f64, f64) {
         let (now, used) = (Instant::now(), used());
-        let elapsed = now.duration_since(self.since).as_secs_f64().max(0.001);
+        // A first look comes early, and what it took to start is no load.
+        let elapsed = now.duration_since(self.since).max(INTERVAL).as_secs_f64();
         let percent = used.saturating_sub(self.used).as_secs_f64() / elapsed * 100.0;
         (self.since, self.used) = (now, used);
         let round = |number: f64| (number * 100.0).round() / 100.0;
