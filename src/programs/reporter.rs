@@ -40,6 +40,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Messages")]
 pub struct ReportArgs {
+    /// The monitor, if there is one.
     #[arg(
         long,
         value_name = "ADDR",
