@@ -320,6 +320,15 @@ fn who_reads_nothing_is_dropped() {
 }
 
 #[test]
+fn whoever_waits_hears_something_now_and_then() {
+    let monitor = monitor(&[]);
+    let (mut new, mut old) = (Reader::new(&monitor, "/feed", ""), Reader::of_version(&monitor, "/feed", "", "1.0"));
+    // Fifteen seconds.
+    new.until("}\n\n:\n\n");
+    old.until("}\n\n:\n\n");
+}
+
+#[test]
 fn a_silent_source_is_gone() {
     let monitor = monitor(&["--keep", "1s"]);
     let mut source = Source::new(&monitor);
