@@ -76,9 +76,10 @@ done
 
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 printf '%s, %s processors; medians of %s rounds\n\n' "${processor:-unknown processor}" "$(nproc)" "$rounds"
-printf '| server | CPU s / million events | ratio | bytes for each reader | p50 ms | p99 ms | last ms |\n|---|---|---|---|---|---|---|\n'
+printf '| server | CPU s / million events | ratio | bytes for each reader | p50 ms | p99 ms |\n|---|---|---|---|---|---|\n'
 base=$(median cpu_per_million "$work/bare")
-awk -v base="$base" 'BEGIN { printf "| bare_fanout | %.2f | 1.00 | | | | |\n", base }'
-awk -v base="$base" -v cpu="$(median cpu_per_million "$work/monitor")" -v each="$(median bytes_each "$work/monitor")" \
-    -v p50="$(median p50 "$work/monitor")" -v p99="$(median p99 "$work/monitor")" -v last="$(median last "$work/monitor")" \
-    'BEGIN { printf "| poetry-monitor | %.2f | %.2f | %d | %.2f | %.2f | %.2f |\n", cpu, cpu / base, each, p50 / 1e3, p99 / 1e3, last / 1e3 }'
+for name in bare monitor; do
+    awk -v name="$name" -v base="$base" -v cpu="$(median cpu_per_million "$work/$name")" -v each="$(median bytes_each "$work/$name")" \
+        -v p50="$(median p50 "$work/$name")" -v p99="$(median p99 "$work/$name")" \
+        'BEGIN { printf "| %s | %.2f | %.2f | %s | %.2f | %.2f |\n", name == "bare" ? "bare_fanout" : "poetry-monitor", cpu, cpu / base, each, p50 / 1e3, p99 / 1e3 }'
+done

@@ -9,7 +9,7 @@ const REDRAW_MS = 250;
 // A source that says nothing for so long is stale, unless it never said more.
 const STALE_MS = 3_000;
 // Counters: what matters is by how much they grow in a second. All other numbers are drawn as they are.
-const COUNTERS = /^(accepted|lost|hits|misses|received|delivered|dropped|samples|(?!queue_).*_bytes)$/;
+const COUNTERS = /^(accepted|lost|hits|misses|received|delivered|dropped|cuts|disturbed|samples|(?!queue_).*_bytes)$/;
 const COLOR = /^(#[0-9a-f]{3}|#[0-9a-f]{6}|[a-z]{3,20})$/i;
 // For sources whose key is no colour.
 const PALETTE = ["#3f7fd4", "#d97a1e", "#2e9d6b", "#c2508f", "#8569d0", "#a38420", "#2a97ae", "#cc4b41"];

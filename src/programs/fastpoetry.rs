@@ -264,6 +264,10 @@ impl Service for FastService {
         self.server.fault_plan().tell_faults();
     }
 
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        vec![("cuts", self.server.fault_plan().cuts())]
+    }
+
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         self.server.fault_plan().add_metrics(page, labels);
     }

@@ -36,6 +36,10 @@ const LONGEST_TOPIC: usize = 1024;
 /// At the end, for the last sample to leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// Figures that are marked when they begin to grow, and how.
+const TROUBLES: [(&str, &str); 3] =
+    [("dropped", "drops begin"), ("cuts", "cuts begin"), ("disturbed", "trouble begins")];
+
 /// The flags of every server about who watches it.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Messages")]
@@ -125,7 +129,7 @@ impl Reporter {
         let work = Work {
             to,
             sources,
-            dropped: vec![(0, false); servers.len()],
+            troubles: vec![[(0, false); TROUBLES.len()]; servers.len()],
             servers,
             shared: Arc::clone(&shared),
             cost: Cost::new(),
@@ -166,8 +170,8 @@ struct Work {
     to: Address,
     /// What the servers are called.
     sources: Vec<String>,
-    /// How much each had dropped, and whether that was just now.
-    dropped: Vec<(u64, bool)>,
+    /// How often each had each trouble, and whether that was just now.
+    troubles: Vec<[(u64, bool); TROUBLES.len()]>,
     servers: Vec<Reported>,
     shared: Arc<Shared>,
     cost: Cost,
@@ -307,13 +311,14 @@ impl Work {
             let its = marks.iter().filter(|(of, _)| *of == number).map(|(_, what)| *what);
             let mut events: Vec<&str> = its.collect();
             let figures = (server.figures)();
-            let dropped = figures.iter().find(|(name, _)| *name == "dropped").map_or(0, |(_, count)| *count);
-            let (before, was_dropping) = self.dropped[number];
-            let is_dropping = dropped > before;
-            if is_dropping && !was_dropping {
-                events.push("drops begin");
+            for ((figure, mark), state) in TROUBLES.iter().zip(&mut self.troubles[number]) {
+                let count = figures.iter().find(|(name, _)| name == figure).map_or(0, |(_, count)| *count);
+                let (before, was_on) = *state;
+                if count > before && !was_on {
+                    events.push(mark);
+                }
+                *state = (count, count > before);
             }
-            self.dropped[number] = (dropped, is_dropping);
             let counted = [
                 ("clients", server.counts.connected()),
                 ("accepted", server.counts.accepted()),

@@ -159,7 +159,9 @@ fn run(args: &Args) -> Result<u8, Error> {
     server.fault_plan.start().map_err(|error| Error::cannot("begin", "the recording", &error))?;
     beside.watch(stopper.counts())?;
     // Everything that can fail, and then the word that it has not.
-    let reporter = report(&args.process.report, &lines, stopper.counts())?;
+    let faulty = Arc::clone(&server);
+    let figures = move || vec![("cuts", faulty.fault_plan.cuts())];
+    let reporter = report(&args.process.report, &lines, stopper.counts(), figures)?;
     ready.tell(&lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(&lines), args.patience.grace, &stopping)?;
     let served = server.run(&stopper).map_err(|error| Error::cannot("listen on", lines[0].1, &error));
@@ -174,9 +176,14 @@ fn run(args: &Args) -> Result<u8, Error> {
 }
 
 /// Tells a monitor what it does, if that is asked for.
-fn report(args: &ReportArgs, lines: &[(String, SocketAddr)], counts: &Arc<Counts>) -> Result<Option<Reporter>, Error> {
+fn report(
+    args: &ReportArgs,
+    lines: &[(String, SocketAddr)],
+    counts: &Arc<Counts>,
+    figures: impl Fn() -> Vec<(&'static str, u64)> + Send + 'static,
+) -> Result<Option<Reporter>, Error> {
     let address = lines.first().map(|(_, address)| address.to_string()).unwrap_or_default();
-    let server = Reported { program: "slowpoetry", address, counts: Arc::clone(counts), figures: Box::new(Vec::new) };
+    let server = Reported { program: "slowpoetry", address, counts: Arc::clone(counts), figures: Box::new(figures) };
     Reporter::start(args, vec![server])
 }
 
@@ -198,7 +205,7 @@ fn accept_nobody(
     journal.start()?;
     let door = Door { name: "poem", listeners: vec![listener], listen_later: None };
     let nobody = never_accept(vec![door]).map_err(|error| Error::cannot("accept", "nobody", &error))?;
-    let reporter = report(args, lines, &counts)?;
+    let reporter = report(args, lines, &counts, Vec::new)?;
     ready.tell(lines, announce(&beside), &stopping)?;
     let companion = beside.start(&addresses(lines), patience.grace, &stopping)?;
     nobody.run(&stop);

@@ -132,6 +132,11 @@ impl FaultPlan {
         }
     }
 
+    /// Connections that were cut as planned.
+    pub fn cuts(&self) -> u64 {
+        self.faults.all().iter().sum()
+    }
+
     /// Adds how many connections were cut as planned.
     pub fn add_metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         const CUT: Metric = Metric::counter("poetry_cuts_total", "Connections cut as planned, by how they ended.");

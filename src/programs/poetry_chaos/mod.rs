@@ -390,6 +390,11 @@ impl Service for ChaosService {
         if self.server.finish() { SUCCESS } else { FAILURE }
     }
 
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        let disturbed = self.server.drawn().filter(|(behaviour, _)| *behaviour != Behaviour::Dummy);
+        vec![("disturbed", disturbed.map(|(_, count)| count).sum())]
+    }
+
     fn metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
         self.server.add_metrics(page, labels);
     }

@@ -98,3 +98,29 @@ fn it_speaks_to_subscribers_of_others_and_only_of_what_they_want() {
     stream.read_exact(&mut frame).expect("a sample");
     assert!(frame[0] == 0 && frame[2] == b'{', "{frame:?}");
 }
+
+#[test]
+fn trouble_is_marked_where_it_begins() {
+    let monitor = monitor(&[]);
+    let mut reader = Reader::new(&monitor, "/feed", "");
+    let (port, poem) = (monitor.addresses[1].port().to_string(), poem_file("sera.txt"));
+    let start = |name: &str, flags: &[&str]| {
+        Service::start(program(name).args(["--monitor", &port, "--monitor-as", name]).args(flags))
+    };
+    let poem = poem.to_str().expect("text");
+    let slow = start("slowpoetry", &["--delay", "0", "--fail-first", "9", poem]);
+    let fast = start("fastpoetry", &["--fail-first", "9", poem]);
+    let chaos = start("poetry-chaos", &["--behavior", "100:abort", &fast.address.port().to_string()]);
+    for name in ["slowpoetry", "fastpoetry", "poetry-chaos"] {
+        reader.until(&format!("\"{name}\""));
+    }
+    for server in [&slow, &fast, &chaos] {
+        let _ = crate::harness::fetch(server.address);
+    }
+    for (name, what) in [("slowpoetry", "cuts begin"), ("fastpoetry", "cuts begin"), ("poetry-chaos", "trouble begins")]
+    {
+        while !reader.events().iter().any(|(_, _, mark)| mark["what"] == what && mark["color"] == name) {
+            assert!(reader.read(), "{}", reader.text);
+        }
+    }
+}
