@@ -19,7 +19,7 @@ use tracing::{debug, info};
 
 use crate::address::Address;
 use crate::cli::Error;
-use crate::errors::is_for_later;
+use crate::errors::{is_for_later, reason};
 use crate::net::counts::Counts;
 use crate::proto::zmtp::{Decoder, Event, GREETING, Role, add_message};
 use crate::sync::lock;
@@ -193,7 +193,7 @@ impl Work {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
             }
             let (why, was_heard) = match self.connect() {
-                Err(error) => (error.to_string(), false),
+                Err(error) => (reason(&error), false),
                 Ok(stream) => {
                     let mut was_heard = false;
                     let over = self.report(stream, stopped, &mut was_heard);
@@ -232,7 +232,7 @@ impl Work {
 
     /// Publishes on a connection until it breaks, or the process ends.
     fn report(&mut self, mut stream: TcpStream, stopped: &Receiver<()>, was_heard: &mut bool) -> Over {
-        let broken = |error: &io::Error| Over::Broken(crate::errors::reason(error));
+        let broken = |error: &io::Error| Over::Broken(reason(error));
         match stream.try_clone() {
             Ok(clone) => *lock(&self.shared.stream) = Some(clone),
             Err(error) => return broken(&error),
