@@ -29,7 +29,7 @@ use crate::pace::Ending;
 
 /// The time for a head: for the first one from when the client has connected, for others from their first byte.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// The time for the first byte of another request.
+/// The time for the first byte of another request for a page.
 pub const IDLE_TIME: Duration = Duration::from_secs(30);
 /// What whoever takes longer gets.
 const LATE: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 48\r\n\
@@ -40,23 +40,12 @@ const HEAD: usize = 64 << 10;
 const FIELDS: usize = 100;
 
 /// Answers the requests of a connection, one after another, until its peer or the server wants no more. A reply under way
-/// is finished when the server is asked to stop.
+/// is finished when the server is asked to stop. `ahead`: what has been read of the connection already; `idle`: the time for
+/// the first byte of another request.
 ///
 /// # Errors
 /// The connection broke, or its peer took nothing for the server's write timeout.
-pub async fn serve<F, B>(connection: &mut Connection, answer: impl Fn(Request<Incoming>) -> F) -> io::Result<Ending>
-where
-    F: Future<Output = Response<B>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
-{
-    serve_from(connection, BytesMut::new(), IDLE_TIME, answer).await
-}
-
-/// [`serve`]s a connection of which these bytes have been read already, and which may be idle for so long between requests.
-///
-/// # Errors
-/// As for [`serve`].
-pub async fn serve_from<F, B>(
+pub async fn serve<F, B>(
     connection: &mut Connection,
     ahead: BytesMut,
     idle: Duration,
@@ -330,7 +319,7 @@ mod tests {
                 };
                 async move { Response::new(body) }
             };
-            super::serve(connection, answer).await
+            super::serve(connection, BytesMut::new(), IDLE_TIME, answer).await
         }
     }
 

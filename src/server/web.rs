@@ -46,24 +46,24 @@ pub(super) struct Site {
     names: Option<Vec<String>>,
     policy: &'static str,
     /// Whether each answer is the last one of its connection.
-    is_closing: bool,
+    is_once: bool,
 }
 
 impl Site {
     /// Pages that are nobody else's business: it has to be called by one of these names.
     pub(super) fn called(program: &'static str, names: Vec<String>) -> Self {
-        Self { program, names: Some(names), policy: POLICY, is_closing: false }
+        Self { program, names: Some(names), policy: POLICY, is_once: false }
     }
 
     /// Each request on a connection of its own.
     #[must_use]
     pub(super) fn once(self) -> Self {
-        Self { is_closing: true, ..self }
+        Self { is_once: true, ..self }
     }
 
     /// Pages for anybody, with forms.
     pub(super) fn public(program: &'static str) -> Self {
-        Self { program, names: None, policy: POLICY_WITH_FORMS, is_closing: false }
+        Self { program, names: None, policy: POLICY_WITH_FORMS, is_once: false }
     }
 
     /// Answers the requests of a connection, as [`http::serve`] does; `make` makes the pages.
@@ -91,7 +91,7 @@ impl Site {
         let peer = connection.peer();
         debug!(%peer, "Somebody at {peer} wants a page!");
         let (stop, make) = (connection.stop(), &make);
-        http::serve_from(connection, ahead, http::IDLE_TIME, |request: Request<Incoming>| {
+        http::serve(connection, ahead, http::IDLE_TIME, |request: Request<Incoming>| {
             let is_closing = stop.is_closing();
             async move {
                 let (request, _) = request.into_parts();
@@ -128,7 +128,7 @@ impl Site {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }
         // A body that was not asked for is not looked for, either.
-        if self.is_closing || is_closing || has_body || is_malformed {
+        if self.is_once || is_closing || has_body || is_malformed {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

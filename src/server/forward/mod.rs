@@ -83,8 +83,6 @@ pub struct Config {
     pub connect: Ports,
 }
 
-/// The time for the first head of a connection that hyper does not read: for the first line, and all of a CONNECT.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// The time for another request on a connection.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
@@ -229,7 +227,7 @@ impl ForwardServer {
                 Admission::Join(place) => (place, false),
                 Admission::Begin(place) => (place, true),
             };
-            let Place { mut heads, fields, reader, fallback } = place;
+            let Place { mut heads, begun_by, reader, fallback } = place;
             let known = heads.wait_for(Option::is_some);
             let head = match &fallback {
                 None => known.await,
@@ -254,7 +252,7 @@ impl ForwardServer {
                 // Everybody gets their own.
                 Some(Ok(head)) if !is_first && head.usage == Use::Own => alone = true,
                 // It is of another kind than what is asked for: perhaps others wait for that, too. Not for ever.
-                Some(Ok(head)) if !is_first && !agree(&head.varies, &fields, &asked.fields) => {
+                Some(Ok(head)) if !is_first && !agree(&head.varies, &begun_by.fields, &asked.fields) => {
                     kinds += 1;
                     alone = kinds == MOST_KINDS;
                 }
@@ -262,7 +260,7 @@ impl ForwardServer {
                     if !is_first {
                         tale.role = Role::Join;
                     }
-                    return reply::under_way(&asked, &head, Place { reader, heads, fields, fallback }, name, tale);
+                    return reply::under_way(&asked, &head, Place { reader, heads, begun_by, fallback }, name, tale);
                 }
                 Some(Err(Failure { status, why })) => {
                     let why = format!("Cannot fetch {}: {why}", asked.url);
@@ -301,7 +299,7 @@ impl Handler for ForwardServer {
         let (peer, stop) = (connection.peer(), connection.stop());
         debug!(%peer, "Somebody at {peer} wants something forwarded!");
         // The first line tells whether this is hyper's business: a tunnel is not, nor another version of HTTP.
-        let (mut ahead, until) = (BytesMut::new(), Instant::now() + HEAD_TIME);
+        let (mut ahead, until) = (BytesMut::new(), Instant::now() + http::HEAD_TIME);
         while !ahead.contains(&b'\n') && ahead.len() <= REQUEST_LINE {
             match connection.read_request(&mut ahead, Some(until.saturating_duration_since(Instant::now()))).await {
                 Ok(None | Some(0)) => return Ok(Ending::Fin),
@@ -323,7 +321,7 @@ impl Handler for ForwardServer {
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
             return refuse(connection, status, &sentence(&refusal.to_string())).await;
         }
-        http::serve_from(connection, ahead, IDLE_TIME, |request| {
+        http::serve(connection, ahead, IDLE_TIME, |request| {
             let is_closing = stop.is_closing();
             async move {
                 let mut response = self.answer(request, peer).await;

@@ -23,6 +23,9 @@ use crate::sync::lock;
 /// For so long nobody waits for a reply that was for one client only.
 const OWN_FOR: Duration = Duration::from_secs(60);
 
+/// Longer than any reply is kept.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A whole reply.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -61,7 +64,8 @@ impl Stored {
 
     /// Upstream has failed, or is slow.
     pub(super) fn keep_quiet(&self, time: Duration) {
-        *lock(&self.quiet_until) = Some(Instant::now() + time);
+        // No clock tells all times that people can write.
+        *lock(&self.quiet_until) = Instant::now().checked_add(time.min(FOR_EVER));
     }
 
     /// Whether it has just now.
@@ -116,8 +120,8 @@ pub(super) struct Failure {
 struct Shared {
     flight: Flight<Why>,
     heads: Heads,
-    /// Of the request that began it.
-    fields: Arc<HeaderMap>,
+    /// By which it was begun.
+    asked: Arc<Asked>,
 }
 
 /// A place in a fetch.
@@ -125,8 +129,8 @@ struct Shared {
 pub(super) struct Place {
     pub(super) reader: Reader<Why>,
     pub(super) heads: Heads,
-    /// Of the request that began it.
-    pub(super) fields: Arc<HeaderMap>,
+    /// The request by which it was begun.
+    pub(super) begun_by: Arc<Asked>,
     /// What is in memory, if it is better than an error.
     pub(super) fallback: Option<Arc<Stored>>,
 }
@@ -245,8 +249,8 @@ impl Store {
         if is_shared {
             for shared in state.under_way(&key, fields) {
                 if let Some(reader) = shared.flight.join() {
-                    let (heads, fields) = (shared.heads.clone(), Arc::clone(&shared.fields));
-                    return Admission::Join(Place { reader, heads, fields, fallback });
+                    let (heads, begun_by) = (shared.heads.clone(), Arc::clone(&shared.asked));
+                    return Admission::Join(Place { reader, heads, begun_by, fallback });
                 }
             }
         }
@@ -254,8 +258,8 @@ impl Store {
         let known = old.filter(|_| method == Method::GET);
         let goes_on = is_shared && (self.keep_filling || fallback.is_some());
         let (flight, writer, reader) = Flight::with_reader(self.longest, goes_on);
-        let (heads, fields) = self.begin(state, key, asked, known, writer, is_shared.then_some(flight));
-        Admission::Begin(Place { reader, heads, fields, fallback })
+        let heads = self.begin(state, key, asked, known, writer, is_shared.then_some(flight));
+        Admission::Begin(Place { reader, heads, begun_by: Arc::clone(asked), fallback })
     }
 
     /// Has upstream asked for another one of what is in memory, unless that is under way; for nobody yet.
@@ -275,19 +279,18 @@ impl Store {
         old: Option<Arc<Stored>>,
         writer: Writer<Why>,
         flight: Option<Flight<Why>>,
-    ) -> (Heads, Arc<HeaderMap>) {
+    ) -> Heads {
         let (tell, heads) = watch::channel(None);
-        let fields = Arc::new(asked.fields.clone());
         if let Some(flight) = flight {
-            let shared = Shared { flight, heads: heads.clone(), fields: Arc::clone(&fields) };
+            let shared = Shared { flight, heads: heads.clone(), asked: Arc::clone(asked) };
             state.under_way.entry(key.clone()).or_default().push(shared);
         }
         let known = old
             .filter(|old| old.head.condition().is_some())
             .map(|old| Known { head: Arc::clone(&old.head), body: old.body.clone() });
         let (asked, forgotten) = (Arc::clone(asked), state.forgotten);
-        self.fetch(Begun { known, key, asked, fields: Arc::clone(&fields), forgotten, writer }, tell);
-        (heads, fields)
+        self.fetch(Begun { known, key, asked, forgotten, writer }, tell);
+        heads
     }
 
     fn fetch(self: &Arc<Self>, begun: Begun, tell: watch::Sender<Option<Result<Arc<Head>, Failure>>>) {
@@ -336,8 +339,15 @@ impl Store {
         // One lock for both: between the end of the fetch and its reply in memory nobody may begin another one.
         let state = &mut *lock(&self.state);
         state.leave(begun);
-        let has_failed = result.is_err() || head.as_ref().is_some_and(|head| is_error(head.status.as_u16()));
-        if has_failed && let Some(Slot::Kept(all)) = state.shelf.get(&begun.key) {
+        let has_failed = match &result {
+            // That nobody waits for it is not upstream's fault.
+            Err(error) => !matches!(error, FetchError::Abandoned),
+            Ok(()) => head.as_ref().is_some_and(|head| is_error(head.status.as_u16())),
+        };
+        if has_failed
+            && begun.may_be_kept()
+            && let Some(Slot::Kept(all)) = state.shelf.get(&begun.key)
+        {
             let its = all.iter().filter(|stored| agree(&stored.head.varies, &stored.fields, &begun.asked.fields));
             its.for_each(|stored| stored.keep_quiet(self.retry_after));
         }
@@ -354,7 +364,7 @@ impl Store {
             && begun.forgotten == state.forgotten
             && !(is_error(head.status.as_u16()) && state.has_fallback(&begun.key))
         {
-            state.keep(&begun.key, Stored::new(head, body, &begun.fields));
+            state.keep(&begun.key, Stored::new(head, body, &begun.asked.fields));
         }
     }
 }
@@ -365,7 +375,6 @@ struct Begun {
     known: Option<Known>,
     key: String,
     asked: Arc<Asked>,
-    fields: Arc<HeaderMap>,
     forgotten: u64,
     writer: Writer<Why>,
 }
@@ -382,7 +391,7 @@ impl State {
     fn under_way(&self, key: &str, fields: &HeaderMap) -> impl Iterator<Item = &Shared> {
         let fits = |shared: &&Shared| match &*shared.heads.borrow() {
             None => true,
-            Some(Ok(head)) => agree(&head.varies, &shared.fields, fields),
+            Some(Ok(head)) => agree(&head.varies, &shared.asked.fields, fields),
             Some(Err(_)) => false,
         };
         self.under_way.get(key).into_iter().flatten().filter(fits)

@@ -201,6 +201,12 @@ fn upstream_is_left_alone_for_a_while_when_it_has_failed() {
         .write_all(format!("{OK}Connection: close\r\nCache-Control: max-age=0\r\n\r\nhello").as_bytes())
         .expect("sent");
     assert_eq!(body(&hear(first).0), "hello");
+    // That somebody leaves who wanted a new one is no failure of upstream's.
+    let leaves = ask(&proxy, &server, "Cache-Control: no-cache\r\n");
+    let (_, unwanted) = connections.recv_timeout(PATIENCE).expect("asked for a new one");
+    reset(leaves);
+    eventually("it is canceled", || metrics(&proxy).contains("1 canceled"));
+    drop(unwanted);
     assert_eq!(body(&get(&proxy, &server, "/", "")), "hello");
     let (_, stream) = connections.recv_timeout(PATIENCE).expect("asked again");
     reset(stream);
