@@ -99,7 +99,7 @@ on this machine, or in a network of friends.
 Examples:
   poetry-monitor --port 8088
       A monitor; then, in another terminal, and in a browser:
-  fastpoetry --monitor 5555 poetry/science.txt
+  fastpoetry --monitor 5555 science
   http://localhost:8088
       What it does and what that costs, once a second
   poetry-monitor --port 8088 --record lesson.jsonl

@@ -106,7 +106,13 @@ pub struct Marks(Arc<Shared>);
 impl Marks {
     /// Notes it for the server with this number.
     pub fn add(&self, server: usize, what: &'static str) {
-        lock(&self.0.marks).push((server, what));
+        self.0.mark(server, what);
+    }
+}
+
+impl Shared {
+    fn mark(&self, server: usize, what: &'static str) {
+        lock(&self.marks).push((server, what));
     }
 }
 
@@ -263,7 +269,7 @@ impl Work {
                         return Over::Broken("it has left".to_owned());
                     }
                     for server in 0..self.servers.len() {
-                        Marks(Arc::clone(&self.shared)).add(server, "stop");
+                        self.shared.mark(server, "stop");
                     }
                     let _ = self.publish(&mut stream, &topics);
                     return Over::Stopped;

@@ -4,7 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "slots are counted in a machine word")]
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,20 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 pub mod usage;
+
+/// Writes the line that a load generator has to say, or why it has none; returns its exit status.
+pub fn tell(name: &str, result: io::Result<String>) -> ExitCode {
+    match result {
+        Ok(line) => {
+            let _ = writeln!(io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 #[derive(Parser)]
 struct Args {

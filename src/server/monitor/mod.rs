@@ -43,7 +43,7 @@ use crate::units::count;
 use feed::Feed;
 use pages::Pages;
 use replay::Replay;
-use ring::Ring;
+use ring::{Kind, Ring};
 use sample::{Rejected, Sample};
 
 pub use replay::BadRecord;
@@ -274,13 +274,13 @@ impl Shared {
             }
             self.samples.fetch_add(1, Relaxed);
             let json = sample.json(at);
-            lines.push((None, true, json.clone()));
-            lines.extend(sample.events.iter().map(|event| (Some("mark"), true, sample.mark(at, event))));
+            lines.push((Kind::Sample, json.clone()));
+            lines.extend(sample.events.iter().map(|event| (Kind::Mark, sample.mark(at, event))));
             table.sources.insert(sample.color.clone(), Source { at, last: json });
         }
-        for (name, _, line) in &lines {
+        for (kind, line) in &lines {
             // Marks are recorded as they were said, with their samples.
-            if let (None, Some(record)) = (name, &mut table.record)
+            if let (Kind::Sample, Some(record)) = (kind, &mut table.record)
                 && let Err(error) = writeln!(record, "{line}")
             {
                 warn!("Recording no more: {}", reason(&error));
@@ -300,7 +300,7 @@ impl Shared {
         table.sources.retain(|color, source| {
             let is_here = now.saturating_sub(source.at) <= keep;
             if !is_here {
-                lines.push((Some("gone"), false, serde_json::json!({ "color": color }).to_string()));
+                lines.push((Kind::Gone, serde_json::json!({ "color": color }).to_string()));
             }
             is_here
         });
@@ -310,15 +310,15 @@ impl Shared {
     }
 
     /// Adds events to the ring, and gives them to all who wait for them. Whoever calls it holds the table.
-    fn publish(&self, at: i64, events: &[(Option<&str>, bool, String)]) {
+    fn publish(&self, at: i64, events: &[(Kind, String)]) {
         if events.is_empty() {
             return;
         }
         let mut ring = self.feed.ring_mut();
         let start = ring.end();
         let mut chunks = BytesMut::new();
-        for (name, has_id, json) in events {
-            chunks.extend_from_slice(&ring.push(at, *name, *has_id, json));
+        for (kind, json) in events {
+            chunks.extend_from_slice(&ring.push(at, *kind, json));
         }
         let end = ring.end();
         drop(ring);

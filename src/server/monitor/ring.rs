@@ -6,6 +6,27 @@ use std::time::Duration;
 
 use tokio_util::bytes::{Bytes, BytesMut};
 
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sample,
+    /// Something was done with a source.
+    Mark,
+    /// A source is silent.
+    Gone,
+}
+
+impl Kind {
+    /// Its name, if it has one: the book's page knows samples, which have none.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Sample => None,
+            Self::Mark => Some("mark"),
+            Self::Gone => Some("gone"),
+        }
+    }
+}
+
 /// An event as a chunk of HTTP (RFC 9112, section 7.1): the same bytes for all who read it.
 #[derive(Debug, Clone)]
 struct Event {
@@ -66,10 +87,10 @@ impl Ring {
         self.bytes
     }
 
-    /// Adds an event: a text with its name, if it has one, and JSON. What has an identifier can be gone on from.
-    pub(super) fn push(&mut self, at: i64, name: Option<&str>, has_id: bool, json: &str) -> Bytes {
-        let id = if has_id { format!("id: {}-{}\n", self.boot, self.end()) } else { String::new() };
-        let name = name.map_or_else(String::new, |name| format!("event: {name}\n"));
+    /// Adds an event, and returns its chunk. Whoever has a sample or a mark can go on from there.
+    pub(super) fn push(&mut self, at: i64, kind: Kind, json: &str) -> Bytes {
+        let id = if kind == Kind::Gone { String::new() } else { format!("id: {}-{}\n", self.boot, self.end()) };
+        let name = kind.name().map_or_else(String::new, |name| format!("event: {name}\n"));
         let chunk = Bytes::from(chunk(&format!("{id}{name}data: {json}\n\n")));
         self.bytes += chunk.len();
         self.events.push_back(Event { at, chunk: chunk.clone() });
@@ -149,8 +170,8 @@ mod tests {
     fn events_are_chunks_with_numbers() {
         let mut ring = ring(1000);
         assert_eq!((ring.next(1, 9), ring.end()), (Next::Nothing, 1));
-        ring.push(0, None, true, "{}");
-        ring.push(0, Some("gone"), false, "[]");
+        ring.push(0, Kind::Sample, "{}");
+        ring.push(0, Kind::Gone, "[]");
         assert_eq!(text(ring.next(1, 1)), "19\r\nid: 0000b007-1\ndata: {}\n\n\r\n");
         assert_eq!(text(ring.next(2, 1)), "16\r\nevent: gone\ndata: []\n\n\r\n");
         assert!(matches!(ring.next(1, 1000), Next::Chunks(all, 3) if all.len() == ring.bytes()));
@@ -161,7 +182,7 @@ mod tests {
     fn it_is_bounded_in_bytes_and_in_time_and_the_slow_are_told() {
         let mut ring = ring(100);
         for at in 0..10 {
-            ring.push(at * 1000, None, true, "{}");
+            ring.push(at * 1000, Kind::Sample, "{}");
         }
         let kept = ring.end() - ring.first;
         assert!(kept < 10 && ring.bytes() <= 100, "{kept}");
@@ -171,7 +192,7 @@ mod tests {
         assert_eq!((ring.first, ring.end()), (10, 11));
         ring.forget(99_999);
         assert_eq!((ring.first, ring.end(), ring.bytes()), (11, 11, 0));
-        ring.push(0, None, true, &"x".repeat(200));
+        ring.push(0, Kind::Sample, &"x".repeat(200));
         assert_eq!((ring.first, ring.end()), (11, 12));
     }
 
@@ -180,7 +201,7 @@ mod tests {
         let mut ring = ring(100);
         assert_eq!(ring.resume(None), (1, 0));
         for _ in 0..10 {
-            ring.push(0, None, true, "{}");
+            ring.push(0, Kind::Sample, "{}");
         }
         let first = ring.first;
         assert_eq!(ring.resume(None), (first, 0));

@@ -35,16 +35,7 @@ struct Args {
 
 fn main() -> ExitCode {
     open_files::raise_limit();
-    match run(&Args::parse()) {
-        Ok(line) => {
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "cold_key: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    poetry_tools::tell("cold_key", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> io::Result<String> {

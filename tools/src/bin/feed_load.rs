@@ -49,16 +49,7 @@ struct Reader {
 
 fn main() -> ExitCode {
     open_files::raise_limit();
-    match run(&Args::parse()) {
-        Ok(line) => {
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "feed_load: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    poetry_tools::tell("feed_load", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> io::Result<String> {

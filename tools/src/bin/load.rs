@@ -76,16 +76,7 @@ enum Mode {
 fn main() -> ExitCode {
     let args = Args::parse();
     open_files::raise_limit();
-    match run(&args) {
-        Ok(line) => {
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "load: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    poetry_tools::tell("load", run(&args))
 }
 
 fn run(args: &Args) -> io::Result<String> {

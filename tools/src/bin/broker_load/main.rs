@@ -10,7 +10,7 @@ mod protocol;
 mod publisher;
 mod subscribers;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
@@ -64,16 +64,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     open_files::raise_limit();
-    match if args.idle { idle(&args) } else { run(&args) } {
-        Ok(line) => {
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "broker_load: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    poetry_tools::tell("broker_load", if args.idle { idle(&args) } else { run(&args) })
 }
 
 fn run(args: &Args) -> io::Result<String> {
