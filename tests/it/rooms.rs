@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use regex_lite::{Captures, Regex};
 
@@ -147,11 +148,13 @@ impl House {
     /// Each file with those whose code its own names outside of tests. What a file takes from the modules around it is
     /// left out: there are its room's own words.
     fn uses(&self) -> BTreeMap<&str, BTreeSet<&str>> {
-        let reexport = Regex::new(r"pub(?:\(crate\))? use ").expect("valid");
         // `use super::Cursor` uses the file from which `pub use cursor::Cursor` has it.
         let origin = |file: &str, what: Option<&String>| {
             let is_it = |text: &str| expand(&mut &*text).into_iter().find(|path| path.last() == what);
-            let path = reexport.split(&self.0[file]).skip(1).find_map(is_it)?;
+            let code = self.0[file].as_str();
+            let is_public = |at: usize| ["pub ", "pub(crate) "].iter().any(|word| code[..at].ends_with(word));
+            let uses = code.match_indices("use ").filter(|(at, _)| is_public(*at));
+            let path = uses.map(|(at, word)| &code[at + word.len()..]).find_map(is_it)?;
             self.file(&[&Self::module(file)[..], &path[..1]].concat())
         };
         let target = |path: &[String]| {
@@ -217,7 +220,8 @@ fn expand(text: &mut &str) -> Vec<Vec<String>> {
     tails.into_iter().map(|tail| own.iter().cloned().chain(tail).collect()).collect()
 }
 
-fn our_house() -> House {
+/// To read all of it takes seconds, so that is done once.
+static OUR_HOUSE: LazyLock<House> = LazyLock::new(|| {
     fn walk(directory: &Path, root: &Path, files: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(directory).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -232,11 +236,11 @@ fn our_house() -> House {
     let (root, mut files) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), Vec::new());
     walk(&root, &root, &mut files);
     House::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
-}
+});
 
 #[test]
 fn rooms_use_what_is_below_them() {
-    let offences = our_house().offences();
+    let offences = OUR_HOUSE.offences();
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
 }
 
@@ -252,7 +256,7 @@ fn the_map_for_people_has_the_same_law() {
 
 #[test]
 fn no_file_uses_itself_by_way_of_others() {
-    let circles = our_house().circles();
+    let circles = OUR_HOUSE.circles();
     assert!(circles.is_empty(), "\n{}\n", circles.join("\n"));
 }
 
