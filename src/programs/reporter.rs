@@ -31,8 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Before the second try to connect; then twice as long each time, with jitter.
 const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// The longest subscription.
+/// The longest subscription, in bytes.
 const LONGEST_TOPIC: usize = 1024;
+/// The most subscriptions.
+const MOST_TOPICS: usize = 64;
 /// At the end, for the last sample to leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -183,6 +185,47 @@ struct Work {
     cost: Cost,
 }
 
+/// The monitor at the other end of a connection: what it has said, and what it wants to hear.
+struct Subscriber {
+    decoder: Decoder,
+    arrived: Vec<u8>,
+    /// It has shaken hands. It may subscribe much later: libzmq tells that when its program next looks at the socket.
+    is_ready: bool,
+    topics: Vec<Vec<u8>>,
+}
+
+impl Subscriber {
+    fn new() -> Self {
+        let (arrived, topics) = Default::default();
+        Self { decoder: Decoder::new(Role::Pub, LONGEST_TOPIC), arrived, is_ready: false, topics }
+    }
+
+    /// Takes bytes that have come, and returns those to be sent thereupon; or why that is no monitor.
+    fn hear(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        self.arrived.extend_from_slice(bytes);
+        let (mut answers, mut rest) = (Vec::new(), &self.arrived[..]);
+        while let Some(event) = self.decoder.decode(&mut rest).map_err(|error| error.to_string())? {
+            match event {
+                Event::Answer(bytes) => answers.extend_from_slice(&bytes),
+                Event::Subscribed(_) if self.topics.len() == MOST_TOPICS => {
+                    return Err(format!("it wants more than {MOST_TOPICS} topics"));
+                }
+                Event::Subscribed(topic) => self.topics.push(topic.to_vec()),
+                Event::Cancelled(topic) => {
+                    if let Some(found) = self.topics.iter().position(|its| its == topic) {
+                        self.topics.swap_remove(found);
+                    }
+                }
+                Event::Ready => self.is_ready = true,
+                Event::Message(_) => {}
+            }
+        }
+        let taken = self.arrived.len() - rest.len();
+        self.arrived.drain(..taken);
+        Ok(answers)
+    }
+}
+
 /// Why a connection is over.
 enum Over {
     Stopped,
@@ -246,16 +289,15 @@ impl Work {
         if let Err(error) = stream.write_all(&GREETING) {
             return broken(&error);
         }
-        let mut decoder = Decoder::new(Role::Pub, LONGEST_TOPIC);
-        let (mut arrived, mut topics) = (Vec::new(), Vec::<Vec<u8>>::new());
+        let mut monitor = Subscriber::new();
         let mut due = Instant::now() + 5 * PATIENCE;
         loop {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if !*was_heard {
-                    return Over::Broken("it says nothing".to_owned());
+                if !monitor.is_ready {
+                    return Over::Broken("it has not shaken hands".to_owned());
                 }
-                if let Err(error) = self.publish(&mut stream, &topics) {
+                if let Err(error) = self.publish(&mut stream, &monitor.topics) {
                     return broken(&error);
                 }
                 // However long that took: a sample that is late is none.
@@ -271,39 +313,28 @@ impl Work {
                     for server in 0..self.servers.len() {
                         self.shared.mark(server, "stop");
                     }
-                    let _ = self.publish(&mut stream, &topics);
+                    let _ = self.publish(&mut stream, &monitor.topics);
                     return Over::Stopped;
                 }
-                Ok(read) => arrived.extend_from_slice(&buffer[..read]),
-                Err(error) if is_for_later(&error) || error.kind() == io::ErrorKind::TimedOut => continue,
-                Err(error) => return broken(&error),
-            }
-            let (mut answers, mut rest) = (Vec::new(), &arrived[..]);
-            let had_none = topics.is_empty();
-            loop {
-                match decoder.decode(&mut rest) {
-                    Ok(None) => break,
-                    Ok(Some(Event::Answer(bytes))) => answers.extend_from_slice(&bytes),
-                    Ok(Some(Event::Subscribed(topic))) => topics.push(topic.to_vec()),
-                    Ok(Some(Event::Cancelled(topic))) => {
-                        let found = topics.iter().position(|its| its == topic);
-                        found.map(|found| topics.swap_remove(found));
+                Ok(read) => {
+                    let had_none = monitor.topics.is_empty();
+                    let answers = match monitor.hear(&buffer[..read]) {
+                        Ok(answers) => answers,
+                        Err(why) => return Over::Broken(why),
+                    };
+                    if let Err(error) = stream.write_all(&answers) {
+                        return broken(&error);
                     }
-                    Ok(Some(Event::Ready | Event::Message(_))) => {}
-                    Err(error) => return Over::Broken(error.to_string()),
+                    if had_none && !monitor.topics.is_empty() {
+                        // Somebody listens, and gets the first sample at once.
+                        if !std::mem::replace(was_heard, true) {
+                            info!("Reporting to the monitor on {}", self.to);
+                        }
+                        due = Instant::now();
+                    }
                 }
-            }
-            let taken = arrived.len() - rest.len();
-            arrived.drain(..taken);
-            if let Err(error) = stream.write_all(&answers) {
-                return broken(&error);
-            }
-            if had_none && !topics.is_empty() {
-                // Somebody listens, and gets the first sample at once.
-                if !std::mem::replace(was_heard, true) {
-                    info!("Reporting to the monitor on {}", self.to);
-                }
-                due = Instant::now();
+                Err(error) if is_for_later(&error) || error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return broken(&error),
             }
         }
     }
@@ -396,6 +427,7 @@ fn resident() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::zmtp::{ready, subscribe};
 
     #[test]
     fn a_name_is_no_longer_than_a_source_may_be_called() {
@@ -403,6 +435,26 @@ mod tests {
         assert_eq!(cut(&"é".repeat(40)), "é".repeat(32));
         assert_eq!(cut(&format!("x{}", "é".repeat(40))).len(), 63);
         assert_eq!(cut("a\nb"), "a?b");
+    }
+
+    #[test]
+    fn a_monitor_subscribes_so_often_and_no_more_wherever_its_words_are_cut() {
+        let said = [&GREETING[..], &ready(Role::Sub)].concat();
+        let mut monitor = Subscriber::new();
+        let answers: Vec<u8> = said.iter().flat_map(|byte| monitor.hear(&[*byte]).expect("it is one")).collect();
+        assert_eq!((answers, monitor.is_ready, monitor.topics.len()), (ready(Role::Pub), true, 0));
+        for topic in 0..MOST_TOPICS {
+            monitor.hear(&subscribe(&topic.to_be_bytes())).expect("not too many");
+        }
+        // One that is over makes room for another one; one that was never there does not.
+        for topic in [&1_usize.to_be_bytes()[..], b"x"] {
+            let mut cancel = subscribe(topic);
+            cancel[2] = 0;
+            monitor.hear(&cancel).expect("fewer");
+        }
+        monitor.hear(&subscribe(b"")).expect("as many as before");
+        assert_eq!(monitor.hear(&subscribe(b"")), Err("it wants more than 64 topics".to_owned()));
+        assert!(Subscriber::new().hear(b"HTTP").is_err());
     }
 
     #[test]

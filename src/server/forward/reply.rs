@@ -292,24 +292,24 @@ pub(super) fn kept(
     let is_fresh = !stored.time_left().is_zero();
     (tale.role, tale.status) = (if is_fresh { Role::Hit } else { Role::Stale }, Some(head.status));
     let length = body.bytes().len() as u64;
-    let (source, length_sent) = match has_no_body(asked, head.status) || length == 0 {
+    let (source, left) = match has_no_body(asked, head.status) || length == 0 {
         true => (Source::Empty, 0),
         false => (Source::Whole(Bytes::from_owner(Body(body.clone()))), length),
     };
-    let left = match is_fresh {
+    let ttl = match is_fresh {
         true => stored.time_left().as_secs().to_string(),
         false => format!("-{}", stored.overdue().as_secs()),
     };
     let cache_status = match &instead_of {
-        None => format!("hit; ttl={left}"),
-        Some(Trouble::Status(status)) => format!("fwd=stale; fwd-status={}; ttl={left}", status.as_u16()),
-        Some(Trouble::Failure(_)) => format!("fwd=stale; ttl={left}"),
+        None => format!("hit; ttl={ttl}"),
+        Some(Trouble::Status(status)) => format!("fwd=stale; fwd-status={}; ttl={ttl}", status.as_u16()),
+        Some(Trouble::Failure(_)) => format!("fwd=stale; ttl={ttl}"),
     };
     tale.why = instead_of.map(|trouble| match trouble {
         Trouble::Status(status) => format!("instead of {}", status.as_u16()),
         Trouble::Failure(why) => format!("instead of an error: {why}"),
     });
-    let mut response = forwarded(head, name, &cache_status, Content::new(source, Some(length_sent), tale));
+    let mut response = forwarded(head, name, &cache_status, Content::new(source, Some(left), tale));
     let fields = response.headers_mut();
     fields.insert(header::AGE, stored.age().as_secs().into());
     if !matches!(head.status.as_u16(), 204 | 304) {
