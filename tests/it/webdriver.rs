@@ -35,6 +35,25 @@ impl Drop for Browser {
     }
 }
 
+/// A chromedriver of its own, and its port; `None`: there is none on this machine.
+fn driver() -> Option<(Child, u16)> {
+    // It takes any port that IPv6 has free, and ends if that one is taken in IPv4; one of the next ones is not.
+    for _ in 0..20 {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = command.spawn().ok()?;
+        let (mut lines, mut said) = (BufReader::new(driver.stdout.take().expect("a pipe")), String::new());
+        while lines.read_line(&mut said).expect("text") > 0 {
+            if let Some((_, port)) = said.trim_end().rsplit_once("successfully on port ") {
+                return Some((driver, port.trim_end_matches('.').parse().expect("a port")));
+            }
+        }
+        driver.wait().expect("an end");
+        assert!(said.contains("port not available"), "chromedriver: {said}");
+    }
+    panic!("chromedriver finds no port");
+}
+
 impl Browser {
     /// Starts one; `None`, and a line that says so: there is no chromedriver.
     pub(crate) fn start() -> Option<Self> {
@@ -43,19 +62,12 @@ impl Browser {
 
     /// Starts one with more arguments.
     pub(crate) fn start_with(more: &[&str]) -> Option<Self> {
-        let mut command = Command::new("chromedriver");
-        command.arg("--port=0").process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let Ok(mut driver) = command.spawn() else {
+        let Some((driver, port)) = driver() else {
             writeln!(std::io::stderr(), "skipped: there is no chromedriver").expect("told");
             return None;
         };
-        let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
-        let port = lines.find_map(|line| {
-            let line = line.expect("text");
-            line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok()
-        });
         let profile = tempfile::tempdir().expect("a directory");
-        let mut browser = Self { driver, port: port.expect("a port"), session: String::new(), _profile: profile };
+        let mut browser = Self { driver, port, session: String::new(), _profile: profile };
         let arguments = [
             "--headless=new",
             // root has none.
