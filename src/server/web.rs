@@ -112,26 +112,30 @@ impl Site {
         is_closing: bool,
         make: impl FnOnce(Parts) -> F,
     ) -> Response<Content> {
-        let has_body = request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+        let has_body = has_body(&request.headers);
         let refusal = self.refusal(&request);
         let is_malformed = matches!(refusal, Some((StatusCode::BAD_REQUEST, _)));
         let mut response = match refusal {
             Some((status, why)) => whole(status, TEXT, why),
             None => make(request).await,
         };
-        let status = response.status();
+        if matches!(response.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        }
+        // A body that was not asked for is not looked for, either.
+        self.dress(&mut response, is_closing || has_body || is_malformed);
+        response
+    }
+
+    /// Adds what is on every answer. `is_last`: no other one follows on its connection.
+    pub(super) fn dress(&self, response: &mut Response<Content>, is_last: bool) {
         let headers = response.headers_mut();
         for (name, value) in self.headers() {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-        }
-        // A body that was not asked for is not looked for, either.
-        if self.is_once || is_closing || has_body || is_malformed {
+        if self.is_once || is_last {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
     }
 
     /// What is on every answer.
@@ -146,11 +150,21 @@ impl Site {
 
     /// Why a request gets no page, if it gets none.
     fn refusal(&self, request: &Parts) -> Option<(StatusCode, String)> {
-        let bad = |why: &str| Some((StatusCode::BAD_REQUEST, format!("{why}\n")));
         // Two programs could see two requests in it; see proto::http::framing.
         if request.headers.contains_key(header::TRANSFER_ENCODING) {
-            return bad("A request for a page has no body in chunks");
+            return Some((StatusCode::BAD_REQUEST, "A request for a page has no body in chunks\n".to_owned()));
         }
+        match (self.refusal_of_host(request), &request.method) {
+            (Some((status, why)), _) => Some((status, why + "\n")),
+            (None, &Method::GET | &Method::HEAD) => None,
+            (None, &Method::OPTIONS) => Some((StatusCode::NO_CONTENT, String::new())),
+            (None, _) => Some((StatusCode::METHOD_NOT_ALLOWED, "GET it\n".to_owned())),
+        }
+    }
+
+    /// Why a request gets no answer because of how it calls the server.
+    pub(super) fn refusal_of_host(&self, request: &Parts) -> Option<(StatusCode, String)> {
+        let bad = |why: &str| Some((StatusCode::BAD_REQUEST, why.to_owned()));
         let mut hosts = request.headers.get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
             (_, Some(_)) => return bad("There are two Host fields"),
@@ -160,13 +174,9 @@ impl Site {
         };
         if host.is_some_and(|host| !self.is_ours(host)) {
             let how = "call it by localhost, an IP address, or a --host-name";
-            return Some((StatusCode::FORBIDDEN, format!("This is {}; {how}\n", self.program)));
+            return Some((StatusCode::FORBIDDEN, format!("This is {}; {how}", self.program)));
         }
-        match request.method {
-            Method::GET | Method::HEAD => None,
-            Method::OPTIONS => Some((StatusCode::NO_CONTENT, String::new())),
-            _ => Some((StatusCode::METHOD_NOT_ALLOWED, "GET it\n".to_owned())),
-        }
+        None
     }
 
     /// Whether it may be called by this name; the port does not matter.
@@ -181,6 +191,12 @@ impl Site {
             || name.parse::<IpAddr>().is_ok()
             || names.iter().any(|ours| ours.eq_ignore_ascii_case(&name))
     }
+}
+
+/// Whether a request says that it has a body.
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// A page that is there as a whole.
