@@ -124,6 +124,31 @@ impl<Q: Quantity> Comparison<Q> {
     }
 }
 
+impl<Q: Quantity + PartialEq> Comparison<Q> {
+    /// What is to be said of a comparison that was given with this flag, if it does not hold. What speaks of a quantity
+    /// without a value does not hold; `tell` says what one is.
+    pub fn disappointment(
+        &self,
+        flag: &str,
+        value: impl Fn(Q) -> Option<f64>,
+        tell: impl Fn(Q) -> String,
+    ) -> Option<String> {
+        let named = self.quantities();
+        if self.judge(|quantity| value(quantity).unwrap_or(f64::NAN)).holds
+            && named.iter().all(|quantity| value(*quantity).is_some())
+        {
+            return None;
+        }
+        let mut told = Vec::new();
+        for (number, quantity) in named.iter().enumerate() {
+            if !named[..number].contains(quantity) {
+                told.push(tell(*quantity));
+            }
+        }
+        Some(format!("{flag} '{}' does not hold: {}", self.text, told.join(", ")))
+    }
+}
+
 /// A value with at most six digits behind the point.
 ///
 /// ```

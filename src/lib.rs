@@ -23,7 +23,7 @@
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //! - [`unicode`]: what characters are called, and which have which words in their names
 //!
-//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`],
+//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`], `latencies`,
 //! [`transforms`], [`units`], [`errors`], `sync`, `pool`, `whole_file`.
 
 pub mod address;
@@ -34,6 +34,7 @@ pub mod client;
 pub mod comparison;
 pub mod daemon;
 pub mod errors;
+mod latencies;
 pub mod messages;
 pub mod metrics;
 pub mod net;

@@ -163,9 +163,10 @@ impl<K: Hash + Eq + Copy, V: Clone, W> Coherent<K, V, W> {
     }
 
     /// A fetch has brought its value, or that there is none. Returns who waits for it.
+    #[expect(clippy::needless_pass_by_value, reason = "it is used up")]
     pub fn land(&mut self, ticket: Ticket<K>, value: Option<V>, weight: usize) -> Vec<W> {
         let key = ticket.key;
-        let (is_newest, waiting) = self.end(ticket);
+        let (is_newest, waiting) = self.end(&ticket);
         if is_newest {
             match value {
                 Some(value) => {
@@ -184,8 +185,9 @@ impl<K: Hash + Eq + Copy, V: Clone, W> Coherent<K, V, W> {
     }
 
     /// A fetch has brought nothing. Returns who waits for it.
+    #[expect(clippy::needless_pass_by_value, reason = "it is used up")]
     pub fn fail(&mut self, ticket: Ticket<K>) -> Vec<W> {
-        self.end(ticket).1
+        self.end(&ticket).1
     }
 
     /// It is announced that a value has changed. Returns what is to be fetched thereupon, for nobody in particular.
@@ -283,8 +285,8 @@ impl<K: Hash + Eq + Copy, V: Clone, W> Coherent<K, V, W> {
     }
 
     /// Ends a fill: whether what it brings may be stored, and who waits for it.
-    fn end(&mut self, ticket: Ticket<K>) -> (bool, Vec<W>) {
-        let Ticket { key, number, is_background } = ticket;
+    fn end(&mut self, ticket: &Ticket<K>) -> (bool, Vec<W>) {
+        let Ticket { key, number, is_background } = *ticket;
         self.background -= usize::from(is_background);
         match self.fills.get(&key) {
             Some(fill) if fill.number == number => {

@@ -99,14 +99,7 @@ impl Expectation {
 
     /// What is to be said if it does not hold. What speaks of a quantity without a value does not hold.
     pub(super) fn disappointment(&self, seen: &Totals) -> Option<String> {
-        let named = self.0.quantities();
-        let verdict = self.0.judge(|quantity| quantity.of(seen).unwrap_or(f64::NAN));
-        if verdict.holds && named.iter().all(|quantity| quantity.of(seen).is_some()) {
-            return None;
-        }
-        let is_named = |quantity: &Seen| named.contains(quantity);
-        let values: Vec<String> = Seen::ALL.into_iter().filter(is_named).map(|quantity| quantity.tell(seen)).collect();
-        Some(format!("--expect '{}' does not hold: {}", self.0.text(), values.join(", ")))
+        self.0.disappointment("--expect", |quantity| quantity.of(seen), |quantity| quantity.tell(seen))
     }
 }
 
@@ -127,7 +120,7 @@ mod tests {
             ("clients == 2", &seen, None),
             ("clients = 3", &seen, Some("clients is 2")),
             ("served + lost = 3 * lost", &seen, Some("served is 1, lost is 1")),
-            ("bytes / clients < left", &seen, Some("left is 5.002 s, bytes is 3003, clients is 2")),
+            ("bytes / clients < left", &seen, Some("bytes is 3003, clients is 2, left is 5.002 s")),
             ("left < 4s", &nobody, Some("left has no value, for nobody came")),
             ("left >= 0 * left", &nobody, Some("left has no value, for nobody came")),
             ("clients = 0", &nobody, None),

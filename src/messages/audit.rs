@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::latencies::Latencies;
 use super::stamp::Stamp;
 use crate::comparison::{Comparison, Quantity, SyntaxError, float, short};
+use crate::latencies::Latencies;
 use crate::units::{count, in_one_unit};
 
 /// What the stamps of messages prove, so far.
@@ -243,14 +243,7 @@ impl Assertion {
 
     /// What is to be said if it does not hold. What speaks of a quantity without a value does not hold.
     pub fn disappointment(&self, findings: &Findings) -> Option<String> {
-        let mut named = self.0.quantities();
-        let verdict = self.0.judge(|quality| quality.of(findings).unwrap_or(f64::NAN));
-        if verdict.holds && named.iter().all(|quality| quality.of(findings).is_some()) {
-            return None;
-        }
-        named.dedup();
-        let values: Vec<String> = named.into_iter().map(|quality| quality.tell(findings)).collect();
-        Some(format!("--assert '{}' does not hold: {}", self.0.text(), values.join(", ")))
+        self.0.disappointment("--assert", |quality| quality.of(findings), |quality| quality.tell(findings))
     }
 }
 

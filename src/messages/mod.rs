@@ -6,11 +6,10 @@
 //! | `listener.rs`, `sender.rs` | one end each, of whichever broker |
 //! | `framed.rs` | the two ends of poetry-broker's protocol |
 //! | `nats.rs` | those of NATS, or that this program was built without it |
-//! | `stamp.rs`, `audit.rs`, `latencies.rs` | numbers and times in messages, and what they prove |
+//! | `stamp.rs`, `audit.rs` | numbers and times in messages, and what they prove |
 
 pub mod audit;
 mod framed;
-mod latencies;
 mod listener;
 mod place;
 mod sender;

@@ -12,6 +12,8 @@ pub mod http_charfinder;
 mod message_args;
 pub mod poetry_broker;
 pub mod poetry_chaos;
+#[cfg(feature = "library")]
+pub mod poetry_library;
 pub mod poetry_listen;
 pub mod poetry_monitor;
 pub mod poetry_proxy;
@@ -81,6 +83,8 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<tcp_charfinder::Args, tcp_charfinder::LineArgs>("tcp-charfinder"),
     ServiceProgram::new::<http_charfinder::Args, http_charfinder::PageArgs>("http-charfinder"),
     ServiceProgram::new::<poetry_monitor::Args, poetry_monitor::MonitorArgs>("poetry-monitor"),
+    #[cfg(feature = "library")]
+    ServiceProgram::new::<poetry_library::Args, poetry_library::LibraryArgs>("poetry-library"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

@@ -15,6 +15,8 @@ mod fetches;
 pub mod finder;
 pub mod forward;
 pub mod http;
+#[cfg(feature = "library")]
+pub mod library;
 pub mod monitor;
 pub mod origin;
 pub mod page;

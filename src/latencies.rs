@@ -7,14 +7,14 @@ const STEPS: u64 = 64;
 
 /// How often each time was seen, in microseconds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Latencies {
+pub(crate) struct Latencies {
     counts: Vec<u64>,
     total: u64,
     longest: u64,
 }
 
 impl Latencies {
-    pub(super) fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = bucket(micros);
         if bucket >= self.counts.len() {
@@ -26,7 +26,7 @@ impl Latencies {
     }
 
     /// The time in microseconds that so many of a hundred are not above; `None`: there is none.
-    pub(super) fn percentile(&self, percent: u64) -> Option<u64> {
+    pub(crate) fn percentile(&self, percent: u64) -> Option<u64> {
         let rank = self.total.saturating_mul(percent).div_ceil(100).max(1);
         let mut seen = 0;
         let reaches = |count: &u64| {
@@ -37,7 +37,7 @@ impl Latencies {
     }
 
     /// The longest time in microseconds; `None`: there is none.
-    pub(super) fn longest(&self) -> Option<u64> {
+    pub(crate) fn longest(&self) -> Option<u64> {
         (self.total > 0).then_some(self.longest)
     }
 }
