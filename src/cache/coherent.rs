@@ -273,6 +273,11 @@ impl<K: Hash + Eq + Copy, V: Clone, W> Coherent<K, V, W> {
         self.len() == 0
     }
 
+    /// How many wait for something.
+    pub fn waiting(&self) -> usize {
+        self.fills.values().map(|fill| fill.waiting.len()).chain(self.overtaken.values().map(Vec::len)).sum()
+    }
+
     /// What has happened to it.
     pub fn counts(&self) -> Counts {
         self.counts

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use regex_lite::Regex;
 use socket2::{Domain, SockRef, Socket, Type};
-use tempfile::TempDir;
 
 /// The four clients. What holds for one holds for all.
 pub(crate) const CLIENTS: [&str; 4] = ["get-poetry-blocking", "get-poetry-threads", "get-poetry-select", "get-poetry"];
@@ -586,41 +584,4 @@ impl Theirs {
 /// A port that nobody has now.
 pub(crate) fn free_port() -> u16 {
     listener(1).local_addr().expect("bound").port()
-}
-
-/// PostgreSQL with an empty cluster of its own, where `postgres` is trusted.
-pub(crate) struct Postgres {
-    pub(crate) port: u16,
-    _server: Theirs,
-    _place: TempDir,
-}
-
-impl Postgres {
-    /// Starts it, as `nobody` if this is root, whom it refuses; `None`: it is not there.
-    pub(crate) fn start() -> Option<Self> {
-        let mut versions: Vec<PathBuf> =
-            fs::read_dir("/usr/lib/postgresql").ok()?.map(|entry| entry.expect("an entry").path()).collect();
-        versions.sort();
-        let programs = versions.pop()?.join("bin");
-        let (place, port) = (tempfile::tempdir().expect("a directory"), free_port());
-        let as_somebody = |program: &str| {
-            let mut command = Command::new(programs.join(program));
-            if nix::unistd::geteuid().is_root() {
-                const NOBODY: u32 = 65_534;
-                std::os::unix::fs::chown(place.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
-                command.uid(NOBODY).gid(NOBODY);
-            }
-            command.current_dir(place.path());
-            command
-        };
-        let data = place.path().join("data");
-        let mut init = as_somebody("initdb");
-        init.args(["--auth=trust", "--username=postgres", "--no-sync", "--no-instructions", "-D"]).arg(&data);
-        let made = init.stdin(Stdio::null()).output().ok()?;
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = as_somebody("postgres");
-        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-c", "fsync=off", "-k"]);
-        let server = Theirs::start(port, server.arg(place.path()))?;
-        Some(Self { port, _server: server, _place: place })
-    }
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod broker;
 mod chaos;
+mod clients_as_library;
 mod command;
 mod connecting;
 mod contract;
@@ -23,6 +24,7 @@ mod mistakes;
 mod monitor;
 mod outputs;
 mod poetryd;
+mod postgres;
 mod proxy;
 mod race;
 mod report;

@@ -180,12 +180,12 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetryd", "slowpoetry", "sera"],
         2,
-        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder or poetry-monitor; slowpoetry serves one client at a time, and runs alone; see --help",
+        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor or poetry-library; slowpoetry serves one client at a time, and runs alone; see --help",
     ),
     (
         &["poetryd", "fastpoetri", "sera"],
         2,
-        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder or poetry-monitor; see --help",
+        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor or poetry-library; see --help",
     ),
     (&["poetryd", "--config", "nosuch.toml"], 1, "cannot read nosuch.toml: no such file or directory"),
     (

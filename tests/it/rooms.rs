@@ -12,6 +12,7 @@ const GROUND: &[&str] = &[
     "address",
     "candidates",
     "comparison",
+    "latencies",
     "errors",
     "metrics",
     "poem",

@@ -501,6 +501,8 @@ impl Library {
         const UNAVAILABLE: Metric =
             Metric::counter("poetry_library_unavailable_total", "Requests that the database did not answer.");
         const SELECTS: Metric = Metric::counter("poetry_library_selects_total", "SELECTs that the database was given.");
+        const WAITING: Metric =
+            Metric::gauge("poetry_library_waiting", "Requests that wait for a SELECT which others share.");
         const EVENTS: Metric = Metric::counter("poetry_library_events_total", "Changes that were announced.");
         const CLEARS: Metric = Metric::counter("poetry_library_clears_total", "Times that all rows were forgotten.");
         const OVERTAKEN: Metric =
@@ -523,10 +525,11 @@ impl Library {
         page.add(UNAVAILABLE, labels, self.unavailable.load(Relaxed));
         page.add(SELECTS, labels, self.selects.load(Relaxed));
         page.add(EVENTS, labels, self.events.load(Relaxed));
-        let (counts, rows, bytes, is_listening) = {
+        let (counts, waiting, rows, bytes, is_listening) = {
             let cache = lock(&self.cache);
-            (cache.counts(), cache.len(), cache.weight(), cache.is_listening())
+            (cache.counts(), cache.waiting(), cache.len(), cache.weight(), cache.is_listening())
         };
+        page.add(WAITING, labels, waiting as u64);
         page.add(CLEARS, labels, counts.clears);
         page.add(OVERTAKEN, labels, counts.overtaken);
         page.add(REFETCHES, labels, counts.refetches);

@@ -12,7 +12,9 @@ use crate::harness::{Finished, Service, fetch, finish, refusing_port, run};
 
 #[test]
 fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
-    const NO_KEYS: [&str; 8] = ["help", "version", "config", "check", "daemon", "expect", "list", "rehearse"];
+    const NO_KEYS: [&str; 12] = [
+        "help", "version", "config", "check", "daemon", "expect", "list", "rehearse", "init", "prove", "assert", "url",
+    ];
     // Of the process, not of a service in it.
     const PROCESS: [&str; 7] = ["verbose", "quiet", "log-format", "ready-fd", "port-file", "monitor", "monitor-as"];
     let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>|\[(UPSTREAM)\])").expect("a pattern");
@@ -33,7 +35,8 @@ fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
     let mut keys: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let mut table = "poetryd";
     for line in example.lines() {
-        if let Some((name, _)) = line.strip_prefix("[[").and_then(|line| line.split_once("]]")) {
+        if let Some((name, _)) = line.trim_start_matches("# ").strip_prefix("[[").and_then(|line| line.split_once("]]"))
+        {
             table = name;
         } else if let Some(found) = key.captures(line) {
             keys.entry(table).or_default().insert(found[1].to_owned());
@@ -62,8 +65,11 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
     let example = fs::read_to_string(example()).expect("readable").replace("\"../", &format!("\"{root}/"));
     let lines: Vec<&str> = example.lines().collect();
     let key = Regex::new("^# ([a-z-]+) = ").expect("a pattern");
-    let mut tried = 0;
+    let (mut tried, mut table) = (0, 0);
     for (number, line) in lines.iter().enumerate() {
+        if line.contains("[[") {
+            table = number;
+        }
         let Some(name) = key.captures(line).and_then(|found| found.get(1)).map(|found| found.as_str()) else {
             continue;
         };
@@ -80,11 +86,14 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
             "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
             _ => &[],
         };
-        let uncomment =
-            |(at, line): (usize, &&str)| match at == number || needed.iter().any(|needed| line.starts_with(needed)) {
-                true => line[2..].to_owned(),
-                false => (*line).to_owned(),
-            };
+        let uncomment = |(at, line): (usize, &&str)| {
+            // A service that is commented out is that as a whole.
+            let is_needed = at == number
+                || needed.iter().any(|needed| line.starts_with(needed))
+                || at == table && line.starts_with("# [[")
+                || lines[table].starts_with("# [[poetry-library") && line.starts_with("# database");
+            if is_needed { line[2..].to_owned() } else { (*line).to_owned() }
+        };
         let lines: Vec<String> = lines.iter().enumerate().map(uncomment).collect();
         let path = place.path(&format!("{name}.toml"));
         fs::write(&path, lines.join("\n")).expect("written");
@@ -161,7 +170,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             "verbose = 1\n".to_owned(),
             2,
-            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]], [[http-charfinder]] or [[poetry-monitor]]",
+            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]], [[http-charfinder]], [[poetry-monitor]] or [[poetry-library]]",
         ),
         ("[[fastpoetry]\n".to_owned(), 2, "1: "),
         (
