@@ -11,10 +11,11 @@ use tempfile::TempDir;
 
 use crate::harness::{finish, path_of};
 
-/// The pages at the top and in `docs`.
+/// The pages at the top, in `docs` and in `examples`.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = [root.to_owned(), root.join("docs")].map(|directory| fs::read_dir(directory).expect("a directory"));
+    let files = [root.to_owned(), root.join("docs"), root.join("examples")]
+        .map(|directory| fs::read_dir(directory).expect("a directory"));
     let paths = files.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }

@@ -9,6 +9,7 @@ mod connecting;
 mod contract;
 mod documents;
 mod downloads;
+mod examples;
 mod failures;
 mod fastpoetry;
 mod faults;
