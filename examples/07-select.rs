@@ -3,7 +3,7 @@
 //! Five letters come, one every 10 ms, beside a clock that ticks every 26. The `recv` of a channel has nothing in its
 //! hands while it waits, so dropping it loses nothing. The postman has: it takes a letter and then walks for 8 ms, and
 //! whenever the clock ticks meanwhile, the letter is gone with him. Cure: only wait in the branch, and walk in its arm.
-//! Grown up: `src/net/relay/pump.rs`, whose branches only say what has happened.
+//! Grown up: `src/net/relay/mod.rs`, whose branches only say what has happened.
 //!
 //! ```text
 //! $ cargo run --example 07-select

@@ -1,7 +1,8 @@
 //! A chain of callbacks on two lanes, one for results and one for errors: Twisted's Deferred, Rust's `Result`.
 //!
-//! What a stage returns goes on in the upper lane, what it raises in the lower one: who returns has dealt with the error
-//! before. So with `and_then` and `or_else`. Grown up: `src/client/fetch.rs`, where a poem is tried again.
+//! What a stage returns goes on in the upper lane, what it raises in the lower one: a stage that returns has dealt with
+//! the error before it. `and_then` is a stage of the upper lane only, `or_else` one of the lower.
+//! Grown up: `src/client/fetch.rs`, where a poem is tried again.
 //!
 //! ```text
 //! $ cargo run --example 10-deferred
@@ -62,13 +63,11 @@ fn main() {
         let stages: Vec<&str> = stages.split_whitespace().collect();
         let (mut names, mut upper, mut lower) = ("      ".to_owned(), "result".to_owned(), "error ".to_owned());
         for (name, lane) in ["callback"].iter().chain(&stages).zip(way_through(&stages)) {
-            let (width, (result, error)) =
-                (name.len(), lane.map_or_else(|e| (String::new(), e), |r| (r, String::new())));
             names += &format!("  {name}");
-            upper += &format!("  {result:width$}");
-            lower += &format!("  {error:width$}");
+            upper += &format!("  {:1$}", lane.as_deref().unwrap_or_default(), name.len());
+            lower += &format!("  {:1$}", lane.err().unwrap_or_default(), name.len());
         }
-        return println!("{names}\n{}\n{lower}", upper.trim_end());
+        return [names, upper, lower].iter().for_each(|line| println!("{}", line.trim_end()));
     }
     for first in ["return:x", "raise:E", "pass"] {
         for second in ["return:y", "raise:F", "pass"] {

@@ -3,7 +3,7 @@
 //! Both wait for several futures within one task, side by side, and give their outcomes in the order in which they stand
 //! there. `join!` waits for all of them whatever happens. `try_join!` ends with the first error and drops the others where
 //! they wait; asyncio's `gather` raises, too, but lets them run on, which surprises many (its `TaskGroup` does not).
-//! Grown up: `--fail-early` in `src/client/turns.rs`, where the first poem that fails ends the run.
+//! Grown up: `--fail-early`, in `src/programs/get_poetry/finish.rs`.
 //!
 //! ```text
 //! $ cargo run --example 13-gather

@@ -19,6 +19,7 @@
 #![allow(clippy::print_stdout, reason = "what it prints is the lesson")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::env;
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -51,16 +52,14 @@ fn story(choose: impl FnMut(usize) -> usize) -> String {
     format!("{} -> {}", story.into_inner().join(", "), counter.get())
 }
 
-/// Every story, by counting through all choices as one counts through numbers: the last digit first.
-fn all() -> Vec<String> {
-    let (mut stories, mut choices) = (Vec::new(), Vec::<(usize, usize)>::new());
+/// Every story, by counting through all choices as one counts through numbers: the last digit first. Equal ones are one.
+fn all() -> BTreeSet<String> {
+    let (mut stories, mut choices) = (BTreeSet::new(), Vec::<(usize, usize)>::new());
     loop {
         let mut at = 0;
-        stories.push(story(|of| {
-            if at == choices.len() {
-                choices.push((0, of));
-            }
+        stories.insert(story(|of| {
             at += 1;
+            choices.resize(choices.len().max(at), (0, of));
             choices[at - 1].0
         }));
         while choices.pop_if(|(chosen, of)| *chosen + 1 == *of).is_some() {}
