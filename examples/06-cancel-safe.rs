@@ -1,8 +1,9 @@
 //! Reading under `select!`: a read that may be dropped at any time, and one that takes bytes along when it is.
 //!
 //! Seven bytes come, then a tick, then ten more. Each tick drops the read that waits beside it, and the next turn begins a
-//! new one. `read` has taken nothing as long as it waits: it is *cancel safe*. `read_exact` has taken seven bytes into
-//! itself, and they go with it. Cure: keep what has come outside of what may be dropped.
+//! new one. `read` has taken nothing as long as it waits: it is *cancel safe*. `read_exact` has taken seven bytes, and is
+//! the only one who knows that; the next one begins anew. Cure: keep what has come, and how much it is, outside of what
+//! may be dropped.
 //! Grown up: `src/messages/framed.rs`, where the buffer outlives all reads.
 //!
 //! ```text
