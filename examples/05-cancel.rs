@@ -2,9 +2,9 @@
 //!
 //! To cancel is to drop: inner first, then outer, each with its clean-up, and only at an `.await`. So a lock that is kept
 //! over an `.await` is kept while everybody else runs, and when it all ends there, it is free again and what it guards is
-//! half done: ten coins are nowhere. Take the lock after the last `.await`, or put the coins back in a `drop`.
-//! What has not begun or has ended already cannot be cancelled. Grown up: `src/cache/flight.rs`, where the last reader who
-//! leaves cancels the fetch.
+//! half done: ten coins are nowhere. Let no `.await` stand between the halves, or put the coins back in a `drop`.
+//! What has not begun has nothing to clean up, and what has ended is not cancelled any more.
+//! Grown up: `src/cache/flight.rs`, where the last reader who leaves cancels the fetch.
 //!
 //! ```text
 //! $ cargo run --example 05-cancel
