@@ -72,6 +72,8 @@ where
         // As people write them.
         builder.title_case_headers(true);
         let mut served = pin!(builder.serve_connection(Wire::new(connection, ahead, head), service));
+        // Made once: each wake-up of a connection asks all three.
+        let (mut broken, mut closing) = (pin!(connection.broken()), pin!(connection.closing()));
         let mut is_asked = false;
         loop {
             tokio::select! {
@@ -79,8 +81,8 @@ where
                 result = &mut served => break result,
                 // With a half-close allowed, hyper reads nothing while it waits for a reply, and does not see that nobody
                 // wants it any more.
-                error = connection.broken() => return Err(error),
-                () = connection.closing(), if !is_asked => {
+                error = &mut broken => return Err(error),
+                () = &mut closing, if !is_asked => {
                     served.as_mut().graceful_shutdown();
                     is_asked = true;
                 }

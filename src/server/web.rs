@@ -27,15 +27,21 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const HTML: &str = "text/html; charset=utf-8";
 
 /// On every answer, beside the policy.
-const HEADERS: [(HeaderName, &str); 2] =
-    [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::REFERRER_POLICY, "no-referrer")];
+const HEADERS: [(HeaderName, HeaderValue); 2] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+];
 
 /// Nothing but what comes from here, and no forms.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'",
+);
 /// And forms.
-const POLICY_WITH_FORMS: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const POLICY_WITH_FORMS: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
+     form-action 'self'; frame-ancestors 'none'",
+);
 
 /// The pages of one program, as those who ask for them have to know it.
 #[derive(Debug)]
@@ -44,7 +50,7 @@ pub(super) struct Site {
     pub(super) program: &'static str,
     /// Names by which it may be called, beside `localhost` and IP addresses; `None`: any.
     names: Option<Vec<String>>,
-    policy: &'static str,
+    policy: HeaderValue,
     /// Whether each answer is the last one of its connection.
     is_once: bool,
 }
@@ -131,7 +137,7 @@ impl Site {
     pub(super) fn dress(&self, response: &mut Response<Content>, is_last: bool) {
         let headers = response.headers_mut();
         for (name, value) in self.headers() {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.insert(name, value);
         }
         if self.is_once || is_last {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -139,8 +145,8 @@ impl Site {
     }
 
     /// What is on every answer.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, &'static str)> + use<> {
-        HEADERS.into_iter().chain([(header::CONTENT_SECURITY_POLICY, self.policy)])
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        HEADERS.into_iter().chain([(header::CONTENT_SECURITY_POLICY, self.policy.clone())])
     }
 
     /// Whether a request gets a page, if there is one.

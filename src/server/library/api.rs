@@ -36,6 +36,7 @@ const USUAL_LIMIT: i32 = 100;
 const MOST_IN_LIST: i32 = 1_000;
 /// What whoever asks again may find.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -265,8 +266,9 @@ fn bad(status: StatusCode, why: impl Display) -> Response<Content> {
 }
 
 /// No cache on the way is told when it changes.
-fn unkept(response: Response<Content>) -> Response<Content> {
-    with(response, header::CACHE_CONTROL, "no-store")
+fn unkept(mut response: Response<Content>) -> Response<Content> {
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    response
 }
 
 fn with(mut response: Response<Content>, name: HeaderName, value: impl AsRef<str>) -> Response<Content> {

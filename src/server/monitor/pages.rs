@@ -89,11 +89,8 @@ impl Pages {
         let mut head = "HTTP/1.1 200 OK\r\n".to_owned();
         let mut add = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         add("Content-Type", EVENTS);
-        for (name, value) in &LIVE {
+        for (name, value) in LIVE.into_iter().chain(self.site.headers()) {
             add(name.as_str(), value.to_str().unwrap_or_default());
-        }
-        for (name, value) in self.site.headers() {
-            add(name.as_str(), value);
         }
         if is_chunked {
             add("Transfer-Encoding", "chunked");
