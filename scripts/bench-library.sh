@@ -7,10 +7,11 @@ usage() {
     cat <<'TXT'
 Usage: scripts/bench-library.sh [--rounds N] [--seconds N] [SECTION...]
 
-Sections: hit miss write [default: all]
-  hit    one of 1,000 patrons, all in memory, on 32 kept connections
-  miss   one of 100,000 patrons, 3 of 100 in memory, on 32 kept connections
-  write  a write through one instance, until it shows through another
+Sections: hit miss write triggers [default: all]
+  hit       one of 1,000 patrons, all in memory, on 32 kept connections
+  miss      one of 100,000 patrons, 3 of 100 in memory, on 32 kept connections
+  write     a write through one instance, until it shows through another
+  triggers  what it costs eight writers that each change is announced
 
   --rounds N   rounds of each measurement, of which the median counts [default: 5]
   --seconds N  time of each measurement [default: 2]
@@ -25,11 +26,11 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?--rounds needs a number} && shift 2 ;;
         --seconds) seconds=${2:?--seconds needs a number} && shift 2 ;;
         -h | --help) usage && exit 0 ;;
-        hit | miss | write) sections+=("$1") && shift ;;
+        hit | miss | write | triggers) sections+=("$1") && shift ;;
         *) echo "bench-library.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
 done
-[ ${#sections[@]} -gt 0 ] || sections=(hit miss write)
+[ ${#sections[@]} -gt 0 ] || sections=(hit miss write triggers)
 
 cd "$(dirname "$0")/.."
 . scripts/postgres.sh
@@ -199,6 +200,24 @@ write() {
     printf '\n### A write through one instance, until it shows\n\n```text\n'
     sed "s/http:\/\/$one/one/; s/http:\/\/$other/another/" "$work/proofs"
     printf '```\n'
+}
+
+triggers() { # changes of rows by eight clients of PostgreSQL's own, with the triggers and without
+    local programs round state
+    programs=$(postgres_programs)
+    printf '\\set id random(1, 100000)\nUPDATE patron SET fav_dish = :id WHERE id = :id;\n' >"$work/update.sql"
+    for ((round = 0; round < rounds; round++)); do
+        for state in "DISABLE" "ENABLE ALWAYS"; do
+            psql -X -q "$database" -c "ALTER TABLE patron $state TRIGGER poetry_library_row" -c 'VACUUM patron'
+            "$programs/pgbench" -n -M prepared -c 8 -j 1 -T "$seconds" -f "$work/update.sql" "$database" 2>/dev/null |
+                awk '/^tps/ { print "rate=" $3 }' >>"$work/${state%% *}"
+        done
+    done
+    printf '\n### Eight writers\n\n| changes are | changes/s | ratio |\n|---|---|---|\n'
+    for row in "DISABLE:told nobody" "ENABLE:announced"; do
+        awk -v title="${row#*:}" -v rate="$(median rate "$work/${row%%:*}")" -v base="$(median rate "$work/DISABLE")" \
+            'BEGIN { printf "| %s | %d | %.2f |\n", title, rate, rate / base }'
+    done
 }
 
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)

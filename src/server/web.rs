@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use hyper::body::{self, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::debug;
@@ -178,7 +179,9 @@ impl Site {
             (None, None) => return bad("There is no Host field"),
             (Some(host), None) => Some(host.to_str().unwrap_or_default()),
         };
-        if host.is_some_and(|host| !self.is_ours(host)) {
+        // A target that says a server itself is for that one (RFC 9112, section 3.2.2).
+        let named = request.uri.authority().map(Authority::as_str);
+        if [host, named].into_iter().flatten().any(|host| !self.is_ours(host)) {
             let how = "call it by localhost, an IP address, or a --host-name";
             return Some((StatusCode::FORBIDDEN, format!("This is {}; {how}", self.program)));
         }

@@ -55,16 +55,16 @@ pub struct LibraryArgs {
 
     /// Give connecting so long
     #[arg(long, help_heading = "Database", value_name = "DURATION", default_value = "5s")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    #[arg(value_parser = limit, allow_hyphen_values = true)]
     connect_timeout: Duration,
 
     /// Give a statement so long
     #[arg(long, help_heading = "Database", value_name = "DURATION", default_value = "5s")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
+    #[arg(value_parser = limit, allow_hyphen_values = true)]
     statement_timeout: Duration,
 
     /// Make the table and its triggers, and exit; otherwise that is done at the start, if it is allowed
-    #[arg(long, help_heading = "Database")]
+    #[arg(long, help_heading = "Database", conflicts_with = "prove")]
     init: bool,
 
     /// Keep so much of all rows together; 0: none
@@ -106,6 +106,16 @@ pub struct LibraryArgs {
     service: ServiceArgs,
 }
 
+/// A time that is not too short to do anything in, and not too long for PostgreSQL.
+fn limit(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let limit = values::duration(text)?;
+    match (Duration::from_millis(1)..=LONGEST).contains(&limit) {
+        true => Ok(limit),
+        false => Err("it has to be from 1ms to 1day".to_owned()),
+    }
+}
+
 /// What is made of announcements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CacheMode {
@@ -138,7 +148,11 @@ before), BYPASS (the database, because nobody listens or Cache-Control: no-cache
 database is away).
 
 A connection to the database that is silently cut is noticed after 10s at most; until then an instance does not hear of \
-changes. Any other end of it is noticed at once.
+changes. Any other end of it is noticed at once. What is done to the table itself (ALTER, a dump that is restored, triggers \
+that are dropped) is noticed after 5s, and triggers that are missing are made again.
+
+The database has to be there (createdb poems). A role other than its owner needs --init to be run by the owner before, and \
+then SELECT, INSERT, UPDATE and DELETE on patron, and USAGE on patron_id_seq.
 
 There are no accounts: whoever reaches the port may read and change everything. Keep it on this machine, or behind a server \
 that knows its users. The password of the database is best in PGPASSWORD or DATABASE_URL, for ps(1) shows arguments.

@@ -52,8 +52,7 @@ pub(super) fn prove(duration: Duration, urls: &[Url]) -> Result<Proof, Error> {
         urls.iter().map(name).zip(reads).collect()
     });
     let took = Duration::from_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-    // As it was found. It may be away by now, as everything here.
-    let _ = writer.call("DELETE", &path, "");
+    writer.remove(&path);
     Ok(Proof { writes: writes.into_inner().unwrap_or_default(), reads, took })
 }
 
@@ -129,6 +128,14 @@ impl Caller {
                 let why = said["error"].as_str().unwrap_or("it has no patron");
                 Err(format!("a new patron got status {status}: {why}"))
             }
+        }
+    }
+
+    /// Takes a patron away, unless that cannot be done for long: everything may be away for a while here.
+    fn remove(&mut self, path: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !matches!(self.call("DELETE", path, ""), Ok((200 | 404, _))) && Instant::now() < until {
+            thread::sleep(REST);
         }
     }
 

@@ -6,10 +6,10 @@
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -25,10 +25,13 @@ use crate::net::{Connection, Stoppable, http};
 use crate::pace::Ending;
 use crate::proto::http::form;
 use crate::server::web::{Content, Site, has_body, whole};
+use crate::units::{count, human};
 
 const JSON: &str = "application/json";
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 256 << 10;
+/// The longest reason, in characters.
+const LONGEST_WHY: usize = 300;
 /// The time for a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Patrons of a list, if nobody says how many.
@@ -81,16 +84,18 @@ pub(super) async fn serve(library: &Arc<Library>, site: &Site, connection: &mut 
             let (request, body) = request.into_parts();
             let told = enabled!(Level::DEBUG).then(|| {
                 let path = request.uri.path();
-                format!("{} {}", request.method, path.get(..path.len().min(200)).unwrap_or_default())
+                let what = format!("{} {}", request.method, path.get(..path.len().min(200)).unwrap_or_default());
+                (what, Instant::now())
             });
             let mut unread = has_body(&request.headers).then_some(body);
             let mut response = match site.refusal_of_host(&request) {
                 Some((status, why)) => bad(status, why),
                 None => answer(library, &request, &mut unread).await,
             };
-            if let Some(told) = told {
-                let status = response.status().as_u16();
-                debug!(%peer, status, "{peer}: {told}: {status}");
+            if let Some((what, began)) = told {
+                let (status, bytes) = (response.status().as_u16(), response.body().size_hint().lower());
+                let took = human(began.elapsed());
+                debug!(%peer, status, bytes, "{peer}: {what}: {status}, {}, {took}", count(bytes, "byte"));
             }
             // What was not read of a body is not looked for, either.
             site.dress(&mut response, is_closing || unread.is_some());
@@ -155,7 +160,7 @@ async fn list(library: &Arc<Library>, query: &str) -> Response<Content> {
             .ok_or_else(|| format!("{name} is no number up to {most}")),
         Err(error) => Err(format!("{name}: {error}")),
     };
-    let wanted = number("after", 0, i32::MAX).and_then(|after| {
+    let wanted = number("after", -1, i32::MAX).and_then(|after| {
         let limit = number("limit", USUAL_LIMIT, MOST_IN_LIST)?;
         Ok((after, usize::try_from(limit).unwrap_or_default()))
     });
@@ -190,12 +195,16 @@ async fn wish(
         let Route::Patron(id) = route else { return Ok(None) };
         return Ok(id.map(Wish::Delete));
     }
-    let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_json = content_type
-        .is_some_and(|value| value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(JSON)));
-    if !is_json {
+    let mut types =
+        request.headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
+    let is_json = |value: &str| value.split(';').next().is_some_and(|it| it.trim().eq_ignore_ascii_case(JSON));
+    if !types.next().is_some_and(is_json) || types.next().is_some() {
         let why = "its Content-Type has to be application/json";
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why.to_owned()));
+    }
+    let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err((StatusCode::NOT_IMPLEMENTED, "of all codings only chunked is known".to_owned()));
     }
     let bytes = read(&request.headers, body).await?;
     let patron = Patron::read(&bytes).map_err(|error| match error {
@@ -250,6 +259,7 @@ fn trouble_with(trouble: &Trouble) -> Response<Content> {
     match trouble {
         Trouble::Away(why) => unavailable(why),
         Trouble::Lost(why) => unavailable(why),
+        Trouble::Outdated => unavailable("the table in the database is another one now"),
         Trouble::Refused(why) => bad(StatusCode::UNPROCESSABLE_ENTITY, why),
     }
 }
@@ -261,7 +271,9 @@ fn unavailable(why: impl Display) -> Response<Content> {
 }
 
 fn bad(status: StatusCode, why: impl Display) -> Response<Content> {
-    let body = serde_json::json!({ "error": why.to_string() }).to_string();
+    // Whatever was said is not said again at length.
+    let why: String = why.to_string().chars().take(LONGEST_WHY).collect();
+    let body = serde_json::json!({ "error": why }).to_string();
     unkept(whole(status, JSON, body.replacen('{', "{\"msg\":\"bad\",", 1)))
 }
 
@@ -291,13 +303,13 @@ fn wants_fresh(headers: &HeaderMap) -> bool {
 
 /// Whether a browser says that a page of somebody else's asks (Fetch, `Origin`; Fetch Metadata, `Sec-Fetch-Site`).
 fn is_of_another_site(headers: &HeaderMap) -> bool {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let all = |name: HeaderName| headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or_default());
+    let host = all(header::HOST).next().unwrap_or_default();
     let is_ours = |origin: &str| {
-        let host = text(header::HOST).unwrap_or_default();
         origin.strip_prefix("http://").is_some_and(|its| !host.is_empty() && its.eq_ignore_ascii_case(host))
     };
-    text(header::ORIGIN).is_some_and(|origin| !is_ours(origin))
-        || text(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site != "same-origin" && site != "none")
+    all(header::ORIGIN).any(|origin| !is_ours(origin))
+        || all(HeaderName::from_static("sec-fetch-site")).any(|site| site != "same-origin" && site != "none")
 }
 
 #[cfg(test)]
@@ -321,9 +333,11 @@ mod tests {
     }
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let parsed =
-            fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        parsed.collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
     }
 
     #[test]
@@ -338,6 +352,7 @@ mod tests {
             (&[HOST, ("origin", "https://localhost:8000")], true),
             (&[HOST, ("origin", "null")], true),
             (&[("origin", "http://")], true),
+            (&[HOST, ("origin", "http://localhost:8000"), ("origin", "http://evil.example")], true),
             (&[HOST, ("sec-fetch-site", "same-site")], true),
             (&[HOST, ("sec-fetch-site", "cross-site")], true),
         ] {

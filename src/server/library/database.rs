@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::config::{Config, Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::types::FromSql;
 use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage, Socket, Statement};
 
 use crate::errors::reason;
@@ -24,7 +25,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// The longest pause between two tries.
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// How long whoever writes waits for a connection.
-const TURN: Duration = Duration::from_secs(2);
+pub(super) const TURN: Duration = Duration::from_secs(2);
 /// What a statement may take beyond the time after which the database ends it: then it says nothing any more.
 const SILENCE: Duration = Duration::from_secs(1);
 /// After so long without an acknowledgement the kernel gives a connection up (tcp(7), `TCP_USER_TIMEOUT`).
@@ -47,9 +48,16 @@ impl Target {
     /// # Errors
     /// It is none, or asks for TLS. What is said of it has no password in it.
     pub fn parse(url: &str, connect_timeout: Duration, statement_timeout: Duration) -> Result<Self, String> {
-        let said =
-            |error: &tokio_postgres::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        let mut config: Config = url.parse().map_err(|error| said(&error))?;
+        let no_target = |error: tokio_postgres::Error| {
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            match why.contains("sslmode") {
+                true => {
+                    "with another sslmode than disable or prefer it asks for TLS, which is not spoken here".to_owned()
+                }
+                false => format!("it has to look like postgres://USER@HOST:PORT/NAME ({why})"),
+            }
+        };
+        let mut config: Config = url.parse().map_err(no_target)?;
         if matches!(config.get_ssl_mode(), SslMode::Require) {
             return Err("sslmode=require asks for TLS, which is not spoken here".to_owned());
         }
@@ -67,6 +75,11 @@ impl Target {
             self.config.password(password);
         }
         self
+    }
+
+    /// For how long a statement may be under way.
+    pub(super) fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
     }
 
     /// Whether it has a password.
@@ -124,6 +137,9 @@ pub(super) fn in_words(error: &tokio_postgres::Error) -> String {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
+    if innermost.to_string() == "password missing" {
+        return "it asks for a password, which PGPASSWORD does not say".to_owned();
+    }
     innermost.downcast_ref::<io::Error>().map_or_else(|| innermost.to_string(), |error| reason(error).to_string())
 }
 
@@ -136,28 +152,60 @@ pub(super) enum Trouble {
     Lost(&'static str),
     /// It does not take what it is given.
     Refused(&'static str),
+    /// The table is another one than when the statements were prepared; nothing was done.
+    Outdated,
 }
 
 impl Trouble {
     /// What an error of a statement means for whoever asked: its condition, in words of ours.
     fn of(error: &tokio_postgres::Error) -> Self {
-        let Some(state) = error.code() else { return Self::Lost("the connection to the database broke") };
-        tracing::debug!(state = state.code(), "The database says: {}", in_words(error));
         let away = |why: &str| Self::Away(why.into());
+        let Some(state) = error.code() else {
+            return match error.is_closed() {
+                true => Self::Lost("the connection to the database broke"),
+                false => away("the database has something in the row that is no text"),
+            };
+        };
+        tracing::debug!(state = state.code(), "The database says: {}", in_words(error));
         match *state {
             SqlState::QUERY_CANCELED => away("the database took too long"),
             SqlState::READ_ONLY_SQL_TRANSACTION => away("the database takes no changes at this time"),
             SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED => away("the database has no number left for a patron"),
             SqlState::INSUFFICIENT_PRIVILEGE => away("the database does not allow it"),
             SqlState::UNTRANSLATABLE_CHARACTER => Self::Refused("the database cannot store one of the characters"),
+            SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_SQL_STATEMENT_NAME => Self::Outdated,
+            SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW => {
+                away("the database is stopping")
+            }
             _ if state.code().starts_with("22") || state.code().starts_with("23") => {
                 Self::Refused("the database does not take it")
             }
             _ => {
-                tracing::warn!(state = state.code(), "The database refuses a statement: {}", state.code());
+                tell_once_a_minute(state.code(), &in_words(error));
                 away("the database cannot do it at this time")
             }
         }
+    }
+
+    /// The same, where nothing was given to the database.
+    fn of_reading(error: &tokio_postgres::Error) -> Self {
+        match Self::of(error) {
+            Self::Refused(_) => Self::Away("the database has something in the row that is no text".into()),
+            trouble => trouble,
+        }
+    }
+}
+
+/// Logs a condition that stays, and is met by each request. What class 42 says is of tables, not of rows.
+fn tell_once_a_minute(state: &str, what: &str) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    static TOLD: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
+    let mut told = lock(&TOLD);
+    told.retain(|(_, at)| at.elapsed() < MINUTE);
+    if told.iter().all(|(known, _)| known != state) {
+        told.push((state.to_owned(), Instant::now()));
+        let what = if state.starts_with("42") { what } else { "see PostgreSQL's appendix A" };
+        tracing::warn!(state, "The database refuses a statement ({state}): {what}");
     }
 }
 
@@ -174,7 +222,7 @@ struct Link {
 /// A connection with its statements.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
     pub(super) select: Statement,
     pub(super) list: Statement,
     pub(super) insert: Statement,
@@ -209,23 +257,44 @@ impl Drop for InUse<'_> {
 }
 
 impl InUse<'_> {
-    /// The answer to a statement, if it comes in time.
+    /// The answer to a statement that changes something, if it comes in time.
     pub(super) async fn answer<T>(
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Trouble> {
-        match timeout(self.links.target.statement_timeout + SILENCE, asked).await {
-            Ok(answered) => answered.map_err(|error| Trouble::of(&error)),
-            Err(_) => {
-                self.link.suspect.notify_one();
-                Err(Trouble::Lost("the database says nothing"))
-            }
+        self.within(asked).await?.map_err(|error| Trouble::of(&error))
+    }
+
+    /// What a statement reads, if it comes in time.
+    pub(super) async fn read<T>(
+        &self,
+        asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Trouble> {
+        self.within(asked).await?.map_err(|error| Trouble::of_reading(&error))
+    }
+
+    async fn within<T>(&self, asked: impl Future<Output = T>) -> Result<T, Trouble> {
+        timeout(self.links.target.statement_timeout + SILENCE, asked).await.map_err(|_| {
+            self.link.suspect.notify_one();
+            Trouble::Lost("the database says nothing")
+        })
+    }
+
+    /// Whether a statement is worth another try after this, on whichever connection there is then.
+    pub(super) async fn is_worth_another(&self, trouble: &Trouble) -> bool {
+        match trouble {
+            Trouble::Lost(_) => self.ready.client.is_closed(),
+            Trouble::Outdated => self.renew().await,
+            Trouble::Away(_) | Trouble::Refused(_) => false,
         }
     }
 
-    /// Whether the connection is no more.
-    pub(super) fn is_broken(&self) -> bool {
-        self.ready.client.is_closed()
+    /// Prepares the statements again.
+    async fn renew(&self) -> bool {
+        let prepared = timeout(self.links.target.connect_timeout, prepare(Arc::clone(&self.ready.client)));
+        let Ok(Ok(ready)) = prepared.await else { return false };
+        *lock(&self.link.ready) = Some(Arc::new(ready));
+        true
     }
 }
 
@@ -286,13 +355,16 @@ impl Links {
             // Whoever waits for an answer is told.
             let _ = connection.await;
         });
-        let ready = timeout(self.target.connect_timeout, prepare(client, self.target.statement_timeout)).await;
-        match ready {
-            Ok(Ok(ready)) => Ok((Arc::new(ready), connection)),
-            Ok(Err(error)) => Err(in_words(&error)),
-            Err(_) => {
+        let set_up = async {
+            limit(&client, self.target.statement_timeout).await.map_err(|error| in_words(&error))?;
+            prepare(Arc::new(client)).await
+        };
+        let ready = timeout(self.target.connect_timeout, set_up).await;
+        match ready.unwrap_or_else(|_| Err("it takes no statements".to_owned())) {
+            Ok(ready) => Ok((Arc::new(ready), connection)),
+            Err(why) => {
                 connection.abort();
-                Err("it takes no statements".to_owned())
+                Err(why)
             }
         }
     }
@@ -302,11 +374,14 @@ impl Links {
         let (link, mut pause) = (&self.links[index], RETRY);
         loop {
             if let Some(mut connected) = connection.take() {
-                tokio::select! {
-                    _ = &mut connected => {}
-                    () = link.suspect.notified() => connected.abort(),
-                }
-                *lock(&self.why_not) = "the database has closed the connection".into();
+                let why = tokio::select! {
+                    _ = &mut connected => "the database has closed the connection",
+                    () = link.suspect.notified() => {
+                        connected.abort();
+                        "the database says nothing"
+                    }
+                };
+                *lock(&self.why_not) = why.into();
                 *lock(&link.ready) = None;
             }
             sleep(with_jitter(pause)).await;
@@ -324,24 +399,33 @@ impl Links {
     }
 }
 
-/// Sets up a connection.
-async fn prepare(client: Client, statement_timeout: Duration) -> Result<Ready, tokio_postgres::Error> {
-    limit(&client, statement_timeout).await?;
-    Ok(Ready {
-        select: client.prepare("SELECT name, fav_dish FROM patron WHERE id = $1").await?,
-        list: client.prepare("SELECT id, name, fav_dish FROM patron WHERE id > $1 ORDER BY id LIMIT $2").await?,
-        insert: client.prepare("INSERT INTO patron (name, fav_dish) VALUES ($1, $2) RETURNING id").await?,
-        update: client.prepare("UPDATE patron SET name = $1, fav_dish = $2 WHERE id = $3").await?,
-        delete: client.prepare("DELETE FROM patron WHERE id = $1").await?,
-        client,
-    })
+/// Prepares the statements, and sees whether they are about what they are meant for.
+async fn prepare(client: Arc<Client>) -> Result<Ready, String> {
+    let statement = async |sql: &str| client.prepare(sql).await.map_err(|error| in_words(&error));
+    let ready = Ready {
+        select: statement("SELECT name, fav_dish FROM patron WHERE id = $1").await?,
+        list: statement("SELECT id, name, fav_dish FROM patron WHERE id > $1 ORDER BY id LIMIT $2").await?,
+        insert: statement("INSERT INTO patron (name, fav_dish) VALUES ($1, $2) RETURNING id").await?,
+        update: statement("UPDATE patron SET name = $1, fav_dish = $2 WHERE id = $3").await?,
+        delete: statement("DELETE FROM patron WHERE id = $1").await?,
+        client: Arc::clone(&client),
+    };
+    for column in ready.list.columns() {
+        let (fits, wanted) = match column.name() {
+            "id" => (<i32 as FromSql<'_>>::accepts(column.type_()), "integer"),
+            _ => (<&str as FromSql<'_>>::accepts(column.type_()), "text"),
+        };
+        if !fits {
+            let (name, found) = (column.name(), column.type_().name());
+            return Err(format!("{name} in the table patron is of the type {found}; it has to be {wanted}"));
+        }
+    }
+    Ok(ready)
 }
 
 /// Limits the time of statements on a connection.
 pub(super) async fn limit(client: &Client, statement_timeout: Duration) -> Result<(), tokio_postgres::Error> {
-    let millis = statement_timeout.as_millis().max(1).to_string();
-    client.execute("SELECT set_config('statement_timeout', $1, false)", &[&millis]).await?;
-    Ok(())
+    client.batch_execute(&format!("SET statement_timeout = {}", statement_timeout.as_millis().max(1))).await
 }
 
 /// The pause after this one.

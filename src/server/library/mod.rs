@@ -25,6 +25,7 @@ mod listener;
 mod patron;
 mod schema;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -37,9 +38,11 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::TryStreamExt;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tokio_util::bytes::Bytes;
-use tracing::{Span, info};
+use tracing::{Span, warn};
 
 use crate::cache::coherent::{Coherent, Lookup, Ticket, Trust};
 use crate::metrics::{Histogram, Metric, Page};
@@ -49,7 +52,7 @@ use crate::pace::Ending;
 use crate::server::web::Site;
 use crate::sync::lock;
 use crate::units::count;
-use database::{Links, Trouble, in_words};
+use database::{InUse, Links, Ready, Trouble, in_words};
 use listener::Listening;
 use patron::Patron;
 use schema::{CHANNEL, Notice, TEST_CHANNEL};
@@ -110,6 +113,9 @@ struct Library {
     /// What it tells itself.
     token: String,
     has_heard_itself: Notify,
+    is_flooded: Notify,
+    /// Whose changes are under way: one after another, and only one of them has a connection.
+    changing: Mutex<HashMap<i32, Arc<Turn>>>,
     answers: [AtomicU64; How::ALL.len()],
     changes: AtomicU64,
     unavailable: AtomicU64,
@@ -161,6 +167,16 @@ enum Wish {
     Delete(i32),
 }
 
+impl Wish {
+    /// Whose change it is; `None`: nobody's yet.
+    fn id(&self) -> Option<i32> {
+        match self {
+            Self::Make(_) => None,
+            Self::Change(id, _) | Self::Delete(id) => Some(*id),
+        }
+    }
+}
+
 impl LibraryServer {
     /// A library that has no connection yet.
     pub fn new(config: Config) -> Self {
@@ -179,6 +195,8 @@ impl LibraryServer {
             writers,
             token: format!("{:032x}", fastrand::u128(..)),
             has_heard_itself: Notify::new(),
+            is_flooded: Notify::new(),
+            changing: Mutex::default(),
             answers,
             changes,
             unavailable,
@@ -223,7 +241,7 @@ impl LibraryServer {
 
     /// Forgets all that is held.
     pub fn forget(&self) {
-        lock(&self.library.cache).clear();
+        self.library.forget();
     }
 
     /// Ends its thread, and its connections.
@@ -272,8 +290,12 @@ impl LibraryServer {
 pub fn create(target: &Target) -> Result<bool, String> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let created = runtime.block_on(async {
-        let mut client = target.connect_writable().await?;
-        schema::create(&mut client).await.map_err(|error| in_words(&error))
+        let client = target.connect_writable().await?;
+        let created = async {
+            database::limit(&client, target.statement_timeout()).await?;
+            schema::create(&client).await
+        };
+        created.await.map_err(|error| in_words(&error))
     });
     created.map_err(|why| unusable(&target.place(), &why))
 }
@@ -285,15 +307,19 @@ fn unusable(place: &str, why: &str) -> String {
 impl Library {
     /// Does all that has to be done before anybody is served, on the runtime of the database.
     async fn open(self: &Arc<Self>) -> Result<(), String> {
-        let mut client = self.target.connect_writable().await?;
-        // Before anything that a pooler does not understand.
         let listening = Listening::begin(self).await?;
-        listening.test(self, &client).await?;
-        if schema::create(&mut client).await.map_err(|error| in_words(&error))? {
-            info!("The table patron and its triggers are made");
-        }
         self.readers.start().await?;
         self.writers.start().await?;
+        let link = self.readers.any().map_err(|_| "its connections have ended".to_owned())?;
+        let (may_read, may_change) = schema::rights(&link.ready.client).await.map_err(|error| in_words(&error))?;
+        if !may_read {
+            return Err("this role may not SELECT from the table patron".to_owned());
+        }
+        if !may_change {
+            warn!(
+                "Changes will fail: this role needs INSERT, UPDATE and DELETE on the table patron, and USAGE on its sequence"
+            );
+        }
         self.resume();
         tokio::spawn(listener::keep_listening(Arc::clone(self), listening));
         Ok(())
@@ -319,6 +345,23 @@ impl Library {
         }
     }
 
+    /// How much has been announced.
+    fn heard(&self) -> u64 {
+        self.events.load(Relaxed)
+    }
+
+    fn forget(&self) {
+        lock(&self.cache).clear();
+    }
+
+    /// So much is announced that it is late: until all of it has come, nothing is served from memory.
+    fn flood(&self) {
+        if !self.listens_once {
+            self.stop_listening();
+            self.is_flooded.notify_one();
+        }
+    }
+
     fn stop_listening(&self) {
         lock(&self.cache).stop();
     }
@@ -332,6 +375,7 @@ impl Library {
         let found = self.look(id, is_fresh).await;
         match &found {
             Ok(found) => self.answers[found.how as usize].fetch_add(1, Relaxed),
+            Err(Trouble::Refused(_)) => 0,
             Err(_) => self.unavailable.fetch_add(1, Relaxed),
         };
         found
@@ -380,40 +424,33 @@ impl Library {
 
     /// Fetches a row for all who wait for it, and for the cache.
     async fn fill(self: Arc<Self>, ticket: Ticket<i32>) {
-        let fetched = self.read(ticket.key).await;
-        let waiting = match &fetched {
-            Ok((row, _)) => {
-                let weight = row.as_ref().map_or(0, Bytes::len);
-                lock(&self.cache).land(ticket, row.clone(), weight)
-            }
-            Err(_) => lock(&self.cache).fail(ticket),
-        };
-        for one in waiting {
-            // Whoever has left needs none.
-            let _ = one.send(fetched.clone());
-        }
+        let (key, mut duty) = (ticket.key, Duty { library: &self, ticket: Some(ticket) });
+        let fetched = self.read(key).await;
+        duty.end(&fetched);
     }
 
-    /// Reads a row; once more, if the connection breaks meanwhile.
+    /// Reads a row; once more, if the connection breaks meanwhile, or the table was changed.
     async fn read(&self, id: i32) -> Fetched {
         let began = Instant::now();
-        for is_last in [false, true] {
+        let mut is_first = true;
+        loop {
             let link = self.readers.any()?;
             self.selects.fetch_add(1, Relaxed);
-            match link.answer(link.ready.client.query_opt(&link.ready.select, &[&id])).await {
-                Err(_) if link.is_broken() && !is_last => {}
+            let row = link.read(async {
+                let row = link.ready.client.query_opt(&link.ready.select, &[&id]).await?;
+                let json = |row: Row| {
+                    let mut json = String::new();
+                    patron::add_row(&mut json, id, row.try_get(0)?, row.try_get(1)?);
+                    Ok(Bytes::from(json))
+                };
+                row.map(json).transpose()
+            });
+            match row.await {
+                Ok(row) => return Ok((row, began.elapsed())),
+                Err(trouble) if is_first && link.is_worth_another(&trouble).await => is_first = false,
                 Err(trouble) => return Err(trouble),
-                Ok(row) => {
-                    let row = row.map(|row| {
-                        let mut json = String::new();
-                        patron::add_row(&mut json, id, row.get(0), row.get(1));
-                        Bytes::from(json)
-                    });
-                    return Ok((row, began.elapsed()));
-                }
             }
         }
-        Err(stopping())
     }
 
     /// Does what somebody wishes, to its end whether they wait for it or not. Returns the number of the patron; `None`: there
@@ -426,31 +463,41 @@ impl Library {
         let done = told.await.unwrap_or_else(|_| Err(stopping()));
         match &done {
             Ok(_) => self.changes.fetch_add(1, Relaxed),
+            Err(Trouble::Refused(_)) => 0,
             Err(_) => self.unavailable.fetch_add(1, Relaxed),
         };
         done
     }
 
     async fn write(&self, wish: Wish) -> Result<Option<i32>, Trouble> {
-        let link = self.writers.own().await?;
-        let database::Ready { client, insert, update, delete, .. } = &*link.ready;
-        let (id, done) = match &wish {
-            Wish::Make(Patron { name, fav_dish }) => {
-                let row = link.answer(client.query_one(insert, &[name, fav_dish])).await;
-                let made = row.map(|row| Some(row.get::<_, i32>(0)));
-                (made.as_ref().ok().copied().flatten(), made)
-            }
-            Wish::Change(id, Patron { name, fav_dish }) => {
-                let changed = link.answer(client.execute(update, &[name, fav_dish, id])).await;
-                (Some(*id), changed.map(|rows| (rows > 0).then_some(*id)))
-            }
-            Wish::Delete(id) => {
-                let changed = link.answer(client.execute(delete, &[id])).await;
-                (Some(*id), changed.map(|rows| (rows > 0).then_some(*id)))
+        let Some(id) = wish.id() else { return self.write_in_turn(&wish).await };
+        // A row that is locked holds up those who want to change it, and nobody else.
+        let turn = Arc::clone(lock(&self.changing).entry(id).or_default());
+        let done = match timeout(database::TURN, turn.lock()).await {
+            Ok(_turn) => self.write_in_turn(&wish).await,
+            Err(_) => Err(Trouble::Away("another change of this patron is under way".into())),
+        };
+        let mut changing = lock(&self.changing);
+        // This one and the table's are all.
+        if Arc::strong_count(&turn) == 2 {
+            changing.remove(&id);
+        }
+        done
+    }
+
+    async fn write_in_turn(&self, wish: &Wish) -> Result<Option<i32>, Trouble> {
+        let mut is_first = true;
+        let done = loop {
+            let link = self.writers.own().await?;
+            match write_through(&link, wish).await {
+                Err(Trouble::Outdated) if is_first && link.is_worth_another(&Trouble::Outdated).await => {
+                    is_first = false;
+                }
+                done => break done,
             }
         };
         // Before the answer, so that whoever has it reads what was written; and if there is none, it may be done all the same.
-        if let Some(id) = id {
+        if let Some(id) = wish.id().or(done.as_ref().ok().copied().flatten()) {
             lock(&self.cache).written(id);
         }
         done
@@ -470,27 +517,15 @@ impl Library {
     }
 
     async fn read_list(&self, after: i32, limit: usize) -> Result<(String, Option<i32>), Trouble> {
-        let link = self.readers.any()?;
-        self.selects.fetch_add(1, Relaxed);
-        let most = i64::try_from(limit).unwrap_or(i64::MAX) + 1;
-        link.answer(async {
-            let parameters: [&(dyn ToSql + Sync); 2] = [&after, &most];
-            let mut rows = pin!(link.ready.client.query_raw(&link.ready.list, parameters).await?);
-            let (mut json, mut count, mut last) = ("[".to_owned(), 0, None);
-            while let Some(row) = rows.try_next().await? {
-                if count == limit || json.len() >= LONGEST_LIST {
-                    return Ok((json + "]", last));
-                }
-                if count > 0 {
-                    json.push(',');
-                }
-                let id = row.get(0);
-                patron::add_row(&mut json, id, row.get(1), row.get(2));
-                (count, last) = (count + 1, Some(id));
+        let mut is_first = true;
+        loop {
+            let link = self.readers.any()?;
+            self.selects.fetch_add(1, Relaxed);
+            match link.read(list_through(&link, after, limit)).await {
+                Err(trouble) if is_first && link.is_worth_another(&trouble).await => is_first = false,
+                listed => return listed,
             }
-            Ok((json + "]", None))
-        })
-        .await
+        }
     }
 
     fn add_metrics(&self, page: &mut Page, labels: &[(&str, &str)]) {
@@ -546,6 +581,75 @@ impl Library {
         if let Some(runtime) = self.runtime.get() {
             runtime.spawn(task);
         }
+    }
+}
+
+/// Who changes a patron.
+type Turn = tokio::sync::Mutex<()>;
+
+async fn write_through(link: &InUse<'_>, wish: &Wish) -> Result<Option<i32>, Trouble> {
+    let Ready { client, insert, update, delete, .. } = &*link.ready;
+    let (id, changed) = match wish {
+        Wish::Make(Patron { name, fav_dish }) => {
+            let made = async { client.query_one(insert, &[name, fav_dish]).await?.try_get(0) };
+            return link.answer(made).await.map(Some);
+        }
+        Wish::Change(id, Patron { name, fav_dish }) => {
+            (*id, link.answer(client.execute(update, &[name, fav_dish, id])).await)
+        }
+        Wish::Delete(id) => (*id, link.answer(client.execute(delete, &[id])).await),
+    };
+    changed.map(|rows| (rows > 0).then_some(id))
+}
+
+async fn list_through(
+    link: &InUse<'_>,
+    after: i32,
+    limit: usize,
+) -> Result<(String, Option<i32>), tokio_postgres::Error> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX) + 1;
+    let parameters: [&(dyn ToSql + Sync); 2] = [&after, &most];
+    let mut rows = pin!(link.ready.client.query_raw(&link.ready.list, parameters).await?);
+    let (mut json, mut count, mut last) = ("[".to_owned(), 0, None);
+    while let Some(row) = rows.try_next().await? {
+        if count == limit || json.len() >= LONGEST_LIST {
+            return Ok((json + "]", last));
+        }
+        if count > 0 {
+            json.push(',');
+        }
+        let id = row.try_get(0)?;
+        patron::add_row(&mut json, id, row.try_get(1)?, row.try_get(2)?);
+        (count, last) = (count + 1, Some(id));
+    }
+    Ok((json + "]", None))
+}
+
+/// A ticket of the cache, which is used up in any case: whatever becomes of a fetch, those who wait for it hear of it.
+struct Duty<'l> {
+    library: &'l Library,
+    ticket: Option<Ticket<i32>>,
+}
+
+impl Duty<'_> {
+    fn end(&mut self, fetched: &Fetched) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let mut cache = lock(&self.library.cache);
+        let waiting = match fetched {
+            Ok((row, _)) => cache.land(ticket, row.clone(), row.as_ref().map_or(0, Bytes::len)),
+            Err(_) => cache.fail(ticket),
+        };
+        drop(cache);
+        for one in waiting {
+            // Whoever has left needs none.
+            let _ = one.send(fetched.clone());
+        }
+    }
+}
+
+impl Drop for Duty<'_> {
+    fn drop(&mut self) {
+        self.end(&Err(stopping()));
     }
 }
 

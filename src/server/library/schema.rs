@@ -5,7 +5,7 @@
 //! 60 kB could not be stored at all; listeners of ours need no more than the number and the kind of change.
 
 use serde_json::Value;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::cache::coherent::Change;
 
@@ -22,31 +22,34 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS patron (id serial PRIMARY KEY, n
 const FUNCTION: &str = "\
 CREATE OR REPLACE FUNCTION poetry_library_notify() RETURNS trigger LANGUAGE plpgsql AS $function$
 DECLARE
-    was jsonb := CASE WHEN TG_OP IN ('UPDATE', 'DELETE') THEN to_jsonb(OLD) END;
-    now jsonb := CASE WHEN TG_OP IN ('INSERT', 'UPDATE') THEN to_jsonb(NEW) END;
     at bigint := extract(epoch FROM clock_timestamp()) * 1000000;
     kind text := TG_OP;
-    what jsonb;
+    number integer;
+    what json;
     said text;
 BEGIN
     -- Another number is another row.
-    IF kind = 'UPDATE' AND was -> 'id' <> now -> 'id' THEN
-        said := json_build_object('table', 'patron', 'id', was -> 'id', 'type', 'DELETE', 'data', NULL, 'at', at);
+    IF kind = 'UPDATE' AND OLD.id <> NEW.id THEN
+        said := json_build_object('table', 'patron', 'id', OLD.id, 'type', 'DELETE', 'data', NULL, 'at', at);
         PERFORM pg_notify('chan_patron', said);
         kind := 'INSERT';
     END IF;
-    what := CASE kind
-        WHEN 'INSERT' THEN now
-        WHEN 'DELETE' THEN was
-        WHEN 'UPDATE' THEN jsonb_build_object('old', was, 'new', now, 'diff', (
-            SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(now)
-            WHERE value IS DISTINCT FROM was -> key))
-    END;
-    FOR try IN 1..2 LOOP
-        said := json_build_object('table', 'patron', 'id', coalesce(now, was) -> 'id', 'type', kind, 'data', what, 'at', at);
-        EXIT WHEN octet_length(said) < 7900;
-        what := NULL;
-    END LOOP;
+    IF kind = 'INSERT' THEN
+        number := NEW.id;
+        what := row_to_json(NEW);
+    ELSIF kind = 'UPDATE' THEN
+        number := NEW.id;
+        what := json_build_object('old', row_to_json(OLD), 'new', row_to_json(NEW), 'diff', json_strip_nulls(
+            json_build_object('name', nullif(NEW.name, OLD.name), 'fav_dish', nullif(NEW.fav_dish, OLD.fav_dish))));
+    ELSIF kind = 'DELETE' THEN
+        number := OLD.id;
+        what := row_to_json(OLD);
+    END IF;
+    said := json_build_object('table', 'patron', 'id', number, 'type', kind, 'data', what, 'at', at);
+    -- In bytes; and what is of no encoding cannot be told everybody.
+    IF octet_length(said) >= 7900 OR getdatabaseencoding() = 'SQL_ASCII' THEN
+        said := json_build_object('table', 'patron', 'id', number, 'type', kind, 'data', NULL, 'at', at);
+    END IF;
     PERFORM pg_notify('chan_patron', said);
     RETURN NULL;
 END
@@ -62,33 +65,82 @@ CREATE TRIGGER poetry_library_truncate AFTER TRUNCATE ON patron
 ALTER TABLE patron ENABLE ALWAYS TRIGGER poetry_library_row;
 ALTER TABLE patron ENABLE ALWAYS TRIGGER poetry_library_truncate";
 
-/// Whether all of it is there, as this edition has it.
-const IS_THERE: &str = "\
-SELECT count(*) = 2 FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+/// Whether all of it is there, as this edition has it; and what is another one when anything has been done to the table or
+/// its triggers that they do not tell: another table of that name, another type of a column, triggers that were away.
+const STATE: &str = "\
+SELECT count(*) = 2, concat(min(pg_class.oid), ' ', min(relfilenode), ' ', string_agg(concat(tg.oid, ' ', tg.xmin), ' '))
+FROM pg_trigger AS tg JOIN pg_proc ON pg_proc.oid = tgfoid JOIN pg_class ON pg_class.oid = tgrelid
 WHERE tgrelid = to_regclass('patron') AND tgname IN ('poetry_library_row', 'poetry_library_truncate')
-    AND tgenabled = 'A' AND proname = 'poetry_library_notify' AND obj_description(pg_proc.oid, 'pg_proc') = $1";
+    AND tgenabled = 'A' AND proname = 'poetry_library_notify'
+    AND obj_description(pg_proc.oid, 'pg_proc') = 'poetry-library, edition 1'";
+
+/// What this role may do.
+const RIGHTS: &str = "\
+SELECT has_table_privilege('patron', 'SELECT'),
+    has_table_privilege('patron', 'INSERT, UPDATE, DELETE') AND has_table_privilege('patron', 'INSERT')
+        AND has_table_privilege('patron', 'UPDATE') AND has_table_privilege('patron', 'DELETE')
+        AND coalesce(has_sequence_privilege(pg_get_serial_sequence('patron', 'id'), 'USAGE'), true)";
 
 /// For one server at a time.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7018141438618433402)";
+const LOCK: &str = "BEGIN; SELECT pg_advisory_xact_lock(7018141438618433402)";
+
+/// What there is in a database.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct State {
+    /// The table, with its triggers.
+    pub(super) is_there: bool,
+    /// Another one: what is known of rows is worth nothing.
+    pub(super) table: String,
+}
+
+/// Looks what there is, in one message, which poolers understand as well.
+pub(super) async fn state(client: &Client) -> Result<State, tokio_postgres::Error> {
+    let rows = row(client, STATE).await?;
+    let of = |column| rows.as_ref().and_then(|row| row.get(column)).unwrap_or_default();
+    Ok(State { is_there: of(0) == "t", table: of(1).to_owned() })
+}
+
+async fn row(client: &Client, statement: &str) -> Result<Option<SimpleQueryRow>, tokio_postgres::Error> {
+    let messages = client.simple_query(statement).await?;
+    Ok(messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    }))
+}
+
+/// Whether a role may read the table, and change it.
+pub(super) async fn rights(client: &Client) -> Result<(bool, bool), tokio_postgres::Error> {
+    let row = row(client, RIGHTS).await?;
+    let may = |column| row.as_ref().and_then(|row| row.get(column)) == Some("t");
+    Ok((may(0), may(1)))
+}
 
 /// Makes the table and its triggers, if they are not there; whether it did.
 ///
 /// # Errors
 /// The database does not allow it.
-pub(super) async fn create(client: &mut Client) -> Result<bool, tokio_postgres::Error> {
-    if client.query_one(IS_THERE, &[&EDITION]).await?.get(0) {
+pub(super) async fn create(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    if state(client).await?.is_there {
         return Ok(false);
     }
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(LOCK).await?;
-    let is_there: bool = transaction.query_one(IS_THERE, &[&EDITION]).await?.get(0);
+    let made = create_locked(client).await;
+    if made.is_err() {
+        // Whatever is wrong with that one, too: the first error counts.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    made
+}
+
+async fn create_locked(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    client.batch_execute(LOCK).await?;
+    let is_there = state(client).await?.is_there;
     if !is_there {
         for statement in [TABLE, FUNCTION, TRIGGERS] {
-            transaction.batch_execute(statement).await?;
+            client.batch_execute(statement).await?;
         }
-        transaction.batch_execute(&format!("COMMENT ON FUNCTION poetry_library_notify() IS '{EDITION}'")).await?;
+        client.batch_execute(&format!("COMMENT ON FUNCTION poetry_library_notify() IS '{EDITION}'")).await?;
     }
-    transaction.commit().await?;
+    client.batch_execute("COMMIT").await?;
     Ok(!is_there)
 }
 
@@ -128,6 +180,12 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_edition_is_the_same_wherever_it_is_said() {
+        assert!(STATE.contains(&format!("'{EDITION}'")));
+        assert!(FUNCTION.contains(&format!("'{CHANNEL}'")));
+    }
 
     #[test]
     fn what_a_trigger_says_is_read_and_what_is_not_understood_is_about_everything() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Database, command, dish, get, library, make, put};
+use super::{Database, ask, command, dish, get, library, make, put};
 use crate::harness::{Finished, Service, eventually, finish};
 use crate::postgres::Postgres;
 
@@ -17,8 +17,13 @@ fn refused(command: &mut Command) -> Finished {
 fn what_is_no_database_is_one_line() {
     let at = |url: &str| refused(command().args(["--database", url]));
     for (url, code, part) in [
-        ("postgres://me:secret@localhost/poems?sslmode=require", 2, "sslmode=require asks for TLS"),
-        ("mysql://me:secret@localhost/poems", 2, "--database makes no sense: "),
+        (
+            "postgres://me:secret@localhost/poems?sslmode=require",
+            2,
+            "sslmode=require asks for TLS, which is not spoken here",
+        ),
+        ("postgres://me:secret@localhost/poems?sslmode=verify-full", 2, "TLS, which is not spoken here"),
+        ("mysql://me:secret@localhost/poems", 2, "it has to look like postgres://USER@HOST:PORT/NAME"),
         ("postgres://me:secret@127.0.0.1:x/poems", 2, "--database makes no sense: "),
         ("postgres://me@127.0.0.1:1/poems", 1, "the database on 127.0.0.1:1/poems cannot be used: connection refused"),
     ] {
@@ -31,8 +36,15 @@ fn what_is_no_database_is_one_line() {
     assert_eq!((nothing.code(), nothing.complaint().contains("DATABASE_URL")), (2, true), "{}", nothing.stderr);
     let finished = refused(command().env("DATABASE_URL", "nonsense"));
     assert_eq!((finished.code(), finished.complaint().contains("DATABASE_URL makes no sense")), (2, true));
-    for words in [&["--prove", "1s"][..], &["http://localhost:1"], &["--assert", "stale < 1s"], &["--connections", "1"]]
-    {
+    for words in [
+        &["--prove", "1s"][..],
+        &["http://localhost:1"],
+        &["--assert", "stale < 1s"],
+        &["--connections", "1"],
+        &["--statement-timeout", "0"],
+        &["--connect-timeout", "60days"],
+        &["--init", "--prove", "1s", "http://localhost:1"],
+    ] {
         assert_eq!(refused(command().args(words)).code(), 2, "{words:?}");
     }
     let nobody = refused(command().args(["--prove", "1s", "http://127.0.0.1:1"]));
@@ -49,7 +61,7 @@ fn a_password_is_needed_and_never_shown() {
     postgres.sql("postgres", "SELECT pg_reload_conf()");
     let (url, with) = (postgres.url("reader", "postgres"), postgres.url("reader:wr0ng", "postgres"));
     let none = refused(command().args(["--database", &url]));
-    assert_eq!((none.code(), none.complaint().contains("password")), (1, true), "{}", none.stderr);
+    assert_eq!((none.code(), none.complaint().contains("PGPASSWORD")), (1, true), "{}", none.stderr);
     let wrong = refused(command().args(["--database", &with]));
     assert_eq!(wrong.code(), 1);
     assert!(wrong.stderr.contains("password authentication failed for user \"reader\""), "{}", wrong.stderr);
@@ -82,6 +94,12 @@ fn a_database_is_prepared_once_and_by_whom_it_allows() {
     let librarian = library(&database.postgres.url("librarian", database.name), &[]);
     let id = make(&librarian, "Carol", "eggs");
     assert_eq!((put(&librarian, id, "ham").status, dish(&librarian, id)), (200, "ham".to_owned()));
+    database.sql("CREATE ROLE visitor LOGIN; GRANT SELECT ON patron TO visitor");
+    let visitor = library(&database.postgres.url("visitor", database.name), &[]);
+    visitor.hear("Changes will fail: this role needs INSERT");
+    assert_eq!((put(&visitor, id, "eggs").status, dish(&visitor, id)), (503, "ham".to_owned()));
+    let other = refused(command().args(["--database", &database.postgres.url("stranger", database.name)]));
+    assert_eq!((other.code(), other.complaint().contains("patron")), (1, true), "{}", other.stderr);
     let stranger = refused(command().args(["--database", &database.postgres.url("stranger", "postgres")]));
     assert_eq!((stranger.code(), stranger.complaint().contains("permission denied")), (1, true), "{}", stranger.stderr);
     let nowhere = refused(command().args(["--database", &database.postgres.url("postgres", "nowhere")]));
@@ -98,7 +116,21 @@ fn a_table_that_is_there_is_taken_as_it_is_or_not_at_all() {
     assert_eq!(get(&ours, 1).body, r#"{"id":1,"name":null,"fav_dish":"eggs"}"#);
     database.sql("UPDATE patron SET fav_dish = 'ham'");
     eventually("it is announced", || dish(&ours, 1) == "ham");
+    // Another type that is a text, too, is another table for statements that were prepared.
+    database.sql("ALTER TABLE patron ALTER fav_dish TYPE varchar(100)");
+    eventually("it is read again", || get(&ours, 1).status == 200 && put(&ours, 1, "eggs").status == 200);
+    assert_eq!(ask(&ours, "GET", "/patron", "", "").body, r#"[{"id":1,"name":"Carol","fav_dish":"eggs"}]"#);
     drop(ours);
+    for (column, change, found) in [
+        ("fav_dish", "fav_dish TYPE jsonb USING to_jsonb(fav_dish)", "jsonb; it has to be text"),
+        ("id", "id TYPE bigint", "int8; it has to be integer"),
+    ] {
+        database.sql(&format!("ALTER TABLE patron ALTER {change}"));
+        let other = refused(command().args(["--database", &database.url()]));
+        let said = format!("{column} in the table patron is of the type {found}");
+        assert_eq!((other.code(), other.complaint().contains(&said)), (1, true), "{said}: {}", other.stderr);
+        database.sql("ALTER TABLE patron ALTER fav_dish TYPE text USING fav_dish::text");
+    }
     database.sql("ALTER TABLE patron DROP COLUMN fav_dish");
     let other = refused(command().args(["--database", &database.url()]));
     assert_eq!((other.code(), other.complaint().contains("column \"fav_dish\"")), (1, true), "{}", other.stderr);

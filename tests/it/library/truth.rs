@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::{Asked, Database, ask, command, dish, get, library, make, metric, put};
 use crate::harness::{Service, eventually, finish};
@@ -180,6 +181,37 @@ fn whatever_is_changed_and_however_is_seen_by_all() {
 }
 
 #[test]
+fn what_is_done_to_the_table_itself_is_noticed_though_nobody_tells() {
+    let Some(database) = Database::new("table_itself") else { return };
+    let library = database.library(&[]);
+    let id = make(&library, "Carol", "eggs");
+    let is_held = || eventually("it is in memory", || get(&library, id).how() == "HIT");
+    // Nothing of these is announced. Each is noticed when the table is looked at next.
+    for (statements, expected) in [
+        (
+            "ALTER TABLE patron DISABLE TRIGGER ALL; UPDATE patron SET fav_dish = 'ham'; ALTER TABLE patron ENABLE ALWAYS \
+             TRIGGER poetry_library_row; ALTER TABLE patron ENABLE ALWAYS TRIGGER poetry_library_truncate",
+            "ham",
+        ),
+        ("ALTER TABLE patron ALTER fav_dish TYPE text USING upper(fav_dish)", "HAM"),
+        ("DROP TRIGGER poetry_library_row ON patron; UPDATE patron SET fav_dish = 'spam'", "spam"),
+        (
+            "BEGIN; DROP TABLE patron; CREATE TABLE patron (id serial PRIMARY KEY, name text, fav_dish text); INSERT INTO \
+             patron (fav_dish) VALUES ('brian'); COMMIT",
+            "brian",
+        ),
+    ] {
+        is_held();
+        database.sql(statements);
+        eventually("it is noticed", || dish(&library, id) == expected);
+    }
+    // And whatever was missing is there again.
+    is_held();
+    database.sql("UPDATE patron SET fav_dish = 'eggs'");
+    eventually("it is announced", || dish(&library, id) == "eggs");
+}
+
+#[test]
 fn whoever_writes_reads_what_was_written() {
     let Some(database) = Database::new("own") else { return };
     let library = database.library(&[]);
@@ -248,7 +280,7 @@ fn a_database_that_is_away_is_said_so_until_it_is_back() {
 #[test]
 fn what_takes_too_long_is_given_up_and_others_go_on() {
     let Some(database) = Database::new("locked") else { return };
-    let library = database.library(&["--statement-timeout", "500ms", "--connections", "2"]);
+    let library = database.library(&["--statement-timeout", "500ms", "--connections", "4"]);
     let (id, other) = (make(&library, "Carol", "eggs"), make(&library, "Dave", "eggs"));
     let mut holder = database.postgres.session(database.name);
     holder.say(&format!("BEGIN; UPDATE patron SET fav_dish = 'ham' WHERE id = {id}"));
@@ -256,6 +288,19 @@ fn what_takes_too_long_is_given_up_and_others_go_on() {
     assert_eq!((reply.status, reply.json()["error"].as_str()), (503, Some("the database took too long")));
     // Who reads waits for no row.
     assert_eq!((dish(&library, id), dish(&library, other)), ("eggs".to_owned(), "eggs".to_owned()));
+    // And whoever changes another one waits for nobody, however many want this one.
+    let wanted = json!({ "name": "Carol", "fav_dish": "spam" }).to_string();
+    let request = format!(
+        "PUT /patron/{id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n{wanted}",
+        wanted.len()
+    );
+    let waiting: Vec<Asked> = (0..3).map(|_| Asked::new(library.address, request.as_bytes())).collect();
+    eventually("one waits for the lock", || database.sql(WAITING) == "1");
+    assert_eq!(put(&library, other, "spam").status, 200);
+    for one in waiting {
+        assert_eq!(one.reply().status, 503);
+    }
     holder.say("COMMIT");
     assert_eq!(put(&library, id, "spam").status, 200);
     holder.say("BEGIN; LOCK TABLE patron");
