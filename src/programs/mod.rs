@@ -10,6 +10,7 @@ pub mod get_poetry;
 mod http_args;
 pub mod http_charfinder;
 mod message_args;
+pub mod poetry_anthology;
 pub mod poetry_broker;
 pub mod poetry_chaos;
 pub mod poetry_listen;
@@ -81,6 +82,7 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<tcp_charfinder::Args, tcp_charfinder::LineArgs>("tcp-charfinder"),
     ServiceProgram::new::<http_charfinder::Args, http_charfinder::PageArgs>("http-charfinder"),
     ServiceProgram::new::<poetry_monitor::Args, poetry_monitor::MonitorArgs>("poetry-monitor"),
+    ServiceProgram::new::<poetry_anthology::Args, poetry_anthology::AnthologyArgs>("poetry-anthology"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::harness::{Finished, poem_file, program, read_out, run};
 
 /// The programs that can be services.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "fastpoetry",
     "transformedpoetry",
     "poetry-proxy",
@@ -38,6 +38,7 @@ const PROGRAMS: [&str; 8] = [
     "tcp-charfinder",
     "http-charfinder",
     "poetry-monitor",
+    "poetry-anthology",
 ];
 
 /// A directory that no process of its test outlives: a service in the background is nobody's child here.
