@@ -59,7 +59,7 @@ curl -sN "$page" | sed -un -e '/<head>/d; /<svg/,/<\/svg>/d; s/<h2>/\n/; s/<p cl
 if [ -n "$picture" ]; then
     # Forgotten, so that everything is fetched again.
     kill -HUP "${children[-1]}"
-    "$chromium" --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1150 \
+    "$chromium" --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,900 \
         --user-data-dir="$work/profile" --screenshot="$picture" "$page" >/dev/null 2>&1
     echo "A picture of it is in $picture"
 fi

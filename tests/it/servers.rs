@@ -292,6 +292,7 @@ fn reloaded(server: &[String]) -> &'static str {
     match server[0].as_str() {
         "fastpoetry" => " again: ",
         "poetry-proxy" => "Forgot the poem",
+        "poetry-anthology" => "Forgot all that was fetched",
         "poetryd" => "Reloaded",
         _ => "There is nothing to reload",
     }

@@ -46,8 +46,8 @@ pub struct Args {
 /// The service alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AnthologyArgs {
-    /// The sources: PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=
     #[arg(value_name = "SOURCE", required_unless_present = "sources")]
+    #[arg(help = "The sources: PORT, HOST:PORT, [IPv6]:PORT or http://HOST[:PORT]/PATH, or one of these after NAME=")]
     source: Vec<Target>,
 
     /// Read more of them, and what is special about each, from FILE
@@ -253,7 +253,7 @@ impl Service for AnthologyService {
             Ok(sources) => {
                 let all = count(sources.len() as u64, "source");
                 self.server.set_sources(sources);
-                info!("Forgot all that was fetched; there are {all} now");
+                info!("Forgot all that was fetched; the page has {all} now");
                 Reload::Done
             }
             Err(error) => {

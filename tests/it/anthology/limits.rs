@@ -135,7 +135,7 @@ fn so_many_are_fetched_at_once_as_are_allowed() {
     let crowds: Vec<Crowd> = (0..6).map(|_| Crowd::new()).collect();
     let server = anthology(["-j", "3"].map(str::to_owned).into_iter().chain(crowds.iter().map(|c| c.server.port())));
     let viewer = Viewer::new(&server, "/");
-    let there = || crowds.iter().map(|crowd| crowd.held()).sum::<usize>();
+    let there = || crowds.iter().map(Crowd::held).sum::<usize>();
     eventually("three are asked", || there() == 3);
     crowds.iter().for_each(Crowd::open);
     assert_eq!(viewer.whole().matches("poem</pre>").count(), 6);

@@ -83,7 +83,7 @@ fn who_leaves_cancels_nothing_that_others_want_and_the_last_one_all() {
     assert_eq!((other.whole().ends_with("</html>\n"), held.clients()), (true, 1));
     // Forgotten, asked for again, and left by all.
     server.signal(Signal::SIGHUP);
-    server.hear("Forgot all that was fetched; there are 1 source now");
+    server.hear("Forgot all that was fetched; the page has 1 source now");
     let last = Viewer::new(&server, "/");
     eventually("it is asked again", || held.clients() == 2);
     leave(last);
@@ -196,7 +196,7 @@ fn the_sources_are_read_again_and_kept_if_they_make_no_sense() {
     assert!(section(&page(&server), 1).contains("the first"));
     sources.write(&(table(&one, "the same") + &table(&other, "the second")));
     server.signal(Signal::SIGHUP);
-    server.hear("there are 2 sources now");
+    server.hear("the page has 2 sources now");
     let again = page(&server);
     assert!(section(&again, 1).contains("the same") && section(&again, 2).contains("the second"), "{again}");
     sources.write("[[source]]\nadress = 1\n");
