@@ -38,10 +38,8 @@ const NOW: [(HeaderName, HeaderValue); 2] = [
 ];
 const WHAT: &str = "There are /, /news, /?wait, /anthology.json, /source/NUMBER and /metrics\n";
 
-/// The most of a page that is given away at once.
+/// The most that is given away at once: for a client that takes nothing, no more than that is copied.
 const PIECE: usize = 64 << 10;
-/// A longer page is given away in pieces, even if it is there.
-const LONG: usize = 256 << 10;
 
 /// What is the same for all requests.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ impl Pages {
         add_sections(&view, &mut pieces);
         pieces.push(Frame::end(&view, drawn(&view, &set, of.per_host).as_ref(), how).into());
         let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-        page(status, pieces)
+        given(status, HTML, pieces)
     }
 
     /// The page in the order in which its sources come, each as soon as it has come.
@@ -113,7 +111,7 @@ impl Pages {
         add_sections(&view, &mut first);
         if view.awaited() == 0 {
             first.push(Frame::end(&view, drawn(&view, &set, of.per_host).as_ref(), Next::All).into());
-            return page(StatusCode::OK, first);
+            return given(StatusCode::OK, HTML, first);
         }
         let (limit, per_host) = (of.page_timeout, of.per_host);
         live(HTML, move |pieces| async move {
@@ -149,11 +147,11 @@ fn in_pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || Some(bytes.split_to(bytes.len().min(PIECE))).filter(|piece| !piece.is_empty()))
 }
 
-/// A page that is there.
-fn page(status: StatusCode, pieces: Vec<Bytes>) -> Response<Content> {
+/// An answer that is there, all at once or, if it is long, in pieces.
+fn given(status: StatusCode, content_type: &'static str, pieces: Vec<Bytes>) -> Response<Content> {
     let mut response = match pieces.iter().map(Bytes::len).sum::<usize>() {
-        ..=LONG => whole(status, HTML, pieces.concat()),
-        _ => streamed(HTML, pieces.into_iter().flat_map(in_pieces)),
+        ..=PIECE => whole(status, content_type, pieces.concat()),
+        _ => streamed(content_type, pieces.into_iter().flat_map(in_pieces)),
     };
     *response.status_mut() = status;
     response
@@ -231,7 +229,7 @@ async fn for_programs(of: &Anthology, stop: &Stop) -> Response<Content> {
     let told: Vec<Told<'_>> = view.seen().iter().filter_map(Told::of).collect();
     let json = json!({ "report": report(&view, of.per_host), "sources": told });
     let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-    whole(status, JSON, json.to_string() + "\n")
+    given(status, JSON, vec![Bytes::from(json.to_string() + "\n")])
 }
 
 /// What one source has sent, as it came.
@@ -254,7 +252,7 @@ async fn one(of: &Anthology, number: &str, stop: &Stop) -> Response<Content> {
                 Charset::Utf8 => TEXT,
                 Charset::Latin1 => "text/plain; charset=windows-1252",
             };
-            let mut response = whole(StatusCode::OK, content_type, edition.bytes.clone());
+            let mut response = given(StatusCode::OK, content_type, vec![edition.bytes.clone()]);
             response.headers_mut().insert(header::AGE, edition.age().as_secs().into());
             response
         }

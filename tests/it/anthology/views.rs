@@ -289,6 +289,19 @@ fn a_source_is_to_be_had_alone_as_it_came() {
 }
 
 #[test]
+fn a_long_text_is_all_there_however_it_is_asked_for() {
+    let text = "<&>\n".repeat(200_000);
+    let poem = Server::poem(text.clone());
+    let server = anthology([poem.port()]);
+    for path in ["/", "/", "/?wait", "/anthology.json"] {
+        let (status, body) = get(&server, path);
+        let escaped = if path.ends_with("json") { "<&>\\n" } else { "&lt;&amp;&gt;\n" };
+        assert_eq!((status, body.matches(escaped).count()), (200, 200_000), "{path}");
+    }
+    assert_eq!(get(&server, "/source/1"), (200, text));
+}
+
+#[test]
 fn old_clients_and_those_who_want_no_body_are_served_as_well() {
     let poem = Server::poem("poem");
     let server = anthology(["--host-name", "poems.example", &poem.port()]);
