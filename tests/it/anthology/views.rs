@@ -5,7 +5,7 @@ use poetry_suite::cli::open_files;
 use serde_json::Value;
 
 use super::*;
-use crate::harness::{eventually, finish, follow, path_of};
+use crate::harness::{LIMIT, eventually, finish, follow, path_of};
 
 #[test]
 fn sources_stand_on_the_page_in_the_order_in_which_they_come() {
@@ -163,7 +163,7 @@ fn a_source_that_fails_again_says_why_beside_what_it_had() {
 #[test]
 fn a_page_ends_in_time_and_what_is_on_its_way_is_for_the_next_view() {
     let (quick, slow) = (Server::poem("quick"), Held::new("slow"));
-    let server = anthology(["--page-timeout", "300ms", &quick.port(), &slow.server.port()]);
+    let server = anthology(["--page-timeout", LIMIT, &quick.port(), &slow.server.port()]);
     let first = page(&server);
     assert!(first.contains("quick</pre>") && first.contains("<svg "), "{first}");
     let told = section(&first, 2);
@@ -242,10 +242,10 @@ fn texts_are_changed_on_their_way_or_shown_as_they_came() {
     let silent = Held::new("");
     for (via, why) in [
         (&refused, "Nobody listens there: connection refused."),
-        (&silent.server.port(), "It was silent for 300ms, before its first byte."),
+        (&silent.server.port(), "It was silent for 2s, before its first byte."),
         (&poem.port(), "Its reply is malformed: "),
     ] {
-        let server = anthology(["--idle-timeout", "300ms", "--transform", "shout", "--via", via, &poem.port()]);
+        let server = anthology(["--idle-timeout", LIMIT, "--transform", "shout", "--via", via, &poem.port()]);
         let page = page(&server);
         let told = section(&page, 1);
         assert!(told.contains(&format!("It is as it came, and was to be changed: {why}")), "{told}");
@@ -271,7 +271,7 @@ fn a_source_is_to_be_had_alone_as_it_came() {
     let latin = replying(reply("Content-Type: text/plain; charset=iso-8859-1\r\n", b"caf\xe9"));
     let html = replying(reply("Content-Type: text/html\r\n", "<title>x</title><script>alert(1)</script>"));
     let silent = Held::new("");
-    let server = anthology(["--idle-timeout", "200ms", &url(&latin), &url(&html), &silent.server.port()]);
+    let server = anthology(["--idle-timeout", LIMIT, &url(&latin), &url(&html), &silent.server.port()]);
     let alone = Viewer::new(&server, "/source/1");
     assert!(alone.head.contains("Content-Type: text/plain; charset=windows-1252\r\n"), "{}", alone.head);
     assert!(alone.head.contains("Content-Length: 4\r\n") && alone.head.contains("Age: 0\r\n"), "{}", alone.head);
@@ -280,7 +280,7 @@ fn a_source_is_to_be_had_alone_as_it_came() {
     assert!(alone.head.contains("X-Content-Type-Options: nosniff\r\n"), "{}", alone.head);
     assert_eq!(alone.whole(), "<title>x</title><script>alert(1)</script>");
     let (status, why) = get(&server, "/source/3");
-    assert_eq!((status, &*why), (504, "It was silent for 200ms, before its first byte.\n"));
+    assert_eq!((status, &*why), (504, "It was silent for 2s, before its first byte.\n"));
     for path in ["/source/0", "/source/4", "/source/01", "/source/+1", "/source/", "/source/99999999999999999999"] {
         assert_eq!(get(&server, path), (404, "There are sources from 1 to 3\n".to_owned()), "{path}");
     }
