@@ -28,8 +28,8 @@ use crate::units::count;
 
 /// One page from many sources, as they come: an async server that fetches them at once, each with its own limits
 ///
-/// A source is a poem server, a text over HTTP, a page (its title is shown) or a feed (its headlines are). Each stands on the
-/// page as soon as it is there, and one that fails says why. / and /news are the page as it comes, /?wait all of it at once,
+/// A source is a poem server, a text over HTTP, a page (its title is shown) or a feed (its headlines are). Each stands on
+/// the page as soon as it is there, and one that fails says why. / and /news are the page as it comes, /?wait all of it at once,
 /// /anthology.json the same for programs, /source/NUMBER what one source has sent, and /metrics what it took.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::record::{Change, Record};
-use super::store::{Standing, Store};
+use super::standing::Standing;
+use super::store::Store;
 use super::view::{Seen, View};
 use crate::report::waterfall::{Chart, svg};
 use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};

@@ -1,5 +1,5 @@
-//! What a source had when it was last fetched, made ready for everybody: the bytes, what is shown of them, and its part of a
-//! page.
+//! What a source had when it was last fetched, made ready for everybody: the bytes, what is shown of them, and its part of
+//! a page.
 
 use std::time::{Duration, Instant};
 

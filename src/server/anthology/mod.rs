@@ -12,7 +12,7 @@
 //! | `fetch.rs`, `change.rs`, `record.rs`, `trouble.rs` | one fetch: how it goes, what is made of a text, when what happened, why it was in vain |
 //! | `gates.rs` | how many at a time, together and on each host |
 //! | `media.rs`, `charset.rs`, `content.rs`, `title.rs`, `feed.rs`, `markup.rs` | from bytes to what is shown, without sockets |
-//! | `edition.rs`, `store.rs` | what a source had, and one fetch of it for all who want it |
+//! | `edition.rs`, `standing.rs`, `store.rs` | what a source had, what it is to one who looks, and one fetch of it for all |
 //! | `together.rs`, `view.rs` | one look at all sources, in the order in which they come |
 //! | `account.rs` | its report and its picture |
 //! | `page.rs`, `pages.rs` | the page in pieces, and whatever else is to be had |
@@ -31,6 +31,7 @@ mod page;
 mod pages;
 mod record;
 mod source;
+mod standing;
 mod store;
 mod title;
 mod together;

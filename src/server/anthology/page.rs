@@ -1,12 +1,13 @@
-//! The page, in pieces: its head, a section for each source, and its end. Whatever a source has sent, or is called, is text
-//! here.
+//! The page, in pieces: its head, a section for each source, and its end. Whatever a source has sent, or is called, is
+//! text here.
 
 use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokio_util::bytes::Bytes;
 
-use super::store::{Standing, Store};
+use super::standing::Standing;
+use super::store::Store;
 use super::view::{Next, View};
 use crate::report::Report;
 use crate::units::{count, human};

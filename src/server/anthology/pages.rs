@@ -1,5 +1,5 @@
-//! What is to be had over HTTP: the page as its sources come or all at once, the same for programs, each source alone, and
-//! the style sheet. No part of a request names a source but by its number.
+//! What is to be had over HTTP: the page as its sources come or all at once, the same for programs, each source alone,
+//! and the style sheet. No part of a request names a source but by its number.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::charset::Charset;
 use super::content::Content as Shown;
 use super::feed::Headline;
 use super::page::{Drawing, Frame, section};
-use super::store::Standing;
+use super::standing::Standing;
 use super::view::{Next, Seen, View};
 use super::{Anthology, Set};
 use crate::metrics::{CONTENT_TYPE, Page as Metrics};

@@ -17,6 +17,7 @@ use super::fetch::fetch;
 use super::gates::Gate;
 use super::record::{Log, Record};
 use super::source::{Source, Transform};
+use super::standing::Standing;
 use super::totals::{Role, Totals};
 use super::trouble::Trouble;
 use crate::cache::flight::{Flight, Readable, Reader, Writer};
@@ -60,21 +61,6 @@ struct UnderWay {
     flight: Arc<Flight<()>>,
     log: Arc<Log>,
     result: Arc<OnceLock<Result<Arc<Edition>, Arc<Trouble>>>>,
-}
-
-/// What a source is to somebody who asks.
-#[derive(Debug, Clone)]
-pub(super) enum Standing {
-    /// It was there, and is as good as new.
-    Fresh(Arc<Edition>),
-    /// It was there, and is fetched again, or was to be and could not.
-    Aged(Arc<Edition>, Option<Arc<Trouble>>),
-    /// It has come.
-    Come(Arc<Edition>),
-    /// It does not come.
-    Failed(Arc<Trouble>, Box<Record>),
-    /// Nobody waits for it any more, but it may come.
-    Late(Box<Record>),
 }
 
 /// A fetch that is to be spawned.
@@ -133,8 +119,8 @@ impl Store {
         lock(&self.state).cache.value().map_or(0, |edition| edition.bytes.len())
     }
 
-    /// Decides what somebody is to get. If that takes a fetch, it is one of `fetches`, which have to be spawned: others may
-    /// join it from now on.
+    /// Decides what somebody is to get. If that takes a fetch, it is one of `fetches`, which have to be spawned: others
+    /// may join it from now on.
     pub(super) fn admit(self: &Arc<Self>, shared: &Arc<Shared>, fetches: &mut Vec<Flying>) -> Admission {
         let state = &mut *lock(&self.state);
         let flight = state.under_way.as_ref().map(|under_way| &under_way.flight).filter(|flight| !flight.is_over());
@@ -266,39 +252,5 @@ impl Store {
             state.under_way = None;
         }
         drop(writer.land());
-    }
-}
-
-impl Standing {
-    /// What is shown of the source, if something is.
-    pub(super) fn edition(&self) -> Option<&Arc<Edition>> {
-        match self {
-            Self::Fresh(edition) | Self::Aged(edition, _) | Self::Come(edition) => Some(edition),
-            Self::Failed(..) | Self::Late(_) => None,
-        }
-    }
-
-    /// Whether something of the source is shown.
-    pub(super) fn is_shown(&self) -> bool {
-        self.edition().is_some()
-    }
-
-    /// Why it is not there, or not as good as new.
-    pub(super) fn trouble(&self) -> Option<&Trouble> {
-        match self {
-            Self::Failed(trouble, _) | Self::Aged(_, Some(trouble)) => Some(trouble),
-            Self::Fresh(_) | Self::Aged(_, None) | Self::Come(_) | Self::Late(_) => None,
-        }
-    }
-
-    /// Its name, for programs.
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Fresh(_) => "fresh",
-            Self::Aged(..) => "aged",
-            Self::Come(_) => "come",
-            Self::Failed(..) => "failed",
-            Self::Late(_) => "late",
-        }
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep_until;
 
-use super::store::{Admission, Arrival, Shared, Standing, Store};
+use super::standing::Standing;
+use super::store::{Admission, Arrival, Shared, Store};
 use super::together::Together;
 use crate::net::Stop;
 
