@@ -86,9 +86,10 @@ pub fn prepare<H: FastPath>(doors: Vec<Door>, handler: &Arc<H>, limits: &ServerL
         }
     }
     let workers = workers.into_iter().map(|worker| worker.start(handler, limits.grace)).collect::<io::Result<_>>()?;
-    limits.descriptors.ask(H::OPENS, limits.max_clients)?;
-    let counts = Arc::new(Counts::new(limits.max_clients, limits.descriptors.clone(), H::OPENS));
-    Ok(Prepared { counts, doors: names, workers, opens: H::OPENS, limits: limits.clone() })
+    let opens = handler.opens();
+    limits.descriptors.ask(opens, limits.max_clients)?;
+    let counts = Arc::new(Counts::new(limits.max_clients, limits.descriptors.clone(), opens));
+    Ok(Prepared { counts, doors: names, workers, opens, limits: limits.clone() })
 }
 
 impl Prepared {

@@ -19,6 +19,11 @@ pub trait Handler: Send + Sync + 'static {
     /// [`LOOK_UP`](super::descriptors::LOOK_UP) beside.
     const OPENS: Opens = Opens { each: 0, beside: 0 };
 
+    /// As [`OPENS`](Self::OPENS), where that depends on what it is to do.
+    fn opens(&self) -> Opens {
+        Self::OPENS
+    }
+
     /// Called once, before the first connection: a handler that needs threads of its own starts them here.
     ///
     /// # Errors
@@ -55,6 +60,11 @@ pub trait FastPath: Send + Sync + 'static {
 
     /// As for [`Handler::OPENS`].
     const OPENS: Opens = Opens { each: 0, beside: 0 };
+
+    /// As for [`Handler::opens`].
+    fn opens(&self) -> Opens {
+        Self::OPENS
+    }
 
     /// What is left to do on a connection, from one call to the next.
     type State: Send;
@@ -116,6 +126,10 @@ impl<H: Handler> FastPath for H {
     const EOF_ENDS_MESSAGE: bool = H::EOF_ENDS_MESSAGE;
 
     const OPENS: Opens = H::OPENS;
+
+    fn opens(&self) -> Opens {
+        Handler::opens(self)
+    }
 
     type State = ();
 

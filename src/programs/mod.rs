@@ -10,6 +10,7 @@ pub mod get_poetry;
 mod http_args;
 pub mod http_charfinder;
 mod message_args;
+pub mod poetry_anthology;
 pub mod poetry_broker;
 pub mod poetry_chaos;
 #[cfg(feature = "library")]
@@ -85,6 +86,7 @@ pub const SERVICES: &[ServiceProgram] = &[
     ServiceProgram::new::<poetry_monitor::Args, poetry_monitor::MonitorArgs>("poetry-monitor"),
     #[cfg(feature = "library")]
     ServiceProgram::new::<poetry_library::Args, poetry_library::LibraryArgs>("poetry-library"),
+    ServiceProgram::new::<poetry_anthology::Args, poetry_anthology::AnthologyArgs>("poetry-anthology"),
 ];
 
 /// The command line of every program: what `--help` says, and manuals and completions are made from.

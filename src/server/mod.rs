@@ -7,6 +7,7 @@
 //! Both poem servers, the blocking and the async one, treat their clients as a [`fault_plan`] has it: how fast, and
 //! with which faults. Only for these does a server end a connection in another way than the polite one.
 
+pub mod anthology;
 pub mod broker;
 pub mod chaos;
 pub mod fast;

@@ -11,13 +11,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::{self, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::sync::mpsc;
 use tokio_util::bytes::{Bytes, BytesMut};
 use tracing::debug;
 
@@ -37,6 +38,10 @@ const HEADERS: [(HeaderName, HeaderValue); 2] = [
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
+);
+/// Nothing that runs.
+const POLICY_WITHOUT_SCRIPTS: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 /// And forms.
 const POLICY_WITH_FORMS: HeaderValue = HeaderValue::from_static(
@@ -60,6 +65,12 @@ impl Site {
     /// Pages that are nobody else's business: it has to be called by one of these names.
     pub(super) fn called(program: &'static str, names: Vec<String>) -> Self {
         Self { program, names: Some(names), policy: POLICY, is_once: false }
+    }
+
+    /// Pages on which nothing runs.
+    #[must_use]
+    pub(super) fn without_scripts(self) -> Self {
+        Self { policy: POLICY_WITHOUT_SCRIPTS, ..self }
     }
 
     /// Each request on a connection of its own.
@@ -226,6 +237,19 @@ pub(super) fn streamed(
     response
 }
 
+/// A page that is made by this work, which gives its pieces away one after another as it has them. The work goes on when
+/// a piece is taken, and ends with the page, or when nobody wants that any more.
+pub(super) fn live<F: Future<Output = ()> + Send + 'static>(
+    content_type: &'static str,
+    work: impl FnOnce(mpsc::Sender<Bytes>) -> F,
+) -> Response<Content> {
+    let (sender, pieces) = mpsc::channel(1);
+    let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(work(sender));
+    let mut response = Response::new(Content::Live { work: Some(work), pieces });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
 /// The answer to whoever has the page already.
 pub(super) fn not_modified() -> Response<Content> {
     let mut response = Response::new(Content::Whole(None));
@@ -263,6 +287,13 @@ pub(super) enum Content {
         /// How many others have waited for.
         count: usize,
     },
+    /// Pieces that come when they do.
+    Live {
+        /// Who makes them; `None` when that is done.
+        work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        /// Those that are made.
+        pieces: mpsc::Receiver<Bytes>,
+    },
 }
 
 /// After so many pieces others have a turn.
@@ -287,6 +318,17 @@ impl body::Body for Content {
                 *count += 1;
                 pieces.next()
             }
+            Self::Live { work, pieces } => {
+                // What it has made is taken before it goes on, and after.
+                let mut next = pieces.poll_recv(context);
+                if let (Poll::Pending, Some(making)) = (&next, &mut *work) {
+                    if making.as_mut().poll(context).is_ready() {
+                        *work = None;
+                    }
+                    next = pieces.poll_recv(context);
+                }
+                ready!(next)
+            }
         };
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -298,7 +340,7 @@ impl body::Body for Content {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Self::Pieces { .. } => SizeHint::default(),
+            Self::Pieces { .. } | Self::Live { .. } => SizeHint::default(),
         }
     }
 }
@@ -308,6 +350,7 @@ impl fmt::Debug for Content {
         match self {
             Self::Whole(body) => f.debug_tuple("Whole").field(body).finish(),
             Self::Pieces { count, .. } => f.debug_struct("Pieces").field("count", count).finish_non_exhaustive(),
+            Self::Live { .. } => f.debug_struct("Live").finish_non_exhaustive(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The programs as their users meet them: started, talked to over real sockets, read from and stopped.
 
+mod anthology;
 mod arguments;
 mod broker;
 mod chaos;

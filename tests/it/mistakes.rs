@@ -180,12 +180,12 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetryd", "slowpoetry", "sera"],
         2,
-        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor or poetry-library; slowpoetry serves one client at a time, and runs alone; see --help",
+        "there is no PROGRAM 'slowpoetry': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor, poetry-library or poetry-anthology; slowpoetry serves one client at a time, and runs alone; see --help",
     ),
     (
         &["poetryd", "fastpoetri", "sera"],
         2,
-        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor or poetry-library; see --help",
+        "there is no PROGRAM 'fastpoetri': it is fastpoetry, transformedpoetry, poetry-proxy, poetry-chaos, poetry-broker, tcp-charfinder, http-charfinder, poetry-monitor, poetry-library or poetry-anthology; see --help",
     ),
     (&["poetryd", "--config", "nosuch.toml"], 1, "cannot read nosuch.toml: no such file or directory"),
     (
@@ -390,6 +390,19 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (&["charfinder", "--count", "--json", "cat"], 2, "--count cannot be used with --json; see --help"),
     (&["tcp-charfinder", "cat"], 2, "unexpected argument 'cat'; see --help"),
     (&["http-charfinder", "cat"], 2, "unexpected argument 'cat'; see --help"),
+    (&["poetry-anthology"], 2, "<SOURCE>... is missing; see --help"),
+    (
+        &["poetry-anthology", "https://poems.example/"],
+        2,
+        "invalid value 'https://poems.example/' for '[SOURCE]...': https is not spoken here; put socat or stunnel in front; see --help",
+    ),
+    (
+        &["poetry-anthology", "--timeout", "0", "1"],
+        2,
+        "invalid value '0' for '--timeout <DURATION>': it must be longer than 0; see --help",
+    ),
+    (&["poetry-anthology", "--per-host", "0", "1"], 2, "invalid value '0' for '--per-host <N>': it must be a whole..."),
+    (&["poetry-anthology", "--sources", "nosuch.toml"], 1, "cannot read nosuch.toml: no such file or directory"),
     (&["poetry-race", "--runs"], 2, "--runs <N> has no value; see --help"),
     (&["poetryd", "--config"], 2, "--config <FILE> has no value; see --help"),
     (&["poetryd", "--conifg", "x"], 2, "unexpected argument '--conifg' (a similar one is '--config'); see --help"),

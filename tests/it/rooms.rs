@@ -35,7 +35,7 @@ const LAW: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["report", "pace", "net"]),
-    ("server", &["net", "proto", "pace", "cache", "unicode"]),
+    ("server", &["net", "proto", "pace", "cache", "unicode", "report"]),
     ("race", &["client", "report"]),
     ("client", &["proto", "report"]),
     ("messages", &["net", "proto"]),

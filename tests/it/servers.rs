@@ -46,7 +46,7 @@ impl Place {
     }
 
     /// Every server, with the words that it needs at least.
-    pub(crate) fn servers(&self) -> [Vec<String>; 10] {
+    pub(crate) fn servers(&self) -> [Vec<String>; 11] {
         let (poem, record) = (self.word("poem"), self.word("samples"));
         [
             vec!["slowpoetry", "--delay", "0", &poem],
@@ -58,6 +58,7 @@ impl Place {
             vec!["tcp-charfinder"],
             vec!["http-charfinder"],
             vec!["poetry-monitor", "--replay", &record],
+            vec!["poetry-anthology", "1"],
             vec!["poetryd", "fastpoetry", &poem],
         ]
         .map(|words| words.into_iter().map(str::to_owned).collect())
@@ -291,6 +292,7 @@ fn reloaded(server: &[String]) -> &'static str {
     match server[0].as_str() {
         "fastpoetry" => " again: ",
         "poetry-proxy" => "Forgot the poem",
+        "poetry-anthology" => "Forgot all that was fetched",
         "poetryd" => "Reloaded",
         _ => "There is nothing to reload",
     }

@@ -284,7 +284,9 @@ mod tests {
         let reads = [(Some(1), 11, 13), (Some(2), 14, 15), (Some(2), 22, 23), (Some(4), 41, 48)];
         let proof = proof(&[(1, 10), (2, 20), (3, 30), (4, 40)], &reads);
         let fresh = &proof.reads[0].1.fresh;
-        assert_eq!((fresh.percentile(25), fresh.percentile(50), fresh.longest()), (Some(0), Some(3_000), Some(18_000)));
+        let times = [fresh.percentile(25), fresh.percentile(50), fresh.longest()].map(Option::unwrap_or_default);
+        // A histogram knows them to better than 1 in 64.
+        assert_eq!(times.map(|micros| micros / 100), [0, 30, 180]);
         assert_eq!(proof.value(Claim::Fresh), Some(0.018));
     }
 

@@ -112,8 +112,9 @@ Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes like 10, 1
 
 A file has poetryd's options as keys at its top (log-file = \"/var/log/poetryd.log\"), and a table for each service, \
 [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], \
-[[tcp-charfinder]], [[http-charfinder]], [[poetry-monitor]] or [[poetry-library]], with the program's options as keys (port = 10000); FILE and \
-UPSTREAM are the keys file and upstream. Paths in it are relative to its directory. The command line wins over it.
+[[tcp-charfinder]], [[http-charfinder]], [[poetry-monitor]], [[poetry-library]] or \
+[[poetry-anthology]], with the program's options as keys \
+(port = 10000); FILE, UPSTREAM and SOURCE are the keys file, upstream and source. Paths in it are relative to its directory. The command line wins over it.
 
 Sockets that systemd has opened (socket activation) are used instead of new ones: all of them by a single program, and \
 in a file by the service that has the address.

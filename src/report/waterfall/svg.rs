@@ -44,16 +44,26 @@ const COMPACT: Sizes = Sizes { lane: 8.0, most_height: 220.0, most_lanes: 1_000,
 
 /// Draws a chart.
 pub fn draw(chart: &Chart) -> String {
-    picture(chart, None)
+    picture(chart, Some(style()), None)
+}
+
+/// Draws a chart as a part of a page that may have no style sheet within: its own has the [`rules`].
+pub fn draw_in_page(chart: &Chart) -> String {
+    picture(chart, None, None)
+}
+
+/// The rules of a style sheet by which a chart that is drawn in a page follows the reader's preference.
+pub fn rules() -> String {
+    style()
 }
 
 /// Draws a chart that plays the run once, where motion is welcome: what is still to come is behind a curtain. Elsewhere
 /// it is the same picture as that of [`draw`].
 pub fn draw_moving(chart: &Chart) -> String {
-    picture(chart, Some(Motion::of(chart.span_us)))
+    picture(chart, Some(style()), Some(Motion::of(chart.span_us)))
 }
 
-fn picture(chart: &Chart, motion: Option<Motion>) -> String {
+fn picture(chart: &Chart, style: Option<String>, motion: Option<Motion>) -> String {
     let sizes = if chart.compact { COMPACT } else { USUAL };
     let left = if chart.compact { MARGIN } else { MARGIN + label_width(chart) + 10.0 };
     let axis = Axis { left, width: WIDTH - left - sizes.behind, span: chart.span_us };
@@ -66,8 +76,7 @@ fn picture(chart: &Chart, motion: Option<Motion>) -> String {
     }
     body = body.add(draw_legend(chart, y + 4.0));
     y += 30.0;
-    let rules = style() + &motion.map(|motion| motion.style(&axis)).unwrap_or_default();
-    Document::new()
+    let mut document = Document::new()
         .set("viewBox", format!("0 0 {WIDTH} {}", number(y)))
         .set("width", WIDTH)
         .set("height", number(y))
@@ -76,8 +85,12 @@ fn picture(chart: &Chart, motion: Option<Motion>) -> String {
         .set("aria-labelledby", "title")
         .set("aria-describedby", "desc")
         .add(Title::new("A waterfall of poems: one lane each, time to the right").set("id", "title"))
-        .add(Description::new().set("id", "desc").add(svg::node::Text::new(described(chart, sizes))))
-        .add(Style::new(rules))
+        .add(Description::new().set("id", "desc").add(svg::node::Text::new(described(chart, sizes))));
+    if let Some(style) = style {
+        let motion = motion.map(|motion| motion.style(&axis)).unwrap_or_default();
+        document = document.add(Style::new(style + &motion));
+    }
+    document
         .add(definitions())
         .add(PAGE.paint(Rectangle::new().set("width", "100%").set("height", "100%")))
         .add(body)
@@ -429,6 +442,17 @@ mod tests {
         assert_eq!(sentences[0], "async: Got 2 poems in 6.00 s.");
         assert!(sentences[1].starts_with("Poem 1, donne from 127.0.0.1:10000, was connecting for 1.00 s, "));
         assert!(picture.contains("\n1  donne\n") && picture.contains("\n6.00 s\n"));
+    }
+
+    #[test]
+    fn in_a_page_nothing_is_styled_within() {
+        let chart = Chart::of(&[report("async", vec![task(1, 0, 3_000_000)])]);
+        let (whole, part) = (draw(&chart), draw_in_page(&chart));
+        assert!(!part.contains("<style") && !part.contains("style=") && !part.contains("<?xml"));
+        let (before, rest) = whole.split_once("<style>").expect("a style sheet");
+        let (style, after) = rest.split_once("</style>").expect("its end");
+        assert_eq!(style.trim(), rules().trim());
+        assert_eq!(format!("{}{}", before.trim_end(), after), part);
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
             (b"name=Carol", "expected"),
             (br#"{"name": "a", "name": "b", "fav_dish": "c"}"#, "the key \"name\" is there twice"),
             (br#"{"name": "a", "fav_dish": "b"} x"#, "trailing characters"),
-            (br#"{"name": "\ud800", "fav_dish": "b"}"#, "surrogate"),
+            (br#"{"name": "\ud800", "fav_dish": "b"}"#, "hex escape"),
             (b"{\"name\": \"\xff\", \"fav_dish\": \"b\"}", "invalid unicode"),
         ] {
             let error = Patron::read(body).expect_err("no patron");

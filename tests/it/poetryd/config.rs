@@ -17,7 +17,7 @@ fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
     ];
     // Of the process, not of a service in it.
     const PROCESS: [&str; 7] = ["verbose", "quiet", "log-format", "ready-fd", "port-file", "monitor", "monitor-as"];
-    let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>|\[(UPSTREAM)\])").expect("a pattern");
+    let option = Regex::new(r"(?m)^ +(?:(?:-\w, )?--([a-z-]+)|<([A-Z]+)>|\[(UPSTREAM|SOURCE)\])").expect("a pattern");
     let mut options = BTreeMap::new();
     for name in [&["poetryd"], &PROGRAMS[..]].concat() {
         let help = String::from_utf8(run(name, ["--help"]).stdout).expect("UTF-8");
@@ -58,7 +58,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
     // Those that are not on every machine.
     let elsewhere = ["user", "group", "replay", "speed"];
     let place = Place::new();
-    for script in ["faults.toml", "outage.toml"] {
+    for script in ["faults.toml", "outage.toml", "anthology.toml"] {
         fs::copy(example().with_file_name(script), place.path(script)).expect("copied");
     }
     let root = env!("CARGO_MANIFEST_DIR");
@@ -82,6 +82,8 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
             "error-status" | "rewrite-host" => &["# protocol"],
             "jitter" => &["# rate"],
             "monitor-as" => &["# monitor "],
+            "transform" => &["# via"],
+            "via" => &["# transform"],
             "seed" => &["# rate", "# jitter"],
             "stale-while-revalidate" | "stale-if-error" | "retry-after" => &["# ttl"],
             _ => &[],
@@ -170,7 +172,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         (
             "verbose = 1\n".to_owned(),
             2,
-            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]], [[http-charfinder]], [[poetry-monitor]] or [[poetry-library]]",
+            "1: there is no service: write [[fastpoetry]], [[transformedpoetry]], [[poetry-proxy]], [[poetry-chaos]], [[poetry-broker]], [[tcp-charfinder]], [[http-charfinder]], [[poetry-monitor]], [[poetry-library]] or [[poetry-anthology]]",
         ),
         ("[[fastpoetry]\n".to_owned(), 2, "1: "),
         (

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::harness::{Finished, poem_file, program, read_out, run};
 
 /// The programs that can be services.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "fastpoetry",
     "transformedpoetry",
     "poetry-proxy",
@@ -39,6 +39,7 @@ const PROGRAMS: [&str; 9] = [
     "http-charfinder",
     "poetry-monitor",
     "poetry-library",
+    "poetry-anthology",
 ];
 
 /// A directory that no process of its test outlives: a service in the background is nobody's child here.
