@@ -134,12 +134,19 @@ compare() { # compare TITLE BASE ROW...
 }
 
 hit() {
-    local round hello library book=""
+    local round hello same library book="" name value
+    local fields=()
     serve hello
     hello="$address $pid"
     serve poetry-library -q --database "$database"
     library="$address $pid"
     warm "$address" 1000
+    # What ours says beside what hyper says itself.
+    while IFS=: read -r name value; do
+        case $name in Cache-Control | X-* | Referrer-* | Content-Security-*) fields+=(--field "$name:$value") ;; esac
+    done < <(curl -si "http://$address/patron/1" | tr -d '\r')
+    serve hello "${fields[@]}"
+    same="$address $pid"
     if serve_book 65536; then
         book="$address $pid"
         warm "$address" 1000
@@ -148,12 +155,13 @@ hit() {
         # shellcheck disable=SC2086 # two words each
         {
             ask hello $hello 1000
+            ask same $same 1000
             ask hit $library 1000
             [ -z "$book" ] || ask book-hit $book 1000
         }
     done
     stop
-    compare "In memory" "hello:bare hyper" "hello:bare hyper, the same bytes" "hit:poetry-library" \
+    compare "In memory" "hello:bare hyper" "hello:bare hyper, the same body" "same:bare hyper, the same body and fields" "hit:poetry-library" \
         "book-hit:the book's shape on Sanic and asyncpg"
 }
 

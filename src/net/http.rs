@@ -187,8 +187,6 @@ impl rt::Read for Wire<'_> {
             into.put_slice(&self.ahead.split_to(now));
             return Poll::Ready(Ok(()));
         }
-        let mut buffer = [0; 4 * 1024];
-        let most = buffer.len().min(into.remaining());
         loop {
             if self.stream.poll_read_ready(context)?.is_pending() {
                 if !self.head.is_due.load(Relaxed) {
@@ -198,6 +196,8 @@ impl rt::Read for Wire<'_> {
                 self.head.is_late.store(true, Relaxed);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
+            let mut buffer = [0; 4 * 1024];
+            let most = buffer.len().min(into.remaining());
             match self.stream.try_read(&mut buffer[..most]) {
                 Ok(read) => {
                     if read > 0 {

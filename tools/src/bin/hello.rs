@@ -10,7 +10,7 @@ use std::thread;
 
 use clap::Parser;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::rt::{self, ReadBufCursor};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +29,16 @@ struct Args {
     /// What is answered
     #[arg(long, default_value = "{\"id\":1,\"name\":\"Carol\",\"fav_dish\":\"SPAM Bruschetta\"}")]
     body: String,
+
+    /// Fields of the answer, beside those that hyper has itself: 'X-Cache: HIT'
+    #[arg(long = "field", value_parser = field)]
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(": ").ok_or("a field is like 'Name: value'")?;
+    let name = name.parse().map_err(|_| "this is no name of a field")?;
+    Ok((name, value.parse().map_err(|_| "this is no value of a field")?))
 }
 
 fn main() -> ExitCode {
@@ -37,7 +47,7 @@ fn main() -> ExitCode {
         announce("Hello", address(&listeners)?)?;
         thread::scope(|scope| {
             for listener in listeners {
-                scope.spawn(|| serve(listener, &args.body));
+                scope.spawn(|| serve(listener, &args.body, &args.fields));
             }
         });
         // They end with the process only.
@@ -45,7 +55,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn serve(listener: TcpListener, body: &str) -> io::Result<()> {
+fn serve(listener: TcpListener, body: &str, fields: &[(HeaderName, HeaderValue)]) -> io::Result<()> {
     let body = Bytes::copy_from_slice(body.as_bytes());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -54,11 +64,13 @@ fn serve(listener: TcpListener, body: &str) -> io::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let body = body.clone();
+            let (body, fields) = (body.clone(), fields.to_vec());
             tokio::task::spawn_local(async move {
                 let answer = service_fn(|_: Request<Incoming>| {
                     let mut response = Response::new(Whole(Some(body.clone())));
-                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    let headers = response.headers_mut();
+                    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    headers.extend(fields.iter().cloned());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 // Whoever leaves has left.
