@@ -19,15 +19,15 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 
 fn main() {
-    let (clock, done) = (Clock::new(2), AtomicBool::new(false));
+    let (clock, done) = (Clock::new(2), AtomicBool::new(false)); // for two threads
     thread::scope(|scope| {
         let spinner = scope.spawn(|| spin(&clock, &done));
         clock.sleep(350); // the slow work
-        println!("{:3} ms  there is none", clock.state().now);
+        println!("{:3} ms  there is none", clock.lock().now);
         done.store(true, Ordering::Relaxed);
-        clock.leave();
+        clock.leave(); // it waits for this thread no longer
         spinner.join().expect("it does not panic");
-        println!("{:3} ms  the spinner has stopped", clock.state().now);
+        println!("{:3} ms  the spinner has stopped", clock.lock().now);
     });
 }
 
@@ -35,12 +35,12 @@ fn spin(clock: &Clock, done: &AtomicBool) {
     let mut frames = r"|/-\".chars().cycle();
     while !done.load(Ordering::Relaxed) {
         let frame = frames.next().expect("it goes round");
-        println!("{:3} ms  {frame} looking for a rhyme with orange", clock.state().now);
+        println!("{:3} ms  {frame} looking for a rhyme with orange", clock.lock().now);
         clock.sleep(100);
     }
 }
 
-/// A clock that goes on only while all threads sleep, and then at once: the same lines each time, in no time.
+/// A make-believe clock, no part of the lesson: when all threads sleep, it jumps to the next alarm.
 struct Clock(Mutex<State>, Condvar);
 
 struct State {
@@ -54,14 +54,14 @@ impl Clock {
         Self(Mutex::new(State { now: 0, threads, alarms: Vec::new() }), Condvar::new())
     }
     fn sleep(&self, time: u64) {
-        let mut state = self.state();
+        let mut state = self.lock();
         let alarm = state.now + time;
         state.alarms.push(alarm);
         self.go_on(&mut state);
-        drop(self.1.wait_while(state, |state| state.now < alarm));
+        drop(self.1.wait_while(state, |state| state.now < alarm).expect("no thread panics"));
     }
     fn leave(&self) {
-        let mut state = self.state();
+        let mut state = self.lock();
         state.threads -= 1;
         self.go_on(&mut state);
     }
@@ -72,7 +72,7 @@ impl Clock {
             self.1.notify_all();
         }
     }
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no thread panics")
     }
 }

@@ -1,8 +1,9 @@
 //! The same spinner as a task, stopped by ending the task; and what becomes of it beside a call that sits.
 //!
-//! A task can be ended from outside, at the `.await` where it waits: at 370 ms, not at its next frame. That is also the
-//! only place where anybody else gets a turn. While the work sits in a call, the spinner stands still, and so would every
-//! other task of this thread. Grown up: `src/pool.rs`, the threads for calls that block.
+//! A task is a function that can be put aside: an `.await` that has to wait does so, and the thread goes on with another
+//! one. Only there do others get a turn, and only there can it be ended from outside: at 370 ms, not at its next frame.
+//! While the work sits in a call, the spinner stands still, and so would every other task of this thread.
+//! Grown up: `src/pool.rs`, the threads for calls that block.
 //!
 //! ```text
 //! $ cargo run --example 02-spinner-task
@@ -36,7 +37,7 @@ async fn main() {
     for (how, sits) in [("waits", false), ("sits in a call", true)] {
         println!("the work {how}:");
         let start = Instant::now();
-        let spinner = tokio::spawn(spin(start));
+        let spinner = tokio::spawn(spin(start)); // to call it only makes it; `spawn` has it run
         find_a_rhyme(sits).await;
         println!("{:3} ms  there is no rhyme with orange", start.elapsed().as_millis());
         spinner.abort();
@@ -67,8 +68,7 @@ async fn find_a_rhyme(sits: bool) {
     sleep(Duration::from_millis(20)).await;
 }
 
-/// Sits in a call: the clock goes on, and no task does. With a real clock this is `std::thread::sleep`.
+/// Stands for `std::thread::sleep`: moves the make-believe clock, and lets no task run. How does not matter.
 fn sit(time: Duration) {
-    // The first poll moves the clock; nobody waits for the rest.
     let _ = pin!(advance(time)).poll(&mut Context::from_waker(Waker::noop()));
 }

@@ -1,8 +1,8 @@
-//! `call_soon`, `call_later`, `call_at` and `call_soon_threadsafe` of asyncio, by the clock of the loop.
+//! asyncio's `call_soon`, `call_later`, `call_at` and `call_soon_threadsafe`, and when they really run.
 //!
 //! Here they are tasks: one for now, one that sleeps, one that sleeps until, and one that another thread spawns. "Soon"
-//! is never at once, but in the order in which it was asked for, once whoever asks awaits something. And a call that sits
-//! makes all later ones late: a time is a promise not to be early. Grown up: `src/net/timer.rs`, one timer for thousands.
+//! is never at once: it is when whoever asks waits, and then in the order of asking. And a call that sits makes all later
+//! ones late: a time is a promise not to be early. Grown up: `src/net/timer.rs`, one timer for thousands.
 //!
 //! ```text
 //! $ cargo run --example 03-calls
@@ -62,7 +62,7 @@ async fn main() {
     calls.spawn(call_soon("soon"));
     calls.spawn(call_soon("soon, asked for after that"));
     let (handle, calls_of_all) = (Handle::current(), &mut calls);
-    // A handle may go to any thread, and wakes the loop; asyncio's plain `call_soon` does not.
+    // A handle may go to any thread, and wakes this one (asyncio's `call_soon` would not).
     thread::scope(|scope| {
         scope.spawn(move || calls_of_all.spawn_on(call_soon("soon, from another thread"), &handle));
     });
@@ -70,8 +70,7 @@ async fn main() {
     calls.join_all().await;
 }
 
-/// Sits in a call: the clock goes on, and no task does. With a real clock this is `std::thread::sleep`.
+/// Stands for `std::thread::sleep`: moves the make-believe clock, and lets no task run. How does not matter.
 fn sit(time: Duration) {
-    // The first poll moves the clock; nobody waits for the rest.
     let _ = pin!(advance(time)).poll(&mut Context::from_waker(Waker::noop()));
 }

@@ -1,9 +1,9 @@
-//! A Deferred calls its callbacks inside of `callback()`; whoever awaits a future gets its turn after that.
+//! Twisted's Deferred runs all callbacks before `callback()` returns; who awaits a future runs when `send` is long over.
 //!
-//! The two transcripts differ in one line. The callback of the Deferred runs in the middle of whoever fires it, and sees
+//! The two transcripts differ in the reader's line. The callback of the Deferred runs in the middle of whoever fires it, and sees
 //! what is half done there: the poem has been handed out, but is not counted yet. To hold a lock while one fires is to have
-//! strangers run under it. A task runs when the one before it awaits or ends, so what is between two `.await`s is whole for
-//! all tasks of this thread. Grown up: `src/cache/flight.rs`, which wakes all who wait for one fetch.
+//! strangers run under it. A task runs when the one before it waits or ends: no other task of this thread sees what is half
+//! done between two `.await`s. Grown up: `src/cache/flight.rs`, which wakes all who wait for one fetch.
 //!
 //! ```text
 //! $ cargo run --example 04-promises
@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, yield_now};
 
 type Callback = Box<dyn FnOnce(&str)>;
 
@@ -68,10 +68,12 @@ async fn main() {
     serve(&counted, |poem| deferred.callback(poem));
 
     println!("future:");
-    let (counted, (promise, future)) = (Rc::new(Cell::new(0)), oneshot::channel());
+    let (promise, future) = oneshot::channel();
+    let counted = Rc::new(Cell::new(0));
     let seen = Rc::clone(&counted);
-    let tasks = LocalSet::new();
+    let tasks = LocalSet::new(); // for what may not leave its thread, as `Rc`
     let reader = tasks.spawn_local(async move { read(future.await.expect("a poem"), &seen) });
+    tasks.run_until(yield_now()).await; // now it waits
     serve(&counted, |poem| promise.send(poem).expect("somebody waits"));
     tasks.run_until(reader).await.expect("it does not panic");
 }

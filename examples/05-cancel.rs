@@ -1,8 +1,8 @@
-//! Cancelling a task that waits for another function, which has a lock and is in the middle of something.
+//! Cancelling a task while a function in it awaits, with a lock, in the middle of something.
 //!
-//! To cancel is to drop: inner first, then outer, each with its clean-up, and only at an `.await`. So a lock that is kept
-//! over an `.await` is kept while everybody else runs, and when it all ends there, it is free again and what it guards is
-//! half done: ten coins are nowhere. Let no `.await` stand between the halves, or put the coins back in a `drop`.
+//! An `.await` does not let go of a lock: all who want it wait, while others run. To cancel is to drop all that the
+//! functions hold, inner first, and only at an `.await` that waits: then the lock is free, not poisoned, and what it guards
+//! is half done: ten coins are nowhere. Let no `.await` stand between the halves, or undo the first one in a `drop`.
 //! What has not begun has nothing to clean up, and what has ended is not cancelled any more.
 //! Grown up: `src/cache/flight.rs`, where the last reader who leaves cancels the fetch.
 //!
@@ -47,6 +47,7 @@ async fn outer(purses: Arc<Mutex<Purses>>) {
     inner(&purses).await;
 }
 
+/// The lock is tokio's: whoever wants `std`'s sits there, and its holder with it, on the same thread, for ever.
 async fn inner(purses: &Mutex<Purses>) {
     let _clean_up = CleanUp("inner");
     let mut purses = purses.lock().await;

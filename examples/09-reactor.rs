@@ -1,8 +1,8 @@
 //! A reactor: one loop over poll(2), which calls whoever can go on.
 //!
-//! It waits in one place only: until the next timer, or until something can be read. A callback that fails is told of, and
-//! the loop goes on; one that sits makes all the others wait. Twisted calls these `callLater`, `addReader` and `stop`.
-//! Grown up: `src/client/select.rs`, where a state of a poem goes on. Time is real here: 30 ms of it.
+//! It waits in one place only: for the next timer, or something to read. A callback that fails is told of, and one that
+//! sits makes all others wait. (Twisted: `callLater`, `addReader`, `stop`.) Time is real here: 30 ms of it.
+//! Grown up: `src/client/select.rs`, where a state of a poem goes on.
 //!
 //! ```text
 //! $ cargo run --example 09-reactor
@@ -14,10 +14,9 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "what it prints is the lesson")]
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,7 +26,7 @@ type Call = Box<dyn FnOnce(&mut Reactor) -> io::Result<()>>;
 #[derive(Default)]
 struct Reactor {
     timers: Vec<(Instant, Call)>,
-    readers: Vec<(Rc<UnixStream>, Call)>,
+    readers: Vec<(UnixStream, Call)>,
     is_stopped: bool,
 }
 
@@ -39,10 +38,11 @@ impl Reactor {
 
     fn run(&mut self) {
         while !self.is_stopped {
-            let wait = self.timers.first().map(|(when, _)| when.duration_since(Instant::now()));
-            let timeout = wait.map_or(PollTimeout::NONE, |wait| wait.try_into().expect("it is short"));
-            let polled = self.readers.iter().map(|(socket, _)| PollFd::new(socket.as_fd(), PollFlags::POLLIN));
-            let mut polled: Vec<_> = polled.collect();
+            let first = self.timers.first().map(|(when, _)| when.duration_since(Instant::now()));
+            let round_up = |wait| wait + Duration::from_nanos(999_999); // poll(2) knows milliseconds
+            let timeout = first.map_or(PollTimeout::NONE, |wait| round_up(wait).try_into().expect("it is short"));
+            let readers = self.readers.iter();
+            let mut polled: Vec<_> = readers.map(|(one, _)| PollFd::new(one.as_fd(), PollFlags::POLLIN)).collect();
             poll(&mut polled, timeout).expect("these are descriptors");
             let call = if let Some(ready) = polled.iter().position(|one| one.any() == Some(true)) {
                 self.readers.remove(ready).1
@@ -60,21 +60,22 @@ impl Reactor {
 
 fn main() {
     let (mut here, there) = UnixStream::pair().expect("two sockets");
-    let (there, mut reactor) = (Rc::new(there), Reactor::default());
+    let mut reactor = Reactor::default();
     for (delay, number) in [(0, 3), (10, 2), (20, 1)] {
-        let call = move |_: &mut Reactor| {
+        reactor.call_later(delay, move |_| {
             println!("{number}");
             if number == 2 { Err(io::Error::other("as it was meant to")) } else { Ok(()) }
-        };
-        reactor.call_later(delay, call);
+        });
     }
     reactor.call_later(30, move |_| here.write_all(b"lift-off"));
-    let heard = Rc::clone(&there);
-    let hear = move |reactor: &mut Reactor| {
-        println!("heard: {}", io::read_to_string(&*heard)?);
+    let mut heard = there.try_clone().expect("another descriptor");
+    let hear: Call = Box::new(move |reactor| {
+        let mut bytes = [0; 100]; // all that is there, and no waiting for more
+        let read = heard.read(&mut bytes)?;
+        println!("heard: {}", String::from_utf8_lossy(&bytes[..read]));
         reactor.is_stopped = true;
         Ok(())
-    };
-    reactor.readers.push((there, Box::new(hear)));
+    });
+    reactor.readers.push((there, hear));
     reactor.run();
 }

@@ -54,7 +54,6 @@ async fn main() {
 
     println!("try_join:");
     let start = Instant::now();
-    let all = async { tokio::try_join!(fetch("ecstasy", 30), fetch("sun", 20), fetch("rose", 10)) };
-    let all = all.await;
+    let all = tokio::try_join!(fetch("ecstasy", 30), fetch("sun", 20), fetch("rose", 10));
     println!("  {:3} ms  {all:?}", start.elapsed().as_millis());
 }

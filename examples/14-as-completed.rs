@@ -1,7 +1,7 @@
 //! Taking each as it ends: asyncio's `as_completed`, Rust's `JoinSet`.
 //!
 //! The order is that of the ends, not of the starts. Whoever waits for them in the order of the starts has nothing to show
-//! for 40 ms, and then four at once; the time for all is the same. The tasks run from the moment in which they are
+//! for 40 ms, and then four at once; the time for all is the same. The tasks may run as soon as they are
 //! spawned; a future that is not a task does nothing until somebody awaits it.
 //! Grown up: `src/client/tasks.rs`.
 //!

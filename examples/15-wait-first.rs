@@ -1,7 +1,8 @@
 //! The first one wins, and the others are called off: asyncio's `wait(FIRST_COMPLETED)`, Twisted's `fireOnOneCallback`.
 //!
-//! To take the first is half of it. The others are still under way, and would be for ever: whoever began them has to end
-//! them, and to wait until they have ended, for their clean-up takes its turn as well. A failure is no winner.
+//! To take the first is half of it. The others are still under way, and would run to their ends: whoever began them has to
+//! end them, and to wait until they have ended, for their clean-up takes its turn as well. A failure is no winner here (for
+//! `FIRST_COMPLETED` it is one).
 //! Grown up: `src/net/dial.rs`, which connects to the address that answers first (happy eyeballs).
 //!
 //! ```text

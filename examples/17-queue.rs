@@ -1,8 +1,8 @@
 //! A queue between a thread and a task, both ways, with room for two.
 //!
-//! Who sends into a full queue waits for who takes: that is *backpressure*, and the only thing that keeps memory bounded.
+//! Who sends into a full queue waits for who takes: that is *backpressure*; memory stays bounded, and nothing is lost.
 //! A thread waits by sitting in a call (`blocking_send`), a task by awaiting (`send`), at the two ends of one channel.
-//! asyncio needs a queue with two faces for that (janus). Grown up: `src/client/scribe.rs`, a thread that writes files,
+//! asyncio's own queue has no face for threads (hence janus). Grown up: `src/client/scribe.rs`, a thread that writes files,
 //! and a bound in bytes.
 //!
 //! ```text

@@ -51,7 +51,7 @@ async fn main() {
     }
 }
 
-/// Sits in a call: the clock goes on, and no task does. With a real clock this is `std::thread::sleep`.
+/// Stands for `std::thread::sleep`: moves the make-believe clock, and lets no task run. How does not matter.
 fn sit(time: Duration) {
     // The first poll moves the clock; nobody waits for the rest.
     let _ = pin!(advance(time)).poll(&mut Context::from_waker(Waker::noop()));

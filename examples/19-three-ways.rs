@@ -1,4 +1,4 @@
-//! The same story three ways: with a Deferred, with a future, and with threads. One line has another place in each.
+//! The same story three ways: with a callback, with a future, and with threads. One line has another place in each.
 //!
 //! The reader reads inside of the call that sends; or when the server's turn is over; or whenever the kernel likes, unless
 //! both need a lock, as here for the story. Grown up: one contract in four models of waiting, `src/client/mod.rs`.

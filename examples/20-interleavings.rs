@@ -52,7 +52,7 @@ fn story(choose: impl FnMut(usize) -> usize) -> String {
     format!("{} -> {}", story.into_inner().join(", "), counter.get())
 }
 
-/// Every story, by counting through all choices as one counts through numbers: the last digit first. Equal ones are one.
+/// Every story, in order, by counting through all choices as one counts through numbers: the last digit first.
 fn all() -> BTreeSet<String> {
     let (mut stories, mut choices) = (BTreeSet::new(), Vec::<(usize, usize)>::new());
     loop {

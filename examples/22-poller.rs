@@ -1,7 +1,7 @@
 //! A PULL and a SUB of ZeroMQ in one loop over poll(2).
 //!
 //! How far a conversation is (greeting, handshake, half a message) is a value beside its socket, because nobody may sit in
-//! the middle of it. The server may also be one of pyzmq's. Grown up: `src/client/select.rs`.
+//! the middle of it (for writing they still may: what is written here is a few bytes). The server may also be one of pyzmq's. Grown up: `src/client/select.rs`.
 //!
 //! ```text
 //! $ cargo run --example 21-poller-server -- 5557 5556 &

@@ -1,4 +1,4 @@
-//! Two loops on one thread: a loop of somebody else's gives a runtime its turns, as Twisted runs on asyncio's loop.
+//! Two loops on one thread: a loop of somebody else's gives a runtime its turns, as `reactor.iterate()` does in Twisted.
 //!
 //! Only one loop can wait. The outer one has the clock and decides how long a turn is; the runtime goes on only while it
 //! is inside of `block_on`. Between two turns its tasks stand still, whatever their timers say. A window, a game, a
