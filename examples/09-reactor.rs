@@ -1,8 +1,7 @@
 //! A reactor: one loop over poll(2), which calls whoever can go on.
 //!
 //! It waits in one place only: for the next timer, or something to read. A callback that fails is told of, and one that
-//! sits makes all others wait. (Twisted: `callLater`, `addReader`, `stop`.) Time is real here: 30 ms of it.
-//! Grown up: `src/client/select.rs`, where a state of a poem goes on.
+//! sits makes all others wait. Time is real here, 30 ms of it. Grown up: `src/client/select.rs`, a poem as states.
 //!
 //! ```text
 //! $ cargo run --example 09-reactor
