@@ -456,6 +456,17 @@ impl<E> Reader<E> {
         Ok(taken)
     }
 
+    /// Waits until no more bytes will come, or this reader is let go.
+    pub async fn ended(&self) {
+        loop {
+            let progress = self.shared.progress.notified();
+            if self.shared.read().end.is_some() || self.is_let_go() {
+                return;
+            }
+            progress.await;
+        }
+    }
+
     /// Bytes taken so far.
     pub fn taken(&self) -> u64 {
         self.place.taken()

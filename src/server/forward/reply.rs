@@ -154,6 +154,15 @@ fn wait(reader: Reader<Why>) -> Waiting {
     })
 }
 
+/// Waits until all has come, and been put where others find it.
+fn wait_for_end(reader: Reader<Why>) -> Waiting {
+    Box::pin(async move {
+        reader.ended().await;
+        let readable = reader.next().await;
+        (reader, readable)
+    })
+}
+
 impl Content {
     fn new(source: Source, left: Option<u64>, mut tale: Tale) -> Self {
         tale.is_whole = left == Some(0);
@@ -194,14 +203,27 @@ impl body::Body for Content {
         self.tale.joined = reader.joined().saturating_sub(1);
         match readable {
             Readable::Bytes => {
-                let mut piece = Bytes::new();
-                let take = |bytes: &[u8], _| {
-                    piece = Bytes::copy_from_slice(&bytes[..bytes.len().min(PIECE)]);
-                    Ok::<_, std::convert::Infallible>(piece.len())
+                let (left, mut piece) = (self.left, None);
+                // Whoever has all of a reply may ask again at once, and must not find an older one: the last piece waits
+                // until the reply is in memory, which is next.
+                let is_last = |bytes: &[u8]| left == Some(bytes.len() as u64) && bytes.len() <= PIECE;
+                let take = |bytes: &[u8], has_landed: bool| {
+                    if has_landed || !is_last(bytes) {
+                        piece = Some(Bytes::copy_from_slice(&bytes[..bytes.len().min(PIECE)]));
+                    }
+                    Ok::<_, std::convert::Infallible>(piece.as_ref().map_or(0, Bytes::len))
                 };
                 let _ = reader.take(take);
-                self.source = Source::Flight(wait(reader));
-                self.took(piece)
+                match piece {
+                    Some(piece) => {
+                        self.source = Source::Flight(wait(reader));
+                        self.took(piece)
+                    }
+                    None => {
+                        self.source = Source::Flight(wait_for_end(reader));
+                        self.poll_frame(context)
+                    }
+                }
             }
             Readable::End => {
                 self.source = Source::Empty;
