@@ -1,5 +1,6 @@
 //! Nobody sees what has changed as it was, whatever happens to the database and to the way to it.
 
+use std::cell::RefCell;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,12 @@ const DEAFEN: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activ
 /// Statements that wait for a lock in a database.
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+
+/// Waits until so many statements wait for a lock, as one who is in the database sees it.
+fn is_waiting(session: &mut Session, count: usize) {
+    let session = RefCell::new(session);
+    eventually("it waits for a lock", || session.borrow_mut().say(WAITING) == count.to_string());
+}
 
 /// A database in which a SELECT, once it has its snapshot, waits for whoever holds a lock.
 struct Held {
@@ -52,8 +59,8 @@ impl Held {
         self.holder.say("SELECT pg_advisory_unlock(7)");
     }
 
-    fn is_waiting(&self, count: usize) {
-        eventually("a SELECT waits", || self.database.sql(WAITING) == count.to_string());
+    fn is_waiting(&mut self, count: usize) {
+        is_waiting(&mut self.holder, count);
     }
 }
 
@@ -296,7 +303,7 @@ fn what_takes_too_long_is_given_up_and_others_go_on() {
         wanted.len()
     );
     let waiting: Vec<Asked> = (0..3).map(|_| Asked::new(library.address, request.as_bytes())).collect();
-    eventually("one waits for the lock", || database.sql(WAITING) == "1");
+    is_waiting(&mut holder, 1);
     assert_eq!(put(&library, other, "spam").status, 200);
     for one in waiting {
         assert_eq!(one.reply().status, 503);
