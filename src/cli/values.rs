@@ -100,6 +100,20 @@ pub fn transform(text: &str) -> Result<String, String> {
     }
 }
 
+/// Parses a name by which browsers may call a server. The dot at the end of a whole name is none of it.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_part) {
+        true => Ok(name.to_owned()),
+        false => Err("the name of a host is like poems.example, without a port".to_owned()),
+    }
+}
+
 /// Parses a number of bytes as [`positive_size`] does, or 0.
 ///
 /// # Errors
@@ -169,6 +183,14 @@ pub fn cut_at(text: &str) -> Result<CutAt, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_a_host_is_one_that_can_be_called() {
+        assert_eq!(host_name(" poems.example. "), Ok("poems.example".to_owned()));
+        for text in ["", ".", "poems.example:80", "http://poems.example", "m\u{fc}nchen.example", "*", "[::1", "a b"] {
+            assert!(host_name(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn whole_numbers_are_digits_within_their_range() {

@@ -83,7 +83,7 @@ pub struct MonitorArgs {
 
     /// A name by which it may be called, beside localhost and IP addresses (several times: several names)
     #[arg(long = "host-name", help_heading = "Page", value_name = "NAME")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = values::host_name)]
     host_name: Vec<String>,
 
     #[command(flatten)]

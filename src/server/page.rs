@@ -182,8 +182,15 @@ mod tests {
         ] {
             assert_eq!(ask("GET", "/metrics", &[("Host", host)]).0, 200, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example:9100", "[x]", "notlocalhost"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "",
+            "127.0.0.1.evil.example:9100",
+            "[x]",
+            "[::1].evil.example",
+            "notlocalhost",
+        ] {
             let (status, _, text) = ask("GET", "/metrics", &[("Host", host)]);
             let said = "This is poetryd; call it by localhost, an IP address, or a --host-name\n";
             assert_eq!((status, &*text), (403, said), "{host}");

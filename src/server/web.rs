@@ -203,7 +203,10 @@ impl Site {
     fn is_ours(&self, host: &str) -> bool {
         let Some(names) = &self.names else { return true };
         let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, _)) => return address.parse::<IpAddr>().is_ok(),
+            Some((address, rest)) => {
+                let is_port = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+                return is_port && address.parse::<IpAddr>().is_ok();
+            }
             None => host.rsplit_once(':').map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase(),
         };
         name == "localhost"

@@ -110,7 +110,7 @@ pub struct AnthologyArgs {
 
     /// A name by which it may be called, beside localhost and IP addresses (several times: several names)
     #[arg(long = "host-name", help_heading = "Page", value_name = "NAME")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = values::host_name)]
     host_name: Vec<String>,
 
     #[command(flatten)]
@@ -125,8 +125,8 @@ timeout, idle-timeout, max-size and kind (text, title or feed; else it is what t
 host only, and no more than 3. https:// is not spoken here; put socat or stunnel in front.
 
 Examples:
-  slowpoetry --port 10001 ecstasy
-  slowpoetry --port 10002 --delay 300ms science
+  slowpoetry --port 10001 --rate 1k ecstasy
+  slowpoetry --port 10002 --rate 500 science
   poetry-anthology --port 8080 donne=10001 poe=10002 10003
       Two servers, and one that is not there; then, in a browser: http://localhost:8080
   curl -N http://localhost:8080/

@@ -86,7 +86,7 @@ pub struct LibraryArgs {
 
     /// A name by which it may be called, beside localhost and IP addresses (several times: several names)
     #[arg(long = "host-name", help_heading = "Listening", value_name = "NAME")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = values::host_name)]
     host_name: Vec<String>,
 
     /// For so long, write through the first of these URLs, read through all, and say for how long anybody saw an old row

@@ -15,7 +15,6 @@ use std::slice;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::builder::NonEmptyStringValueParser;
 use nix::unistd::geteuid;
 use tracing::error;
 
@@ -100,7 +99,7 @@ struct Options {
     ///
     /// Any other name is refused (403): a page of somebody else could have a name that leads here. May be given more than
     /// once.
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = values::host_name)]
     host_name: Vec<String>,
 
     #[command(flatten)]

@@ -16,9 +16,16 @@ const FROM_MEMORY: &str = "from memory";
 /// And of one for which nobody waits any longer.
 pub(super) const LATE: &str = "still on its way";
 
-/// The report of a view, with so many fetches at once on a host.
-pub(super) fn report(view: &View, per_host: usize) -> Report {
-    let elapsed = view.begun.elapsed();
+/// So many fetches there are at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) in_all: usize,
+    pub(super) per_host: usize,
+}
+
+/// The report of a view, with so much room for fetches.
+pub(super) fn report(view: &View, room: Room) -> Report {
+    let elapsed = view.over().saturating_duration_since(view.begun);
     let clock = Clock { begun: view.begun, elapsed_us: micros(elapsed) };
     let tasks: Vec<TaskReport> = view.seen().iter().map(|seen| clock.task(seen)).collect();
     let ok = tasks.iter().filter(|task| task.status == Status::Ok).count();
@@ -27,7 +34,7 @@ pub(super) fn report(view: &View, per_host: usize) -> Report {
         model: "async".into(),
         started: view.started,
         elapsed_us: clock.elapsed_us,
-        bound_us: bound(view.seen(), &tasks, per_host),
+        bound_us: bound(view.seen(), &tasks, room),
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
@@ -152,14 +159,15 @@ fn empty(store: &Store) -> TaskReport {
     }
 }
 
-/// The least time in which these could have come, each taking as long as it did, and so many at once on each host.
-fn bound(seen: &[Seen], tasks: &[TaskReport], per_host: usize) -> Option<Micros> {
-    let (mut hosts, mut longest) = (HashMap::new(), 0);
+/// The least time in which these could have come, each taking as long as it did, and so many at once.
+fn bound(seen: &[Seen], tasks: &[TaskReport], room: Room) -> Option<Micros> {
+    let (mut hosts, mut longest, mut sum) = (HashMap::new(), 0, 0);
     for (seen, task) in seen.iter().zip(tasks) {
         let took = task.end_us? - task.start_us?.min(task.end_us?);
         longest = longest.max(took);
+        sum += took;
         *hosts.entry(seen.store.source.host()).or_insert(0) += took;
     }
-    let by_host = hosts.into_values().map(|all: Micros| all / (per_host.max(1) as u64)).max();
-    Some(longest.max(by_host.unwrap_or(0)))
+    let by_host = hosts.into_values().map(|all: Micros| all / (room.per_host.max(1) as u64)).max();
+    Some(longest.max(by_host.unwrap_or(0)).max(sum / (room.in_all.max(1) as u64)))
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::quote::quoted;
+
 /// How the characters of a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Charset {
@@ -45,7 +47,7 @@ impl Charset {
             "iso-8859-1" | "iso8859-1" | "iso_8859-1" | "latin1" | "latin-1" | "l1" | "windows-1252" | "cp1252" => {
                 Ok(Self::Latin1)
             }
-            _ => Err(NoText::Encoding(label.trim().chars().take(LONGEST_LABEL).collect())),
+            _ => Err(NoText::Encoding(quoted(label.trim().chars().take(LONGEST_LABEL).collect::<String>().as_bytes()))),
         }
     }
 

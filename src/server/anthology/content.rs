@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::charset::{Charset, NoText};
 use super::feed::{Feed, NoFeed};
 use super::media::Media;
+use super::quote::quoted;
 use super::title::title;
 
 /// What a source has.
@@ -80,7 +81,7 @@ fn kind_of(media: &Media) -> Result<Kind, Unreadable> {
         }
         "application/json" => Ok(Kind::Text),
         text if text.starts_with("text/") => Ok(Kind::Text),
-        other => Err(Unreadable::Media(other.to_owned())),
+        other => Err(Unreadable::Media(quoted(other.as_bytes()))),
     }
 }
 

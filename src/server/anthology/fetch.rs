@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::bytes::{Buf, BytesMut};
 
 use super::media::Media;
+use super::quote::quoted;
 use super::record::Log;
 use super::source::{Limits, Place, Source};
 use super::trouble::Trouble;
@@ -29,9 +30,6 @@ const USER_AGENT: &str = concat!("poetry-anthology/", env!("CARGO_PKG_VERSION"))
 
 /// The most bytes of one read.
 const READ: usize = 16 << 10;
-
-/// The longest part of what a server says that is told, in characters.
-const LONGEST_QUOTE: usize = 200;
 
 /// What has come from a source.
 #[derive(Debug)]
@@ -219,14 +217,6 @@ fn moved(from: &Url, reply: &Response<'_>) -> Result<Option<Url>, Trouble> {
     Ok(Some(url))
 }
 
-/// What a server says, in one line that changes nothing around it.
-fn quoted(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let shown: String = text.chars().take(LONGEST_QUOTE).flat_map(char::escape_debug).collect();
-    // Quotes are no trouble here.
-    shown.replace("\\'", "'").replace("\\\"", "\"")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,13 +258,5 @@ mod tests {
             let why = moved_to(location).expect_err("nowhere");
             assert!(why.starts_with(&format!("It redirects to {location}, which leads nowhere: ")), "{why}");
         }
-    }
-
-    #[test]
-    fn what_a_server_says_is_told_in_one_line() {
-        assert_eq!(quoted(b"it's \"so\""), "it's \"so\"");
-        assert_eq!(quoted(b"a\x1b[2J\xff"), "a\\u{1b}[2J\u{fffd}");
-        assert_eq!(quoted("\u{202e}x".as_bytes()), "\\u{202e}x");
-        assert_eq!(quoted(&[b'x'; 1_000]).len(), LONGEST_QUOTE);
     }
 }

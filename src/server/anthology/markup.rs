@@ -36,10 +36,16 @@ pub(super) fn markup(content: &Content) -> Bytes {
 fn visible(text: &str) -> String {
     let shown = |character: char| match character {
         '\t' | '\n' | '\r' => character,
-        character if character.is_control() => char::REPLACEMENT_CHARACTER,
+        character if character.is_control() || is_hidden(character) => char::REPLACEMENT_CHARACTER,
         character => character,
     };
     text.chars().map(shown).collect()
+}
+
+/// Whether it changes the direction of what is around it, or is nothing to be seen at all (Unicode, general category Cf).
+fn is_hidden(character: char) -> bool {
+    matches!(character,
+        '\u{200b}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

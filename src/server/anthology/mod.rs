@@ -29,6 +29,7 @@ mod markup;
 mod media;
 mod page;
 mod pages;
+mod quote;
 mod record;
 mod source;
 mod standing;
@@ -53,6 +54,7 @@ use crate::pace::Ending;
 use crate::server::fetches::Fetches;
 use crate::sync::lock;
 use crate::units::count;
+use account::Room;
 pub use content::Kind;
 use gates::Gates;
 use page::Drawing;
@@ -98,8 +100,7 @@ struct Anthology {
     gates: Gates,
     policy: Policy,
     page_timeout: Duration,
-    jobs: usize,
-    per_host: usize,
+    room: Room,
     set: Mutex<Arc<Set>>,
 }
 
@@ -127,8 +128,7 @@ impl AnthologyServer {
             gates: Gates::new(jobs, per_host),
             policy,
             page_timeout,
-            jobs,
-            per_host,
+            room: Room { in_all: jobs, per_host },
             set: Mutex::new(Arc::new(Set { stores: Vec::new(), last: RwLock::default() })),
         };
         anthology.set_sources(sources);
@@ -211,7 +211,7 @@ impl Handler for AnthologyServer {
 
     /// As many as there may be fetches.
     fn opens(&self) -> Opens {
-        let fetches = self.anthology.jobs.min(self.anthology.set().stores.len());
+        let fetches = self.anthology.room.in_all.min(self.anthology.set().stores.len());
         Opens { each: 0, beside: LOOK_UP * u32::try_from(fetches).unwrap_or(u32::MAX / LOOK_UP) }
     }
 

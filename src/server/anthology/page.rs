@@ -1,7 +1,7 @@
 //! The page, in pieces: its head, a section for each source, and its end. Whatever a source has sent, or is called, is
 //! text here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokio_util::bytes::Bytes;
@@ -124,15 +124,17 @@ impl Drawing {
     }
 }
 
-/// The section of a source, in a view that was begun so long ago, in three parts: what is in the middle is there already.
-pub(super) fn section(store: &Store, standing: &Standing, elapsed: Duration) -> [Bytes; 3] {
+/// The section of a source, in a view that was begun and was over at these times, in three parts: what is in the middle is
+/// there already.
+pub(super) fn section(store: &Store, standing: &Standing, begun: Instant, over: Instant) -> [Bytes; 3] {
     let source = &store.source;
+    let after = |moment: Instant| human(moment.saturating_duration_since(begun));
     let told = match standing {
         Standing::Fresh(edition) => {
             html! { p.how { (from(store, edition.bytes.len())) ", " (ago(edition.age())) "." } }
         }
         Standing::Come(edition) => html! {
-            p.how { (from(store, edition.bytes.len())) ", after " (human(elapsed)) "." }
+            p.how { (from(store, edition.bytes.len())) ", after " (after(edition.record.ended.unwrap_or(over))) "." }
         },
         Standing::Aged(edition, None) => html! {
             p.how {
@@ -145,7 +147,7 @@ pub(super) fn section(store: &Store, standing: &Standing, elapsed: Duration) -> 
         },
         Standing::Failed(trouble, _) => html! { p.why { (trouble) } p.how { "From " bdi { (source.place) } "." } },
         Standing::Late(_) => html! {
-            p.why { "Still on its way after " (human(elapsed)) ": it is for the next view." }
+            p.why { "Still on its way after " (after(over)) ": this page waits no longer for it." }
             p.how { "From " bdi { (source.place) } "." }
         },
     };

@@ -8,11 +8,10 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
 
-use super::account::{self, picture, report};
+use super::account::{self, Room, picture, report};
 use super::charset::Charset;
 use super::content::Content as Shown;
 use super::feed::Headline;
@@ -98,7 +97,7 @@ impl Pages {
         let how = view.wait(of.page_timeout, stop).await;
         let mut pieces = vec![Bytes::from(self.frame.head(&view))];
         add_sections(&view, &mut pieces);
-        pieces.push(Frame::end(&view, drawn(&view, &set, of.per_host).as_ref(), how).into());
+        pieces.push(Frame::end(&view, drawn(&view, &set, of.room).as_ref(), how).into());
         let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
         given(status, HTML, pieces)
     }
@@ -110,12 +109,12 @@ impl Pages {
         let mut first = vec![Bytes::from(self.frame.head(&view))];
         add_sections(&view, &mut first);
         if view.awaited() == 0 {
-            first.push(Frame::end(&view, drawn(&view, &set, of.per_host).as_ref(), Next::All).into());
+            first.push(Frame::end(&view, drawn(&view, &set, of.room).as_ref(), Next::All).into());
             return given(StatusCode::OK, HTML, first);
         }
-        let (limit, per_host) = (of.page_timeout, of.per_host);
+        let (limit, room) = (of.page_timeout, of.room);
         live(HTML, move |pieces| async move {
-            give(&pieces, [Bytes::from(first.concat())]).await;
+            give(&pieces, first).await;
             let how = loop {
                 match view.next(limit, &stop).await {
                     Next::Come(index) => give(&pieces, parts(&view, &view.seen()[index])).await,
@@ -125,33 +124,43 @@ impl Pages {
             for seen in view.seen().iter().filter(|seen| matches!(seen.standing, Some(Standing::Late(_)))) {
                 give(&pieces, parts(&view, seen)).await;
             }
-            give(&pieces, [Frame::end(&view, drawn(&view, &set, per_host).as_ref(), how).into()]).await;
+            give(&pieces, [Frame::end(&view, drawn(&view, &set, room).as_ref(), how).into()]).await;
         })
     }
 }
 
-/// Gives away parts of a page, which go together if they are short.
+/// Gives away parts of a page, as fast as they are taken.
 async fn give(to: &mpsc::Sender<Bytes>, parts: impl IntoIterator<Item = Bytes>) {
-    let parts: Vec<Bytes> = parts.into_iter().collect();
-    let parts = match parts.iter().map(Bytes::len).sum::<usize>() {
-        ..=PIECE => vec![Bytes::from(parts.concat())],
-        _ => parts,
-    };
-    for piece in parts.into_iter().flat_map(in_pieces) {
+    for piece in gathered(parts) {
         // Who has left is not written to, and this goes on no longer.
         let _ = to.send(piece).await;
     }
 }
 
-fn in_pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(move || Some(bytes.split_to(bytes.len().min(PIECE))).filter(|piece| !piece.is_empty()))
+/// Parts in pieces: short ones go together, and long ones are taken apart and not copied. A piece is made when it is asked
+/// for.
+fn gathered(parts: impl IntoIterator<Item = Bytes>) -> impl Iterator<Item = Bytes> {
+    let (mut parts, mut long) = (parts.into_iter().peekable(), Bytes::new());
+    std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        while long.is_empty() {
+            match parts.peek() {
+                Some(part) if part.len() <= PIECE / 4 && piece.len() + part.len() <= PIECE => {
+                    piece.extend_from_slice(&parts.next()?);
+                }
+                Some(part) if piece.is_empty() && part.len() > PIECE / 4 => long = parts.next()?,
+                _ => return Some(Bytes::from(piece)).filter(|piece| !piece.is_empty()),
+            }
+        }
+        Some(long.split_to(long.len().min(PIECE)))
+    })
 }
 
 /// An answer that is there, all at once or, if it is long, in pieces.
-fn given(status: StatusCode, content_type: &'static str, pieces: Vec<Bytes>) -> Response<Content> {
-    let mut response = match pieces.iter().map(Bytes::len).sum::<usize>() {
-        ..=PIECE => whole(status, content_type, pieces.concat()),
-        _ => streamed(content_type, pieces.into_iter().flat_map(in_pieces)),
+fn given(status: StatusCode, content_type: &'static str, parts: Vec<Bytes>) -> Response<Content> {
+    let mut response = match parts.iter().map(Bytes::len).sum::<usize>() {
+        ..=PIECE => whole(status, content_type, parts.concat()),
+        _ => streamed(content_type, gathered(parts)),
     };
     *response.status_mut() = status;
     response
@@ -164,7 +173,7 @@ fn now(mut response: Response<Content>) -> Response<Content> {
 
 /// The section of a source that is known.
 fn parts(view: &View, seen: &Seen) -> Vec<Bytes> {
-    let of = |standing| section(&seen.store, standing, view.begun.elapsed()).to_vec();
+    let of = |standing| section(&seen.store, standing, view.begun, view.over()).to_vec();
     seen.standing.as_ref().map(of).unwrap_or_default()
 }
 
@@ -174,13 +183,14 @@ fn add_sections(view: &View, pieces: &mut Vec<Bytes>) {
 }
 
 /// The picture of this view; or, if nothing was fetched for it, the last one that there was.
-fn drawn(view: &View, set: &Set, per_host: usize) -> Option<Drawing> {
+fn drawn(view: &View, set: &Set, room: Room) -> Option<Drawing> {
     if !view.is_fetched {
         return set.last_drawing();
     }
-    let report = report(view, per_host);
+    let report = report(view, room);
     let drawing = Drawing::new(picture(view, &report), &report);
-    set.has_drawn(drawing.clone(), Instant::now());
+    // However long this one who looks takes to take it.
+    set.has_drawn(drawing.clone(), view.over());
     Some(drawing)
 }
 
@@ -222,14 +232,27 @@ impl<'a> Told<'a> {
     }
 }
 
-/// All that the page has, as JSON.
+/// All that the page has, as JSON: the part of each source is made when there is room for it.
 async fn for_programs(of: &Anthology, stop: &Stop) -> Response<Content> {
     let mut view = View::open(&of.set().stores, &of.shared);
     view.wait(of.page_timeout, stop).await;
-    let told: Vec<Told<'_>> = view.seen().iter().filter_map(Told::of).collect();
-    let json = json!({ "report": report(&view, of.per_host), "sources": told });
     let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-    given(status, JSON, vec![Bytes::from(json.to_string() + "\n")])
+    // What is written to memory arrives there.
+    let report = serde_json::to_string(&report(&view, of.room)).unwrap_or_default();
+    let begin = Bytes::from(format!("{{\"report\":{report},\"sources\":["));
+    let (mut index, mut is_first) = (0, true);
+    let sources = std::iter::from_fn(move || {
+        let seen = view.seen().get(index)?;
+        index += 1;
+        let Some(told) = Told::of(seen) else { return Some(Bytes::new()) };
+        let mut json = if std::mem::take(&mut is_first) { Vec::new() } else { b",".to_vec() };
+        let _ = serde_json::to_writer(&mut json, &told);
+        Some(Bytes::from(json))
+    });
+    let parts = std::iter::once(begin).chain(sources).chain([Bytes::from_static(b"]}\n")]);
+    let mut response = streamed(JSON, gathered(parts));
+    *response.status_mut() = status;
+    response
 }
 
 /// What one source has sent, as it came.
@@ -271,6 +294,9 @@ impl Set {
     }
 
     fn has_drawn(&self, drawing: Drawing, at: Instant) {
-        *self.last.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((drawing, at));
+        let mut last = self.last.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(_, since)| *since <= at) {
+            *last = Some((drawing, at));
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct View {
     coming: Together<Standing>,
     /// Whether something of it was fetched for it.
     pub(super) is_fetched: bool,
+    /// When nobody was waited for any longer, though not all had come.
+    gave_up: Option<Instant>,
 }
 
 /// A source, and what it is in this view.
@@ -63,7 +65,7 @@ impl View {
         let seen = stores.iter().enumerate().map(look).collect();
         shared.spawn(fetches);
         let is_fetched = coming.len() > 0;
-        Self { shared: Arc::clone(shared), started, begun, seen, coming, is_fetched }
+        Self { shared: Arc::clone(shared), started, begun, seen, coming, is_fetched, gave_up: None }
     }
 
     /// All sources, in their order.
@@ -81,6 +83,16 @@ impl View {
         self.seen.iter().any(|seen| seen.standing.as_ref().is_some_and(Standing::is_shown))
     }
 
+    /// When it was over: when the last one had come, or nobody waited any longer. Whoever looks may take the page much later.
+    pub(super) fn over(&self) -> Instant {
+        let ended = self.seen.iter().filter_map(|seen| match seen.standing.as_ref()? {
+            Standing::Come(edition) => edition.record.ended,
+            Standing::Failed(_, record) => record.ended,
+            Standing::Fresh(_) | Standing::Aged(..) | Standing::Late(_) => None,
+        });
+        ended.chain(self.gave_up).max().unwrap_or(self.begun).max(self.begun)
+    }
+
     /// Waits for the next source, but not for longer than so long after the beginning, nor longer than the server goes
     /// on.
     pub(super) async fn next(&mut self, limit: Duration, stop: &Stop) -> Next {
@@ -96,11 +108,11 @@ impl View {
                 }
             },
             () = stop.closed() => {
-                self.give_up();
+                self.give_up(Instant::now());
                 Next::Stopping
             }
             () = sleep_until(until.into()) => {
-                let mut coming = self.give_up();
+                let mut coming = self.give_up(until);
                 // They are for the next view.
                 self.shared.fetches.spawn(async move { while coming.next().await.is_some() {} });
                 Next::Late
@@ -119,7 +131,8 @@ impl View {
     }
 
     /// Waits for nobody any more. Returns those who were waited for.
-    fn give_up(&mut self) -> Together<Standing> {
+    fn give_up(&mut self, at: Instant) -> Together<Standing> {
+        self.gave_up = Some(at);
         for seen in &mut self.seen {
             if let Some(arrival) = seen.arrival.take() {
                 seen.standing = Some(Standing::Late(arrival.record()));

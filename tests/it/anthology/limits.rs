@@ -175,3 +175,26 @@ fn a_body_without_an_end_is_cut_and_costs_no_memory() {
     let after = server.memory();
     assert!(after < before + (8 << 20), "{before} {after}");
 }
+
+#[test]
+fn who_looks_and_reads_nothing_costs_little_however_much_there_is() {
+    const LONG: usize = 1_000_000;
+    let (servers, slow) = ([(); 4].map(|()| Server::poem("x".repeat(LONG))), Held::new("poem"));
+    let [one, two, three, four] = servers.each_ref().map(Server::port);
+    let server = anthology([&*one, &two, &three, &four, &slow.server.port()]);
+    // All but one are in memory then.
+    let mut first = Viewer::new(&server, "/");
+    for number in 1..=4 {
+        first.until(&format!("<section id=\"source-{number}\""));
+    }
+    let before = server.memory();
+    // Readers of the beginning alone: all that follows is there for them.
+    let viewers: Vec<Viewer> = (0..50).map(|_| Viewer::new(&server, "/")).collect();
+    let more = server.memory().saturating_sub(before);
+    assert!(more < 50 * LONG as u64, "{more} bytes for {} who read nothing", viewers.len());
+    slow.release();
+    let json = get(&server, "/anthology.json").1;
+    let parsed: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(parsed["sources"].as_array().map(Vec::len), Some(5));
+    assert_eq!(parsed["sources"][0]["text"].as_str().map(str::len), Some(LONG));
+}

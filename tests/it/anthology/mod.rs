@@ -158,7 +158,7 @@ impl Viewer {
     /// Reads a little; false: that is the end.
     fn read(&mut self) -> bool {
         let mut buffer = vec![0; 256 * 1024];
-        let read = self.stream.read(&mut buffer).expect("it is there");
+        let read = read_some(&self.stream, &mut buffer).expect("it is there");
         self.raw.extend_from_slice(&buffer[..read]);
         if !self.is_chunked {
             self.text.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.raw)));

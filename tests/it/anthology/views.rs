@@ -167,7 +167,7 @@ fn a_page_ends_in_time_and_what_is_on_its_way_is_for_the_next_view() {
     let first = page(&server);
     assert!(first.contains("quick</pre>") && first.contains("<svg "), "{first}");
     let told = section(&first, 2);
-    assert!(told.contains("Still on its way after ") && told.contains(": it is for the next view."), "{told}");
+    assert!(told.contains("Still on its way after ") && told.contains(": this page waits no longer for it."), "{told}");
     // Nobody looks, and it goes on.
     slow.release();
     eventually("it has come", || metric(&server, "poetry_anthology_fetches_ended_total{outcome=\"ok\"}") == 2);
