@@ -260,7 +260,8 @@ impl ForwardServer {
                     if !is_first {
                         tale.role = Role::Join;
                     }
-                    return reply::under_way(&asked, &head, Place { reader, heads, begun_by, fallback }, name, tale);
+                    let place = Place { reader, heads, begun_by, fallback };
+                    return reply::under_way(&asked, &head, place, name, tale).await;
                 }
                 Some(Err(Failure { status, why })) => {
                     let why = format!("Cannot fetch {}: {why}", asked.url);

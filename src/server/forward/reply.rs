@@ -341,12 +341,23 @@ pub(super) fn kept(
 }
 
 /// A reply that is under way.
-pub(super) fn under_way(asked: &Asked, head: &Head, place: Place, name: &str, mut tale: Tale) -> Response<Content> {
+pub(super) async fn under_way(
+    asked: &Asked,
+    head: &Head,
+    place: Place,
+    name: &str,
+    mut tale: Tale,
+) -> Response<Content> {
     tale.status = Some(head.status);
     if head.is_renewed {
         tale.role = Role::Stale;
     }
-    let (source, left) = match has_no_body(asked, head.status) || head.length == Some(0) {
+    let is_empty = has_no_body(asked, head.status) || head.length == Some(0);
+    if is_empty {
+        // The head is all of it: as for the last piece of others.
+        place.reader.ended().await;
+    }
+    let (source, left) = match is_empty {
         true => (Source::Empty, Some(0)),
         false => (Source::Flight(wait(place.reader)), head.length),
     };

@@ -382,16 +382,13 @@ impl Library {
     }
 
     async fn look(self: &Arc<Self>, id: i32, is_fresh: bool) -> Result<Found, Trouble> {
-        let (mut answer, lookup) = (None, Lookup::Bypass);
-        let lookup = if is_fresh {
-            lookup
-        } else {
-            lock(&self.cache).look(id, || {
-                let (tell, told) = oneshot::channel();
-                answer = Some(told);
-                tell
-            })
+        let mut answer = None;
+        let waiting = || {
+            let (tell, told) = oneshot::channel();
+            answer = Some(told);
+            tell
         };
+        let lookup = if is_fresh { Lookup::Bypass } else { lock(&self.cache).look(id, waiting) };
         let how = match lookup {
             Lookup::Hit(row) => return Ok(Found { row, how: How::Hit, took: None }),
             Lookup::Joined => How::Join,
