@@ -18,13 +18,13 @@ pub(super) const LATE: &str = "still on its way";
 
 /// So many fetches there are at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct AtOnce {
     pub(super) in_all: usize,
     pub(super) per_host: usize,
 }
 
-/// The report of a view, with so much room for fetches.
-pub(super) fn report(view: &View, room: Room) -> Report {
+/// The report of a view, with so many fetches at once.
+pub(super) fn report(view: &View, at_once: AtOnce) -> Report {
     let elapsed = view.over().saturating_duration_since(view.begun);
     let clock = Clock { begun: view.begun, elapsed_us: micros(elapsed) };
     let tasks: Vec<TaskReport> = view.seen().iter().map(|seen| clock.task(seen)).collect();
@@ -34,7 +34,7 @@ pub(super) fn report(view: &View, room: Room) -> Report {
         model: "async".into(),
         started: view.started,
         elapsed_us: clock.elapsed_us,
-        bound_us: bound(view.seen(), &tasks, room),
+        bound_us: bound(view.seen(), &tasks, at_once),
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
@@ -160,7 +160,7 @@ fn empty(store: &Store) -> TaskReport {
 }
 
 /// The least time in which these could have come, each taking as long as it did, and so many at once.
-fn bound(seen: &[Seen], tasks: &[TaskReport], room: Room) -> Option<Micros> {
+fn bound(seen: &[Seen], tasks: &[TaskReport], at_once: AtOnce) -> Option<Micros> {
     let (mut hosts, mut longest, mut sum) = (HashMap::new(), 0, 0);
     for (seen, task) in seen.iter().zip(tasks) {
         let took = task.end_us? - task.start_us?.min(task.end_us?);
@@ -168,6 +168,6 @@ fn bound(seen: &[Seen], tasks: &[TaskReport], room: Room) -> Option<Micros> {
         sum += took;
         *hosts.entry(seen.store.source.host()).or_insert(0) += took;
     }
-    let by_host = hosts.into_values().map(|all: Micros| all / (room.per_host.max(1) as u64)).max();
-    Some(longest.max(by_host.unwrap_or(0)).max(sum / (room.in_all.max(1) as u64)))
+    let by_host = hosts.into_values().map(|all: Micros| all / (at_once.per_host.max(1) as u64)).max();
+    Some(longest.max(by_host.unwrap_or(0)).max(sum / (at_once.in_all.max(1) as u64)))
 }

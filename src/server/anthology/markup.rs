@@ -78,6 +78,15 @@ mod tests {
         assert!(shown(&Content::Headlines(Feed { headlines: Vec::new(), more: 0 })).contains("no headlines"));
     }
 
+    #[test]
+    fn what_turns_text_around_or_hides_is_replaced_and_what_joins_letters_stays() {
+        assert_eq!(
+            visible("a\u{202e}b\u{2066}\u{200b}\u{e0041}\u{9b}c"),
+            "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}\u{fffd}c"
+        );
+        assert_eq!(visible("\u{200d}\u{200c}\u{ad}"), "\u{200d}\u{200c}\u{ad}");
+    }
+
     proptest! {
         #[test]
         fn no_text_ends_its_element(text in any::<String>(), cut in "(</pre>|<script>|-->|]]>|&lt;|<!--){0,3}") {

@@ -54,7 +54,7 @@ use crate::pace::Ending;
 use crate::server::fetches::Fetches;
 use crate::sync::lock;
 use crate::units::count;
-use account::Room;
+use account::AtOnce;
 pub use content::Kind;
 use gates::Gates;
 use page::Drawing;
@@ -100,7 +100,7 @@ struct Anthology {
     gates: Gates,
     policy: Policy,
     page_timeout: Duration,
-    room: Room,
+    at_once: AtOnce,
     set: Mutex<Arc<Set>>,
 }
 
@@ -128,7 +128,7 @@ impl AnthologyServer {
             gates: Gates::new(jobs, per_host),
             policy,
             page_timeout,
-            room: Room { in_all: jobs, per_host },
+            at_once: AtOnce { in_all: jobs, per_host },
             set: Mutex::new(Arc::new(Set { stores: Vec::new(), last: RwLock::default() })),
         };
         anthology.set_sources(sources);
@@ -211,7 +211,7 @@ impl Handler for AnthologyServer {
 
     /// As many as there may be fetches.
     fn opens(&self) -> Opens {
-        let fetches = self.anthology.room.in_all.min(self.anthology.set().stores.len());
+        let fetches = self.anthology.at_once.in_all.min(self.anthology.set().stores.len());
         Opens { each: 0, beside: LOOK_UP * u32::try_from(fetches).unwrap_or(u32::MAX / LOOK_UP) }
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
 
-use super::account::{self, Room, picture, report};
+use super::account::{self, AtOnce, picture, report};
 use super::charset::Charset;
 use super::content::Content as Shown;
 use super::feed::Headline;
@@ -97,7 +97,7 @@ impl Pages {
         let how = view.wait(of.page_timeout, stop).await;
         let mut pieces = vec![Bytes::from(self.frame.head(&view))];
         add_sections(&view, &mut pieces);
-        pieces.push(Frame::end(&view, drawn(&view, &set, of.room).as_ref(), how).into());
+        pieces.push(Frame::end(&view, drawn(&view, &set, of.at_once).as_ref(), how).into());
         let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
         given(status, HTML, pieces)
     }
@@ -109,10 +109,10 @@ impl Pages {
         let mut first = vec![Bytes::from(self.frame.head(&view))];
         add_sections(&view, &mut first);
         if view.awaited() == 0 {
-            first.push(Frame::end(&view, drawn(&view, &set, of.room).as_ref(), Next::All).into());
+            first.push(Frame::end(&view, drawn(&view, &set, of.at_once).as_ref(), Next::All).into());
             return given(StatusCode::OK, HTML, first);
         }
-        let (limit, room) = (of.page_timeout, of.room);
+        let (limit, at_once) = (of.page_timeout, of.at_once);
         live(HTML, move |pieces| async move {
             give(&pieces, first).await;
             let how = loop {
@@ -124,7 +124,7 @@ impl Pages {
             for seen in view.seen().iter().filter(|seen| matches!(seen.standing, Some(Standing::Late(_)))) {
                 give(&pieces, parts(&view, seen)).await;
             }
-            give(&pieces, [Frame::end(&view, drawn(&view, &set, room).as_ref(), how).into()]).await;
+            give(&pieces, [Frame::end(&view, drawn(&view, &set, at_once).as_ref(), how).into()]).await;
         })
     }
 }
@@ -183,11 +183,11 @@ fn add_sections(view: &View, pieces: &mut Vec<Bytes>) {
 }
 
 /// The picture of this view; or, if nothing was fetched for it, the last one that there was.
-fn drawn(view: &View, set: &Set, room: Room) -> Option<Drawing> {
+fn drawn(view: &View, set: &Set, at_once: AtOnce) -> Option<Drawing> {
     if !view.is_fetched {
         return set.last_drawing();
     }
-    let report = report(view, room);
+    let report = report(view, at_once);
     let drawing = Drawing::new(picture(view, &report), &report);
     // However long this one who looks takes to take it.
     set.has_drawn(drawing.clone(), view.over());
@@ -238,7 +238,7 @@ async fn for_programs(of: &Anthology, stop: &Stop) -> Response<Content> {
     view.wait(of.page_timeout, stop).await;
     let status = if view.shows_something() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
     // What is written to memory arrives there.
-    let report = serde_json::to_string(&report(&view, of.room)).unwrap_or_default();
+    let report = serde_json::to_string(&report(&view, of.at_once)).unwrap_or_default();
     let begin = Bytes::from(format!("{{\"report\":{report},\"sources\":["));
     let (mut index, mut is_first) = (0, true);
     let sources = std::iter::from_fn(move || {

@@ -1,6 +1,7 @@
 //! The one connection on which changes are announced, and whether it still is one.
 //!
-//! It is no pooled connection, and nothing else is asked on it: whatever ends it ends the cache's certainty, at once.
+//! It is no pooled connection, and nothing is asked on it but whether it is there, and the table with its triggers: whatever
+//! ends it ends the cache's certainty, at once.
 
 use std::future::poll_fn;
 use std::pin::pin;

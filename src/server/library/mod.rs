@@ -397,18 +397,14 @@ impl Library {
                 self.spawn(library.fill(ticket));
                 How::Miss
             }
-            Lookup::Bypass => {
-                let (library, (tell, told)) = (Arc::clone(self), oneshot::channel());
-                answer = Some(told);
-                self.spawn(async move {
-                    let _ = tell.send(library.read(id).await);
-                });
-                How::Bypass
-            }
+            Lookup::Bypass => How::Bypass,
         };
         let fetched = match answer {
             Some(answer) => answer.await.unwrap_or_else(|_| Err(stopping())),
-            None => Err(stopping()),
+            None => {
+                let library = Arc::clone(self);
+                self.on_its_thread(async move { library.read(id).await }).await
+            }
         };
         match fetched {
             Ok((row, took)) => Ok(Found { row, how, took: Some(took) }),
@@ -453,11 +449,8 @@ impl Library {
     /// Does what somebody wishes, to its end whether they wait for it or not. Returns the number of the patron; `None`: there
     /// is none.
     async fn fulfil(self: &Arc<Self>, wish: Wish) -> Result<Option<i32>, Trouble> {
-        let (library, (tell, told)) = (Arc::clone(self), oneshot::channel());
-        self.spawn(async move {
-            let _ = tell.send(library.write(wish).await);
-        });
-        let done = told.await.unwrap_or_else(|_| Err(stopping()));
+        let library = Arc::clone(self);
+        let done = self.on_its_thread(async move { library.write(wish).await }).await;
         match &done {
             Ok(_) => self.changes.fetch_add(1, Relaxed),
             Err(Trouble::Refused(_)) => 0,
@@ -502,11 +495,8 @@ impl Library {
 
     /// The patrons after this number, as a list with at most so many; and the number of the last one, if there are more.
     async fn list(self: &Arc<Self>, after: i32, limit: usize) -> Result<(String, Option<i32>), Trouble> {
-        let (library, (tell, told)) = (Arc::clone(self), oneshot::channel());
-        self.spawn(async move {
-            let _ = tell.send(library.read_list(after, limit).await);
-        });
-        let listed = told.await.unwrap_or_else(|_| Err(stopping()));
+        let library = Arc::clone(self);
+        let listed = self.on_its_thread(async move { library.read_list(after, limit).await }).await;
         if listed.is_err() {
             self.unavailable.fetch_add(1, Relaxed);
         }
@@ -570,6 +560,19 @@ impl Library {
         page.add(LISTENING, labels, is_listening.into());
         page.add(CONNECTIONS, labels, (self.readers.ready() + self.writers.ready()) as u64);
         page.add_histogram(LAG, labels, &self.lag);
+    }
+
+    /// What comes of some work on the thread of the database, which goes on to its end whoever waits for it.
+    async fn on_its_thread<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let (tell, told) = oneshot::channel();
+        self.spawn(async move {
+            // Whoever has left needs nothing.
+            let _ = tell.send(work.await);
+        });
+        told.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// On the thread of the database.

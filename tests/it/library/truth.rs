@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -334,8 +333,9 @@ fn a_proof_holds_through_a_restart_and_shows_a_cache_that_lies() {
         command.args(["--prove", "3s"]).args(asserts.iter().flat_map(|assert| ["--assert", assert])).args(&urls);
         thread::scope(|scope| {
             let proof = scope.spawn(|| finish(&mut command));
-            // In the middle of it.
-            thread::sleep(Duration::from_millis(700));
+            // In the middle of it: some dishes have been changed.
+            let written = "SELECT count(*) FROM patron WHERE length(fav_dish) > 1";
+            eventually("it writes", || proof.is_finished() || postgres.sql("postgres", written) == "1");
             postgres.end(Signal::SIGINT);
             postgres.begin();
             proof.join().expect("proved")
