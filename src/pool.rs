@@ -67,6 +67,11 @@ impl Pool {
         told.await.map_err(|_| NotCalled::Panicked)
     }
 
+    /// The threads that there are now: at least those of the last [`IDLE`].
+    pub(crate) fn threads(&self) -> usize {
+        lock(&self.state).threads
+    }
+
     fn start(&'static self, call: Call) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.queue.push_back(call);

@@ -11,6 +11,7 @@ pub mod journal;
 mod keeper;
 pub mod listen;
 pub mod logs;
+pub mod machine;
 pub mod open_files;
 mod printable;
 pub mod ready;

@@ -109,6 +109,7 @@ impl Model {
     /// The model itself cannot work (no descriptor for a runtime, say). The failures of single poems are told to the
     /// observers.
     pub fn run(self, job: &Arc<Job>) -> io::Result<()> {
+        job.counts.add_thread();
         match self {
             Self::Async => tasks::run(job),
             Self::Blocking => {
@@ -218,9 +219,21 @@ impl Job {
         }
     }
 
+    /// Has files written by a scribe, which calls `tell`, if poems go into files at all.
+    fn with_scribe(&self, tell: impl Fn(scribe::Word) + Send + 'static) {
+        if self.sink.with_scribe(self.sources.len(), tell) {
+            self.counts.add_thread();
+        }
+    }
+
     /// The calls made so far.
     pub fn calls(&self) -> Calls {
         self.counts.read()
+    }
+
+    /// The most threads that fetched, looked up names or wrote files at one time so far.
+    pub fn peak_threads(&self) -> u64 {
+        self.counts.peak_threads.load(Relaxed) + self.counts.look_ups.load(Relaxed)
     }
 
     /// The date at the moment `now`.
@@ -238,12 +251,16 @@ impl Job {
     }
 }
 
-/// The counters behind [`Calls`], shared by all threads of a run.
+/// The counters behind [`Calls`], and those of threads; shared by all threads of a run.
 #[derive(Debug, Default)]
 struct CallCounts {
     reads: AtomicU64,
     waits: AtomicU64,
     wakeups: AtomicU64,
+    threads: AtomicU64,
+    peak_threads: AtomicU64,
+    /// The most threads that looked up names for a runtime.
+    look_ups: AtomicU64,
 }
 
 impl CallCounts {
@@ -265,5 +282,20 @@ impl CallCounts {
 
     fn set_waits(&self, waits: u64) {
         self.waits.store(waits, Relaxed);
+    }
+
+    /// A thread begins to work for the run.
+    fn add_thread(&self) {
+        let threads = self.threads.fetch_add(1, Relaxed) + 1;
+        self.peak_threads.fetch_max(threads, Relaxed);
+    }
+
+    fn end_thread(&self) {
+        self.threads.fetch_sub(1, Relaxed);
+    }
+
+    /// Besides, so many threads have looked up names at one time.
+    fn set_look_ups(&self, threads: usize) {
+        self.look_ups.fetch_max(threads as u64, Relaxed);
     }
 }

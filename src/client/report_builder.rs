@@ -93,6 +93,8 @@ impl ReportBuilder {
             ok,
             failed: tasks.len() - ok,
             calls,
+            peak: None,
+            environment: None,
             tasks,
         }
     }

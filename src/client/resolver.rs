@@ -64,6 +64,11 @@ impl Resolver {
         Ok(ticket)
     }
 
+    /// The threads that there are for answers.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Takes the answers that have come since the last call, and silences the bell.
     pub(super) fn answers(&mut self) -> Vec<Answer> {
         self.bell.silence();

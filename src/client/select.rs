@@ -43,7 +43,7 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
     let mut tools = Tools { resolver: Resolver::new()?, kept: Idle::default(), buffer: vec![0; READ_SIZE] };
     let scribe = Bell::new()?;
     let rope = scribe.rope();
-    job.sink.with_scribe(job.sources.len(), move |_| rope.ring());
+    job.with_scribe(move |_| rope.ring());
     let mut turns = Turns::new(&job.sources, job.limits.concurrency);
     let mut poems: Vec<Poem> = Vec::new();
     loop {
@@ -313,7 +313,9 @@ impl Poem {
 
     fn resolve(&mut self, resolver: &mut Resolver) -> Result<State, Failure> {
         let patience = self.fetch.patience(For::Connection, Instant::now());
-        match resolver.ask(self.fetch.address().clone()) {
+        let asked = resolver.ask(self.fetch.address().clone());
+        self.fetch.job().counts.set_look_ups(resolver.threads());
+        match asked {
             Ok(ticket) => Ok(State::Resolving { ticket, patience }),
             Err(error) => Err(Failure::Local { what: "start the resolver", error }),
         }

@@ -84,12 +84,14 @@ impl Sink {
 
     /// Has files written by a scribe, who calls `tell` when there is something to be looked at. Without files there is
     /// nothing to do for one; and if the system gives no thread, they are written where they are fetched.
-    pub(super) fn with_scribe(&self, poems: usize, tell: impl Fn(Word) + Send + 'static) {
+    /// Returns whether there is one.
+    pub(super) fn with_scribe(&self, poems: usize, tell: impl Fn(Word) + Send + 'static) -> bool {
         if let Kind::Files(files, scribe) = &self.0
             && let Ok(started) = Scribe::start(Arc::clone(files), poems, tell)
         {
-            let _ = scribe.set(started);
+            return scribe.set(started).is_ok();
         }
+        false
     }
 
     /// The files, for a test that plays their disk.

@@ -58,7 +58,7 @@ pub(super) fn run(job: &Arc<Job>) -> io::Result<()> {
 async fn fetch_all(job: &Arc<Job>) {
     let words = Arc::new(Words { room: Notify::new(), settled: job.sources.iter().map(|_| Notify::new()).collect() });
     let heard = Arc::clone(&words);
-    job.sink.with_scribe(job.sources.len(), move |word| match word {
+    job.with_scribe(move |word| match word {
         Word::Room => heard.room.notify_waiters(),
         Word::Settled(index) => heard.settled[index].notify_one(),
     });
@@ -250,7 +250,9 @@ async fn resolve(fetch: &Fetch) -> Result<Vec<SocketAddr>, Failure> {
     }
     let address = fetch.address().clone();
     let look_up = LOOK_UPS.run(move || address.resolve());
-    match within(fetch.patience(For::Connection, Instant::now()), look_up).await? {
+    let found = within(fetch.patience(For::Connection, Instant::now()), look_up).await;
+    fetch.job().counts.set_look_ups(LOOK_UPS.threads());
+    match found? {
         Ok(found) => found.map_err(Failure::Resolve),
         Err(NotCalled::NoThread(error)) => Err(Failure::no_thread(error)),
         Err(NotCalled::Panicked) => Err(Failure::Bug),

@@ -54,19 +54,21 @@ fn start_one<'scope>(
     ended: Sender<usize>,
 ) -> io::Result<()> {
     let body = move || {
-        let _ended = SendOnDrop(ended, index);
+        job.counts.add_thread();
+        let _ended = SendOnDrop(job, ended, index);
         blocking::fetch(job, index, kept, &mut vec![0; READ_SIZE]);
     };
     thread::Builder::new().name(format!("poem {}", index + 1)).spawn_scoped(scope, body).map(|_| ())
 }
 
 /// Sends the number of its poem on drop, so that a panic counts as an end.
-struct SendOnDrop(Sender<usize>, usize);
+struct SendOnDrop<'a>(&'a Job, Sender<usize>, usize);
 
-impl Drop for SendOnDrop {
+impl Drop for SendOnDrop<'_> {
     fn drop(&mut self) {
+        self.0.counts.end_thread();
         // Fails when the last poem has been started: then nothing is waited for but the end of the scope.
-        let _ = self.0.send(self.1);
+        let _ = self.1.send(self.2);
     }
 }
 

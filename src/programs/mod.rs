@@ -9,6 +9,7 @@ pub mod faults;
 pub mod get_poetry;
 mod http_args;
 pub mod http_charfinder;
+mod limit_args;
 mod message_args;
 pub mod poetry_anthology;
 pub mod poetry_broker;

@@ -24,6 +24,8 @@ pub struct Verdict {
     pub holds: bool,
     /// The assertion with the values of both sides.
     pub text: String,
+    /// The values of both sides; `None`: there are none.
+    pub sides: Option<(f64, f64)>,
 }
 
 /// What an assertion can speak of.
@@ -90,34 +92,46 @@ impl Assertion {
         Comparison::parse(text).map(Self)
     }
 
+    /// The assertion as it was written.
+    pub fn text(&self) -> &str {
+        self.0.text()
+    }
+
     /// The models that the assertion names, which have to take part.
     pub fn models(&self) -> Vec<Model> {
         self.0.quantities().into_iter().filter_map(Value::model).collect()
     }
 
-    /// Judges a race. What speaks of a model that has no run that counts does not hold.
+    /// Judges a race. What speaks of a model that has no run that counts does not hold, nor what speaks of a cost that was
+    /// not seen.
     pub fn judge(&self, summaries: &[Summary]) -> Verdict {
         let (text, models) = (self.0.text(), self.models());
+        let untrue = |why: String| Verdict { holds: false, text: format!("{text} does not hold: {why}"), sides: None };
         if let Some(absent) = models.iter().find(|&&model| find(summaries, model).is_none()) {
-            let text = format!("{text} does not hold: {absent} got all poems in no run");
-            return Verdict { holds: false, text };
+            return untrue(format!("{absent} got all poems in no run"));
         }
-        let verdict = self.0.judge(|value| {
-            // The bound is that of the model named first.
-            let standing = value.model().or(models.first().copied()).and_then(|model| find(summaries, model));
-            standing.map_or(f64::NAN, |standing| match value {
+        // The bound is that of the model named first.
+        let value = |value: Value| {
+            let standing = value.model().or(models.first().copied()).and_then(|model| find(summaries, model))?;
+            match value {
                 Value::Of(_, measure) => measure.of(standing),
-                Value::Bound => seconds(standing.bound_us),
-            })
-        });
+                Value::Bound => Some(seconds(standing.bound_us)),
+            }
+        };
+        let unseen = |quantity: &Value| value(*quantity).is_none();
+        if let Some(Value::Of(model, _)) = self.0.quantities().into_iter().find(unseen) {
+            return untrue(format!("the cost of {model} was not seen"));
+        }
+        let verdict = self.0.judge(|quantity| value(quantity).unwrap_or(f64::NAN));
         let is = if verdict.holds { "holds" } else { "does not hold" };
         let (left, right) = verdict.sides;
-        Verdict { holds: verdict.holds, text: format!("{text} {is}: {} and {}", short(left), short(right)) }
+        let text = format!("{text} {is}: {} and {}", short(left), short(right));
+        Verdict { holds: verdict.holds, text, sides: Some(verdict.sides) }
     }
 }
 
 fn find(summaries: &[Summary], model: Model) -> Option<&Standing> {
-    summaries.iter().find(|summary| summary.model == model.name())?.standing.as_ref()
+    summaries.iter().find(|summary| summary.model == model)?.standing.as_ref()
 }
 
 fn seconds(micros: u64) -> f64 {
@@ -125,16 +139,17 @@ fn seconds(micros: u64) -> f64 {
 }
 
 impl Measure {
-    fn of(self, standing: &Standing) -> f64 {
+    /// The value of this measure; `None`: it was not seen.
+    fn of(self, standing: &Standing) -> Option<f64> {
         let cost = &standing.cost;
         match self {
-            Self::Time => seconds(standing.time_us),
-            Self::Cpu => seconds(cost.cpu_us),
-            Self::Memory => float(cost.peak_rss_kb * 1024),
-            Self::Threads => float(cost.peak_threads),
-            Self::Switches => float(cost.voluntary_switches + cost.involuntary_switches),
-            Self::Reads => float(cost.reads),
-            Self::Waits => float(cost.waits),
+            Self::Time => Some(seconds(standing.time_us)),
+            Self::Cpu => cost.cpu_us.map(seconds),
+            Self::Memory => cost.peak_rss_kb.map(|kb| float(kb * 1024)),
+            Self::Threads => cost.peak_threads.map(float),
+            Self::Switches => Some(float(cost.voluntary_switches? + cost.involuntary_switches?)),
+            Self::Reads => cost.reads.map(float),
+            Self::Waits => cost.waits.map(float),
         }
     }
 }
@@ -144,15 +159,17 @@ mod tests {
     use super::*;
     use crate::race::Cost;
 
-    fn summary(model: &'static str, time_us: u64, bound_us: u64) -> Summary {
-        let cost = Cost { cpu_us: 5_000, peak_rss_kb: 3_000, peak_threads: 4, ..Cost::default() };
-        let standing = Standing { time_us, spread_us: (time_us, time_us), bound_us, cost };
-        Summary { model, runs: 1, missing: 0, standing: Some(standing) }
+    fn summary(model: Model, time_us: u64, bound_us: u64) -> Summary {
+        let (cpu_us, peak_rss_kb, peak_threads) = (Some(5_000), Some(3_000), Some(4));
+        let cost = Cost { cpu_us, peak_rss_kb, peak_threads, ..Cost::default() };
+        let standing = Standing { time_us, interval_us: None, spread_us: (time_us, time_us), bound_us, cost };
+        Summary { model, poems: 3, runs: 1, missing: 0, standing: Some(standing) }
     }
 
     fn judge(text: &str) -> (bool, String) {
-        let none = Summary { model: "select", runs: 0, missing: 9, standing: None };
-        let summaries = [summary("blocking", 22_500_000, 22_400_000), summary("async", 9_900_000, 9_000_000), none];
+        let none = Summary { model: Model::Select, poems: 3, runs: 0, missing: 9, standing: None };
+        let blocking = summary(Model::Blocking, 22_500_000, 22_400_000);
+        let summaries = [blocking, summary(Model::Async, 9_900_000, 9_000_000), none];
         let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&summaries);
         (verdict.holds, verdict.text)
     }
@@ -182,6 +199,13 @@ mod tests {
     fn nothing_holds_of_a_model_without_a_run_that_counts() {
         for text in ["select < 1000 m", "0 * select.cpu <= async", "async < select", "select > 0"] {
             assert_eq!(judge(text), (false, format!("{text} does not hold: select got all poems in no run")));
+        }
+    }
+
+    #[test]
+    fn nothing_holds_of_a_cost_that_was_not_seen() {
+        for text in ["async.waits <= 10", "async.switches >= 0"] {
+            assert_eq!(judge(text), (false, format!("{text} does not hold: the cost of async was not seen")));
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) fn report(model: &'static str, tasks: Vec<TaskReport>) -> Report {
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
+        peak: None,
+        environment: None,
         tasks,
     }
 }

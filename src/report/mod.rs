@@ -3,6 +3,8 @@
 //! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made from reports and
 //! from nothing else. `docs/report.schema.json` describes the JSON form.
 
+pub mod curves;
+mod environment;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod table;
@@ -14,10 +16,11 @@ use std::time::{Duration, SystemTime};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::environment::{Environment, Peak};
 use crate::units::{Micros, count, human};
 
 /// The report of one run of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this format: [`Report::SCHEMA`].
     pub schema: u32,
@@ -38,6 +41,12 @@ pub struct Report {
     pub failed: usize,
     /// System calls and wake-ups of the whole run.
     pub calls: Calls,
+    /// The most that the client had of threads and memory; `None`: not known.
+    #[serde(default)]
+    pub peak: Option<Peak>,
+    /// The machine and the command line; `None`: not known.
+    #[serde(default)]
+    pub environment: Option<Environment>,
     /// One entry a poem, in the order of the command line.
     pub tasks: Vec<TaskReport>,
 }
@@ -354,6 +363,8 @@ mod tests {
             ok,
             failed: tasks.len() - ok,
             calls: Calls::default(),
+            peak: None,
+            environment: None,
             tasks,
         }
     }
@@ -375,7 +386,7 @@ mod tests {
             report(vec![poem]).to_json(),
             concat!(
                 r#"{"schema":1,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"bound_us":null,"#,
-                r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"tasks":[{"task":1,"#,
+                r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"peak":null,"environment":null,"tasks":[{"task":1,"#,
                 r#""address":"127.0.0.1:10000","status":"ok","error":null,"limit":null,"bytes":30,"attempts":1,"start_us":0,"#,
                 r#""connected_us":100,"first_byte_us":null,"whole_us":null,"end_us":300,"events":[[250,30]],"transform":null}]}"#,
                 "\n"

@@ -58,11 +58,11 @@ use super::super::client_args::DrawingArgs;
 use super::bars::Bars;
 use super::messages::Messages;
 use crate::cli::signals::{self, Signals};
-use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal};
+use crate::cli::{Error, FAILURE, SUCCESS, machine, stdout, terminal};
 use crate::client::{Event, Job, Observer, ReportBuilder, Task};
 use crate::errors::reason;
-use crate::report::Report;
 use crate::report::waterfall::text;
+use crate::report::{Peak, Report};
 use crate::whole_file;
 
 /// The time for each of the steps above, once a signal has come.
@@ -142,6 +142,17 @@ impl Finish {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The report as things stand now, with what only the process knows of itself.
+    fn report(&self) -> Report {
+        let job = self.job.get();
+        let mut report = self.builder.report(job.map(|job| job.calls()).unwrap_or_default());
+        if self.reports.have_reads() {
+            report.peak = job.map(|job| Peak { threads: job.peak_threads(), rss_kb: machine::peak_rss_kb() });
+            report.environment = Some(machine::environment());
+        }
+        report
+    }
+
     /// Ends the process when no step has come to its end for a while.
     fn exit_when_stuck(self: &Arc<Self>, status: u8) {
         let finish = Arc::clone(self);
@@ -184,7 +195,7 @@ impl Finish {
             bars.clear();
         }
         self.step();
-        let report = self.builder.report(job.map(|job| job.calls()).unwrap_or_default());
+        let report = self.report();
         let mut written = self.reports.write(&report);
         self.step();
         if cause != Cause::NobodyReads {

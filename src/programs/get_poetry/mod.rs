@@ -21,19 +21,19 @@ use nix::unistd::{Pid, getppid};
 use tracing::warn;
 
 use super::client_args::{self, DrawingArgs, TargetArgs, check_file, check_picture};
+use super::limit_args::{LimitArgs, TransformArgs};
 use crate::address::Address;
 use crate::cli::logs::{LogArgs, Style};
 use crate::cli::signals::Signals;
 use crate::cli::stdout::Stdout;
 use crate::cli::terminal::Screen;
 use crate::cli::terminal::is_same_stream;
-use crate::cli::values::{self, Known, Limit};
+use crate::cli::values;
 use crate::cli::{Error, open_files, terminal};
 use crate::client::{
-    Concurrency, FetchLimits, HttpOptions, Job, Model, Observer, Order, ReportBuilder, Sink, Source, Template, Via,
+    Concurrency, FetchLimits, HttpOptions, Job, Model, Observer, Order, ReportBuilder, Sink, Source, Template,
 };
 use crate::race;
-use crate::transforms;
 use crate::units::count;
 use bars::Bars;
 use finish::{Cause, FailEarly, Finish, Reports};
@@ -85,16 +85,8 @@ pub struct Args {
     #[arg(long, help_heading = "Poems")]
     discard: bool,
 
-    /// Send each poem through this transform; if that fails, keep it as it was
-    ///
-    /// So is a poem of more than 64 MiB: all of it would have to be in memory.
-    #[arg(long, help_heading = "Transform", value_name = "NAME", requires = "via")]
-    #[arg(value_parser = Known { known: transforms, parse: values::transform }, hide_possible_values = true)]
-    transform: Option<String>,
-
-    /// The transform server
-    #[arg(long, help_heading = "Transform", value_name = "ADDR", requires = "transform")]
-    via: Option<Address>,
+    #[command(flatten, next_help_heading = "Transform")]
+    transform: TransformArgs,
 
     /// Write the report as JSON to stdout instead of the poems
     #[arg(long, help_heading = "Report")]
@@ -115,42 +107,13 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Report")]
     drawing: DrawingArgs,
 
-    /// Fetch at most N poems at once [default: 50 over HTTP, and all others]
-    #[arg(short = 'j', visible_short_alias = 'm', long, help_heading = "Limits", value_name = "N")]
-    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
-    max_concurrency: Option<NonZeroUsize>,
-
-    /// Give up an address that does not accept the connection for so long; 0: never
-    ///
-    /// To look up a name counts too, but in the blocking and the threads client nothing can cut a look-up short. An
-    /// address of a name that does not answer within 250ms is joined by the next one, and who answers first counts; the
-    /// blocking and the threads client can wait for one at a time only, so there each costs its limit.
-    #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "30s")]
-    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
-    connect_timeout: Limit,
-
-    /// Give up a poem of which nothing comes for so long, the first byte included; 0: never
-    #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "5m")]
-    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
-    idle_timeout: Limit,
-
-    /// Give up a poem that is not complete after so long, all attempts included; 0: never
-    #[arg(long, help_heading = "Limits", value_name = "DURATION", default_value = "0")]
-    #[arg(value_parser = values::limit, allow_hyphen_values = true)]
-    timeout: Limit,
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: LimitArgs,
 
     /// Give up a poem that is longer than SIZE; 0: never
     #[arg(long, help_heading = "Limits", value_name = "SIZE", default_value = "0")]
     #[arg(value_parser = values::size, allow_hyphen_values = true)]
     max_size: u64,
-
-    /// Try again up to N times if a poem fails, after pauses that double
-    ///
-    /// If a name has several addresses, with the one after the one that failed. Of what an HTTP server says, 408, 429, 500,
-    /// 502, 503, 504 and a reply that breaks off are tried again.
-    #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 0)]
-    #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
-    retries: u32,
 
     /// Wait for a server that says Retry-After for at most so long, or give the poem up
     #[arg(long, help_heading = "HTTP", value_name = "DURATION", default_value = "60s")]
@@ -205,11 +168,6 @@ Exit status:
   2    the command line makes no sense
   130  interrupted by Ctrl-C (129: by SIGHUP, 143: by SIGTERM)";
 
-/// The transforms that a server of the suite has.
-fn transforms() -> Vec<&'static str> {
-    transforms::ALL.iter().map(|transform| transform.name).collect()
-}
-
 /// The `main` of the program for `model`.
 pub fn main(model: Model) -> ExitCode {
     crate::cli::run(model.program(), |args| run(model, &args))
@@ -247,7 +205,7 @@ fn run(model: Model, args: &Args) -> Result<u8, Error> {
         // After the others: they have heard of the failure when it ends the run.
         observers.push(Arc::new(FailEarly(Arc::clone(&finish))));
     }
-    let via = args.via();
+    let via = args.transform.via();
     let job = Job::new(sources, limits, sink, observers, clock, fastrand::u64(..));
     let job = Arc::new(job.over_http(args.http()).through(via));
     finish.watch(&job, signals)?;
@@ -277,24 +235,26 @@ impl Args {
 
     /// The limits of each fetch, with no more poems at once than there may be open files.
     fn limits(&self, model: Model, sources: &[Source], open_files: u64) -> FetchLimits {
+        let via = self.transform.via();
         // A name may take another socket while one of its addresses does not answer.
         let is_name = |address: &Address| address.literal().is_none();
-        let mut addresses = sources.iter().map(Source::address).chain(&self.via).chain(&self.proxy);
+        let mut addresses =
+            sources.iter().map(Source::address).chain(via.as_ref().map(|via| &via.address)).chain(&self.proxy);
         let has_two_sockets = matches!(model, Model::Select | Model::Async) && addresses.any(is_name);
         let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
         let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
         let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
-        let wanted = Concurrency::wanted(self.max_concurrency);
+        let wanted = Concurrency::wanted(self.limits.max_concurrency);
         if possible.get() < wanted.of(sources) {
             let poems = count(possible.get() as u64, "poem");
             warn!("At most {poems} at once: the limit of open files is {open_files}");
         }
         FetchLimits {
-            connect_timeout: self.connect_timeout.0,
-            idle_timeout: self.idle_timeout.0,
-            timeout: self.timeout.0,
+            connect_timeout: self.limits.connect_timeout.0,
+            idle_timeout: self.limits.idle_timeout.0,
+            timeout: self.limits.timeout.0,
             max_size: Some(self.max_size).filter(|&size| size > 0),
-            retries: self.retries,
+            retries: self.limits.retries,
             retry_after_max: self.retry_after_max,
             concurrency: wanted.at_most(possible, sources),
         }
@@ -345,17 +305,13 @@ impl Args {
         }
         let order = match self.ordered {
             // Where poems and messages meet, a message stands between two verses.
-            true => Order::Request { retries: self.retries > 0, by_line: is_same_stream(io::stdout(), io::stderr()) },
+            true => {
+                Order::Request { retries: self.limits.retries > 0, by_line: is_same_stream(io::stdout(), io::stderr()) }
+            }
             false => Order::Completion,
         };
         let finish = Arc::clone(finish);
         let stdout = Stdout::new(screen, move || finish.exit(Cause::NobodyReads));
         Sink::stream(Box::new(stdout), order, sources.len())
-    }
-
-    /// The transform of each poem, and its server.
-    fn via(&self) -> Option<Via> {
-        let (transform, address) = (self.transform.clone()?, self.via.clone()?);
-        Some(Via { transform, address })
     }
 }

@@ -1,37 +1,33 @@
 //! poetry-race as a program.
 
 mod demo;
+mod outcome;
+mod stage;
+mod tables;
 
-use std::io::{self, IsTerminal, Write};
-use std::iter::repeat_n;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, ExitCode};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Arg, Parser};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::Serialize;
 
 use self::demo::Demo;
-use super::client_args::{self, DrawingArgs, TargetArgs, check_picture};
+use self::outcome::{Heat, Outcome, Verdict};
+use self::stage::Stage;
+use super::client_args::{self, DrawingArgs, Repeated, TargetArgs, check_file, check_picture};
+use super::limit_args::{LimitArgs, TransformArgs};
 use crate::address::Address;
-use crate::cli::signals::{self, Signals};
+use crate::cli::signals::Signals;
 use crate::cli::values::Known;
-use crate::cli::{Error, FAILURE, SUCCESS, stdout, terminal, values};
-use crate::client::{Concurrency, Model, Source, Target};
+use crate::cli::{Error, FAILURE, SUCCESS, machine, stdout, terminal, values};
+use crate::client::{Concurrency, Model, Target};
+use crate::race;
 use crate::race::assertion::Assertion;
-use crate::race::estimate::Estimate;
-use crate::race::{self, Run, Standing, Summary};
-use crate::report::Report;
-use crate::report::table::Table;
+use crate::report::curves;
 use crate::report::waterfall::text;
-use crate::sync::lock;
-use crate::units::{Micros, count, in_one_unit};
+use crate::units::count;
 use crate::whole_file;
 
 /// Race the four clients against each other, and see what each model of waiting costs
@@ -51,10 +47,13 @@ pub struct Args {
     #[arg(long, help_heading = "Runs", conflicts_with = "targets")]
     demo: bool,
 
-    /// Rounds, in each of which every client runs once
+    /// Rounds, in each of which every client runs once; auto: until the times are known to 2 %
+    ///
+    /// The clients take turns to be the first of a round. auto goes on until the 95 % interval of each median time is
+    /// narrower than 2 % of it, for 6 rounds at least and 100 at most.
     #[arg(long, help_heading = "Runs", value_name = "N", default_value = "3", default_value_if("demo", "true", "1"))]
-    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
-    runs: NonZeroUsize,
+    #[arg(value_parser = rounds, allow_negative_numbers = true)]
+    runs: Rounds,
 
     /// Runs of get-poetry before, which do not count
     #[arg(long, help_heading = "Runs", value_name = "N", default_value = "1", default_value_if("demo", "true", "0"))]
@@ -66,44 +65,62 @@ pub struct Args {
     #[arg(value_parser = Known { known: models, parse: model }, hide_possible_values = true)]
     models: Vec<Model>,
 
-    /// Let each client fetch at most N poems at once [default: 50 over HTTP, and all others]
-    #[arg(short = 'j', visible_short_alias = 'm', long, help_heading = "Runs", value_name = "N")]
-    #[arg(value_parser = values::count::<NonZeroUsize>(), allow_negative_numbers = true)]
-    max_concurrency: Option<NonZeroUsize>,
-
-    /// Let each client try again up to N times if a poem fails
-    #[arg(long, help_heading = "Runs", value_name = "N", default_value_t = 0)]
-    #[arg(value_parser = values::whole::<u32>(0, u32::MAX.into()), allow_negative_numbers = true)]
-    retries: u32,
+    /// Race with each of these numbers of poems, as in 1,10,100,1000
+    ///
+    /// The addresses are repeated, or the first ones taken, until there are so many.
+    #[arg(long, help_heading = "Runs", value_name = "N", value_delimiter = ',')]
+    #[arg(value_parser = values::whole::<usize>(1, client_args::MOST_POEMS as u64), allow_negative_numbers = true)]
+    sweep: Vec<usize>,
 
     /// Let clients send requests through this HTTP proxy
     #[arg(short = 'x', long, help_heading = "Runs", value_name = "ADDR", value_parser = client_args::proxy)]
     proxy: Option<Address>,
 
-    /// Give up a poem that is not complete after so long; 0: never
-    #[arg(long, help_heading = "Runs", value_name = "DURATION", default_value = "0")]
-    #[arg(value_parser = values::duration, allow_hyphen_values = true)]
-    timeout: Duration,
+    #[command(flatten, next_help_heading = "Limits of each client")]
+    limits: LimitArgs,
 
-    /// Print the result as JSON
+    #[command(flatten, next_help_heading = "Limits of each client")]
+    transform: TransformArgs,
+
+    /// Print the result as JSON, every run with it
     #[arg(long, help_heading = "Result", group = "form")]
     json: bool,
 
-    /// Print the result as CSV
+    /// Print the result as CSV, one row a model
     #[arg(long, help_heading = "Result", group = "form")]
     csv: bool,
+
+    /// Print every run as CSV, one row a run
+    #[arg(long, help_heading = "Result", group = "form")]
+    csv_runs: bool,
 
     /// Print the result as a Markdown table
     #[arg(long, help_heading = "Result", group = "form")]
     markdown: bool,
 
+    /// Write into DIR: race.json, models.csv, runs.csv, and the report of each run
+    ///
+    /// It is made if it is not there. The report of a run is there when the run has ended, as POEMS-ROUND-PLACE-MODEL.json.
+    #[arg(long, help_heading = "Result", value_name = "DIR")]
+    report: Option<PathBuf>,
+
+    /// Write the verdicts as JUnit XML to FILE: all poems arrived, and each --assert
+    #[arg(long, help_heading = "Result", value_name = "FILE")]
+    junit: Option<PathBuf>,
+
     /// Draw what each poem was doing when, of the median run of each model, as a picture in FILE (SVG)
+    ///
+    /// With --sweep, of the last number of poems.
     #[arg(long, help_heading = "Result", value_name = "FILE")]
     timeline: Option<PathBuf>,
 
     /// Draw the same on stderr, in characters
     #[arg(long, help_heading = "Result")]
     waterfall: bool,
+
+    /// Draw time, processor time and memory over the numbers of poems of --sweep, as a picture in FILE (SVG)
+    #[arg(long, help_heading = "Result", value_name = "FILE", requires = "sweep")]
+    chart: Option<PathBuf>,
 
     /// Say on stderr how each run ended, and what is left, also where it is no terminal
     #[arg(long, help_heading = "Result")]
@@ -115,6 +132,14 @@ pub struct Args {
     /// Exit with 1 unless this holds, as in 'async <= 1.1 * bound'; may be given more than once
     #[arg(long = "assert", help_heading = "Result", value_name = "EXPR", value_parser = assertion)]
     assertions: Vec<Assertion>,
+}
+
+/// How many rounds there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    Exactly(NonZeroUsize),
+    /// Until the times are known.
+    Auto,
 }
 
 /// Servers have to be named, unless it brings its own.
@@ -131,13 +156,19 @@ A run counts for times and costs if all its poems arrived; missing says how many
 The bound is what a client of that model would need that loses no time: the sum over the poems for the blocking one, \
 the slowest poem for the others, or more where not all may be under way at once. A server counts with the time that it took in the model that got it soonest.
 
+The sentence below the tables says which models differ: with a confidence of 95 % for all of them together, of what \
+the rounds can show. Runs of one round are compared with each other, and what disturbs a round disturbs both.
+
 An assertion compares two sums of products with <, <=, =, >= or >. Their values are numbers (of seconds, or with us, \
 ms, s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
-.waits), and bound, that of the model named first.
+.waits), and bound, that of the model named first. With --sweep it has to hold for each number of poems.
 
 Columns:
-  time, fastest, slowest
-      of a client, from its first connect to the end of its last poem; time is the median of the runs
+  time, known to
+      of a client, from its first connect to the end of its last poem: the median of the runs, and how wide its 95 % \
+interval is (from six runs on)
+  fastest, slowest
+      the shortest and the longest time
   bound, ratio
       see above, and the time in units of it
   speed-up
@@ -151,7 +182,7 @@ Columns:
   waited, preempted
       voluntary and involuntary context switches
   threads, memory
-      the most of a run, at one time
+      the most of a run, at one time, by the client's own account; the thread that waits for signals is not counted
   reads, waits
       the client's own counts of recv(2), and of poll(2) or its runtime's epoll_wait(2)
 
@@ -164,7 +195,11 @@ Examples:
       With two pictures
   poetry-race --models blocking,async --compact --animate --timeline race.svg 10000 10001
       With a picture that moves, of two models
-  poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' 10000 10001 10002
+  poetry-race --runs auto --report results 10000*300
+      Three hundred poems of one server, until the times are known, with everything to look at later
+  poetry-race --sweep 1,10,100,1000 --chart sweep.svg 10000
+      What a model costs, over the number of poems
+  poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' --junit race.xml 10000 10001 10002
       For a test
 
 Exit status:
@@ -183,6 +218,13 @@ fn model(text: &str) -> Result<Model, String> {
     known.ok_or_else(|| "a model is blocking, threads, select or async".to_owned())
 }
 
+fn rounds(text: &str) -> Result<Rounds, String> {
+    match text {
+        "auto" => Ok(Rounds::Auto),
+        _ => values::count::<NonZeroUsize>()(text).map(Rounds::Exactly).map_err(|why| format!("{why}, or auto")),
+    }
+}
+
 fn assertion(text: &str) -> Result<Assertion, String> {
     Assertion::parse(text).map_err(|error| error.to_string())
 }
@@ -194,9 +236,9 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     let models = args.models()?;
-    check_picture(args.timeline.as_deref())?;
-    args.drawing.check(args.timeline.is_some(), args.waterfall)?;
+    args.check_files()?;
     let signals = Signals::block_with_hangup();
+    let (clock, environment) = (Instant::now(), machine::environment());
     let stage = Stage::new();
     Stage::leave_on(signals, &stage)?;
     let demo = if args.demo { Some(Demo::start()?) } else { None };
@@ -204,14 +246,19 @@ fn run(args: &Args) -> Result<u8, Error> {
         Some(demo) => demo.targets().to_vec(),
         None => args.targets.resolve()?,
     };
-    let sources: Vec<Source> = targets.iter().map(|target| target.source.clone()).collect();
-    let concurrency = Concurrency::wanted(args.max_concurrency);
-    let runs = all_runs(args, &targets, Estimate::new(&sources, concurrency), &models, &stage)?;
-    stage.progress.finish_and_clear();
-    let summaries = race::summaries(&models, &runs, &sources, concurrency);
-    stdout::write_all(args.result(&targets, &summaries).as_bytes())?;
-    draw(args, &summaries, &runs)?;
-    Ok(judge(args, &summaries, &runs))
+    let mut heats = Vec::new();
+    for targets in args.fields(&targets) {
+        let runs = stage.all_runs(args, &targets, &models)?;
+        heats.push(Heat::new(&models, runs, &targets, args.concurrency()));
+    }
+    stage.clear();
+    let verdicts = args.verdicts(&heats);
+    let outcome = Outcome { environment, targets, heats, verdicts, elapsed: clock.elapsed() };
+    stdout::write_all(args.form(&outcome).as_bytes())?;
+    // What can be written is, whatever becomes of the rest.
+    let written = [args.draw(&outcome), args.chart(&outcome), args.write_report(&outcome), args.write_junit(&outcome)];
+    let status = judge(&outcome);
+    written.into_iter().collect::<Result<(), Error>>().map(|()| status)
 }
 
 impl Args {
@@ -226,298 +273,121 @@ impl Args {
         Ok(models)
     }
 
-    /// The result in the form that is asked for.
-    fn result(&self, targets: &[Target], summaries: &[Summary]) -> String {
-        match (self.json, self.csv, self.markdown) {
-            (true, _, _) => json(targets, summaries),
-            (_, true, _) => csv(summaries).to_csv(),
-            (_, _, true) => tables(summaries).map(|table| table.to_markdown()).join("\n"),
-            _ => tables(summaries).map(|table| table.to_text()).join("\n"),
+    /// Checks whatever is to be written at the end, and makes the directory.
+    fn check_files(&self) -> Result<(), Error> {
+        check_picture(self.timeline.as_deref())?;
+        check_picture(self.chart.as_deref())?;
+        check_file(self.junit.as_deref())?;
+        self.drawing.check(self.timeline.is_some(), self.waterfall)?;
+        let Some(directory) = &self.report else { return Ok(()) };
+        let made = if directory.is_dir() { Ok(()) } else { std::fs::create_dir(directory) };
+        made.map_err(|error| Error::cannot("make", directory.display(), &error))?;
+        check_file(Some(&directory.join(outcome::RESULT)))
+    }
+
+    /// How many poems a client may have under way at once.
+    fn concurrency(&self) -> Concurrency {
+        Concurrency::wanted(self.limits.max_concurrency)
+    }
+
+    /// What is raced for: once all targets, or as many of them as each number of the sweep says.
+    fn fields(&self, targets: &[Target]) -> Vec<Vec<Repeated>> {
+        if self.sweep.is_empty() {
+            return vec![targets.iter().map(|target| Repeated { target: target.clone(), times: 1 }).collect()];
         }
-    }
-}
-
-/// Draws the pictures that are asked for.
-fn draw(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> Result<(), Error> {
-    if args.timeline.is_none() && !args.waterfall {
-        return Ok(());
-    }
-    let chart = args.drawing.chart(&median_runs(summaries, runs));
-    if let Some(path) = &args.timeline {
-        let written = whole_file::write(path, args.drawing.svg(&chart).as_bytes());
-        written.map_err(|error| Error::cannot("write the picture to", path.display(), &error))?;
-    }
-    if args.waterfall {
-        say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
-    }
-    Ok(())
-}
-
-/// Says what did not arrive and what does not hold. Returns the exit status.
-fn judge(args: &Args, summaries: &[Summary], runs: &[(Model, Run)]) -> u8 {
-    let mut status = SUCCESS;
-    let failed: usize = runs.iter().map(|(_, run)| run.report.failed).sum();
-    if failed > 0 {
-        say(&format!("poetry-race: {} did not arrive\n", count(failed as u64, "poem")));
-        status = FAILURE;
-    }
-    for assertion in &args.assertions {
-        let verdict = assertion.judge(summaries);
-        if !verdict.holds {
-            say(&format!("poetry-race: {}\n", verdict.text));
-            status = FAILURE;
-        }
-    }
-    status
-}
-
-/// The time that a client gets to end after a signal.
-const LAST_WORDS: Duration = Duration::from_millis(300);
-
-/// The parts of a race that have to be cleared away when a signal ends it: the bar, the client that runs.
-struct Stage {
-    progress: ProgressBar,
-    child: Mutex<Option<u32>>,
-}
-
-impl Stage {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { progress: progress(), child: Mutex::new(None) })
+        self.sweep.iter().map(|number| Repeated::spread(targets, *number)).collect()
     }
 
-    /// Has the process end on each of these signals.
-    fn leave_on(signals: Signals, stage: &Arc<Self>) -> Result<(), Error> {
-        let stage = Arc::clone(stage);
-        let on_signal = move |signal| stage.leave(signal);
-        signals.watch(on_signal).map_err(|error| Error::cannot("start", "a thread", &error))
+    /// The arguments of every client.
+    fn words(&self, targets: &[Repeated]) -> Vec<String> {
+        let mut words = [self.limits.words(), self.transform.words()].concat();
+        words.extend(self.proxy.as_ref().map(|proxy| format!("--proxy={proxy}")));
+        words.extend(targets.iter().map(ToString::to_string));
+        words
     }
 
-    /// Shows for how long a run has been under way, and what is left: something moves ten times a second.
-    fn tell(&self, model: Model, elapsed: Duration, left: Option<Duration>) {
-        self.progress.set_message(format!("{model} {:.1} s{}", elapsed.as_secs_f64(), about(left)));
-    }
-
-    fn start(&self, command: &mut Command) -> io::Result<Child> {
-        let mut running = lock(&self.child);
-        let child = command.spawn()?;
-        *running = Some(child.id());
-        Ok(child)
-    }
-
-    /// Ends the client that runs, and the process. Holds the lock to the end, so that no other client is started.
-    fn leave(&self, signal: Signal) -> ! {
-        let child = lock(&self.child);
-        // Ctrl-C on a terminal has reached it already.
-        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
-            let _ = kill(pid, signal);
-            let until = Instant::now() + LAST_WORDS;
-            while kill(pid, None).is_ok() && Instant::now() < until {
-                thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-        self.progress.finish_and_clear();
-        process::exit(signals::exit_status(signal).into());
-    }
-}
-
-/// Every run of every model, in turns. The blocking client is the last one in each: once another has run, it is known
-/// how long it will take.
-fn all_runs(
-    args: &Args,
-    targets: &[Target],
-    mut estimate: Estimate,
-    models: &[Model],
-    stage: &Stage,
-) -> Result<Vec<(Model, Run)>, Error> {
-    let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
-    let programs = programs.parent().unwrap_or(Path::new("")).to_owned();
-    let mut words: Vec<String> = Vec::new();
-    if let Some(most) = args.max_concurrency {
-        words.push(format!("--max-concurrency={most}"));
-    }
-    words.push(format!("--timeout={}", humantime::format_duration(args.timeout)));
-    words.push(format!("--retries={}", args.retries));
-    words.extend(args.proxy.as_ref().map(|proxy| format!("--proxy={proxy}")));
-    words.extend(targets.iter().map(ToString::to_string));
-
-    let mut round = models.to_vec();
-    round.sort_by_key(|model| *model == Model::Blocking);
-    let all = [vec![Model::Async; args.warm_up], round.repeat(args.runs.get())].concat();
-    stage.progress.set_length(all.len() as u64);
-    let mut runs = Vec::with_capacity(all.len());
-    for (index, &model) in all.iter().enumerate() {
-        let (later, clock) = (&all[index + 1..], Instant::now());
-        let meanwhile = || stage.tell(model, clock.elapsed(), estimate.left(model, clock.elapsed(), later));
-        stage.progress.set_position(index as u64 + 1);
-        meanwhile();
-        let run = race::run(model, &programs, &words, |command| stage.start(command), meanwhile);
-        *lock(&stage.child) = None;
-        let run = run.map_err(|error| Error::cannot("run", programs.join(model.program()).display(), &error))?;
-        estimate.learn(&run.report);
-        if args.progress && stage.progress.is_hidden() {
-            let left = later.split_first().and_then(|(next, later)| estimate.left(*next, Duration::ZERO, later));
-            say(&format!("run {} of {}: {}\n", index + 1, all.len(), ended(model, &run.report, left)));
-        }
-        if index >= args.warm_up {
-            runs.push((model, run));
-        }
-    }
-    Ok(runs)
-}
-
-/// How a run ended, and what is left: `async got 3 poems in 2.0 s, about 9 s left`.
-fn ended(model: Model, report: &Report, left: Option<Duration>) -> String {
-    let Report { ok, failed, elapsed_us, .. } = report;
-    let poems = match failed {
-        0 => count(*ok as u64, "poem"),
-        failed => format!("{ok} of {}", count((ok + failed) as u64, "poem")),
-    };
-    let time = Duration::from_micros(*elapsed_us).as_secs_f64();
-    format!("{model} got {poems} in {time:.1} s{}", about(left))
-}
-
-/// `, about 9 s left`, if that is known.
-fn about(left: Option<Duration>) -> String {
-    left.map_or_else(String::new, |left| format!(", about {:.0} s left", left.as_secs_f64().ceil()))
-}
-
-/// A progress bar if stderr is a terminal, and a hidden one elsewhere.
-fn progress() -> ProgressBar {
-    let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("run {pos} of {len}: {msg}").expect("a valid template");
-    ProgressBar::with_draw_target(None, target).with_style(style)
-}
-
-/// The result for people: a table of times, and a table of costs. A column has one unit, and so have all times that are
-/// to be compared.
-fn tables(summaries: &[Summary]) -> [Table; 2] {
-    let mut times = Table::new(["model", "time", "fastest", "slowest", "bound", "ratio", "speed-up", "missing"]);
-    let mut costs =
-        Table::new(["cost", "start-up", "cpu", "waited", "preempted", "threads", "memory", "reads", "waits"]);
-    let blocking = summaries.iter().find(|summary| summary.model == Model::Blocking.name());
-    let blocking = blocking.and_then(|blocking| blocking.standing.as_ref());
-    let counted = || summaries.iter().filter_map(|summary| summary.standing.as_ref());
-    let compared: Vec<Micros> = counted().flat_map(compared).collect();
-    let mut compared = in_one_unit(&compared).into_iter();
-    let mut start_up = in_one_unit(&counted().map(|it| it.cost.start_up_us).collect::<Vec<_>>()).into_iter();
-    let mut cpu = in_one_unit(&counted().map(|it| it.cost.cpu_us).collect::<Vec<_>>()).into_iter();
-    for summary in summaries {
-        let (model, missing) = (summary.model.to_owned(), summary.missing.to_string());
-        let Some(standing) = &summary.standing else {
-            times.push(without_a_run(model.clone(), 6).chain([missing]).collect());
-            costs.push(without_a_run(model, 8).collect());
-            continue;
+    /// Judges each heat.
+    fn verdicts(&self, heats: &[Heat]) -> Vec<Verdict> {
+        let of = |heat: &Heat| -> Vec<Verdict> {
+            let judge = |assertion: &Assertion| Verdict {
+                poems: (heats.len() > 1).then_some(heat.poems()),
+                expression: assertion.text().to_owned(),
+                verdict: assertion.judge(&heat.summaries),
+            };
+            self.assertions.iter().map(judge).collect()
         };
-        let speed_up =
-            blocking.map_or_else(|| "-".to_owned(), |blocking| format!("{:.2}x", standing.speed_up(blocking)));
-        let row = [model.clone()].into_iter().chain(compared.by_ref().take(4));
-        times.push(row.chain([format!("{:.3}", standing.ratio()), speed_up, missing]).collect());
-        let cost = &standing.cost;
-        let row = [model].into_iter().chain(start_up.next()).chain(cpu.next());
-        let row = row.chain([
-            cost.voluntary_switches.to_string(),
-            cost.involuntary_switches.to_string(),
-            cost.peak_threads.to_string(),
-            format!("{} kB", cost.peak_rss_kb),
-            cost.reads.to_string(),
-            cost.waits.to_string(),
-        ]);
-        costs.push(row.collect());
+        heats.iter().flat_map(of).collect()
     }
-    [times, costs]
-}
 
-/// The times of a model that stand in one row: median, fastest, slowest, and the bound.
-fn compared(standing: &Standing) -> [Micros; 4] {
-    let Standing { time_us, spread_us: (fastest, slowest), bound_us, .. } = *standing;
-    [time_us, fastest, slowest, bound_us]
-}
-
-/// The cells of a model of which no run counted.
-fn without_a_run(model: String, cells: usize) -> impl Iterator<Item = String> {
-    [model, "no run".to_owned()].into_iter().chain(repeat_n("-".to_owned(), cells - 1))
-}
-
-/// The result for programs: one table, in plain units. Cells of a model of which no run counted are empty.
-fn csv(summaries: &[Summary]) -> Table {
-    let mut table = Table::new([
-        "model",
-        "runs",
-        "time_us",
-        "fastest_us",
-        "slowest_us",
-        "bound_us",
-        "ratio",
-        "start_up_us",
-        "cpu_us",
-        "voluntary_switches",
-        "involuntary_switches",
-        "peak_threads",
-        "peak_rss_kb",
-        "reads",
-        "waits",
-        "missing",
-    ]);
-    for Summary { model, runs, missing, standing } in summaries {
-        let mut row = vec![(*model).to_owned(), runs.to_string()];
-        let Some(standing) = standing else {
-            row.extend(repeat_n(String::new(), 13));
-            row.push(missing.to_string());
-            table.push(row);
-            continue;
-        };
-        let Standing { time_us, spread_us: (fastest, slowest), bound_us, cost } = standing;
-        row.extend([time_us, fastest, slowest, bound_us].map(ToString::to_string));
-        row.push(format!("{:.4}", standing.ratio()));
-        row.extend(
-            [
-                cost.start_up_us,
-                cost.cpu_us,
-                cost.voluntary_switches,
-                cost.involuntary_switches,
-                cost.peak_threads,
-                cost.peak_rss_kb,
-                cost.reads,
-                cost.waits,
-            ]
-            .map(|value| value.to_string()),
-        );
-        row.push(missing.to_string());
-        table.push(row);
+    /// The outcome in the form that is asked for.
+    fn form(&self, outcome: &Outcome) -> String {
+        if self.json {
+            outcome.to_json()
+        } else if self.csv {
+            tables::models(&outcome.heats).to_csv()
+        } else if self.csv_runs {
+            tables::runs(&outcome.heats).to_csv()
+        } else {
+            tables::for_people(&outcome.heats, self.markdown)
+        }
     }
-    table
-}
 
-fn json(targets: &[Target], summaries: &[Summary]) -> String {
-    #[derive(Serialize)]
-    struct Result<'a> {
-        schema: u32,
-        addresses: Vec<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        names: Option<Vec<Option<String>>>,
-        models: &'a [Summary],
+    /// Draws what each poem was doing when.
+    fn draw(&self, outcome: &Outcome) -> Result<(), Error> {
+        if self.timeline.is_none() && !self.waterfall {
+            return Ok(());
+        }
+        let chart = self.drawing.chart(&outcome.median_runs());
+        if self.waterfall {
+            say(&format!("\n{}", text::draw(&chart, terminal::canvas())));
+        }
+        let Some(path) = &self.timeline else { return Ok(()) };
+        write("write the picture to", path, &self.drawing.svg(&chart))
     }
-    let addresses = targets.iter().map(|target| target.source.to_string()).collect();
-    let names: Vec<Option<String>> = targets.iter().map(|target| target.name.clone()).collect();
-    let names = Some(names).filter(|names| names.iter().any(Option::is_some));
-    let result = Result { schema: 2, addresses, names, models: summaries };
-    serde_json::to_string(&result).expect("plain data has a JSON form") + "\n"
+
+    /// Draws what the models cost over the number of poems.
+    fn chart(&self, outcome: &Outcome) -> Result<(), Error> {
+        let Some(path) = &self.chart else { return Ok(()) };
+        write("write the picture to", path, &curves::draw(&outcome.curves()))
+    }
+
+    /// Writes what the directory of the report has beside the reports of the runs.
+    fn write_report(&self, outcome: &Outcome) -> Result<(), Error> {
+        let Some(directory) = &self.report else { return Ok(()) };
+        write("write", &directory.join(outcome::RESULT), &outcome.to_json())?;
+        write("write", &directory.join("models.csv"), &tables::models(&outcome.heats).to_csv())?;
+        write("write", &directory.join("runs.csv"), &tables::runs(&outcome.heats).to_csv())
+    }
+
+    fn write_junit(&self, outcome: &Outcome) -> Result<(), Error> {
+        let Some(path) = &self.junit else { return Ok(()) };
+        write("write", path, &outcome.to_junit())
+    }
 }
 
-/// The reports of the runs that took the median time, one for each model; of a model of which no run counted, the first.
-fn median_runs(summaries: &[Summary], runs: &[(Model, Run)]) -> Vec<Report> {
-    let median = |summary: &Summary| {
-        let mut of_it = runs.iter().filter(|(model, _)| model.name() == summary.model).map(|(_, run)| &run.report);
-        let is_it = |report: &&Report| match &summary.standing {
-            Some(standing) => report.failed == 0 && report.elapsed_us == standing.time_us,
-            None => true,
-        };
-        of_it.find(is_it).cloned()
-    };
-    summaries.iter().filter_map(median).collect()
+/// Writes a file, or says what it cannot do with which.
+fn write(what: &str, path: &Path, text: &str) -> Result<(), Error> {
+    whole_file::write(path, text.as_bytes()).map_err(|error| Error::cannot(what, path.display(), &error))
 }
 
 /// Writes to stderr. An error there has nobody who could be told of it.
 fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Says what did not arrive and what does not hold. Returns the exit status.
+fn judge(outcome: &Outcome) -> u8 {
+    let mut status = SUCCESS;
+    for heat in outcome.heats.iter().filter(|heat| heat.missing() > 0) {
+        say(&format!("poetry-race: {} did not arrive\n", count(heat.missing() as u64, "poem")));
+        for line in race::folded(&heat.runs) {
+            say(&format!("poetry-race: {line}\n"));
+        }
+        status = FAILURE;
+    }
+    for verdict in outcome.verdicts.iter().filter(|verdict| !verdict.verdict.holds) {
+        say(&format!("poetry-race: {}\n", verdict.text()));
+        status = FAILURE;
+    }
+    status
 }

@@ -38,6 +38,8 @@ pub(super) fn report(view: &View, at_once: AtOnce) -> Report {
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
+        peak: None,
+        environment: None,
         tasks,
     }
 }

@@ -1,0 +1,198 @@
+//! What the rounds of a race have shown of two models beside each other, and of all of them in one sentence.
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::statistics::Ratio;
+use super::summary::CONFIDENCE;
+use super::{Run, Summary};
+use crate::client::Model;
+use crate::units::{Micros, count};
+
+/// Rounds that are needed to show a difference at all.
+const LEAST: usize = 3;
+
+/// What the rounds have shown of two models. Runs of one round are a pair: what disturbs a round disturbs both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The poems of each run.
+    pub poems: usize,
+    /// The model with the shorter median time.
+    pub faster: Model,
+    /// The other one.
+    pub slower: Model,
+    /// Rounds in which both got all poems.
+    pub rounds: usize,
+    /// How many times as long the slower one takes. All intervals of a race hold together with the confidence that is asked
+    /// for: with four models there are six, and each has more (Bonferroni).
+    pub ratio: Ratio,
+}
+
+/// One object; an interval that is not known is null.
+impl Serialize for Difference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_struct("Difference", 7)?;
+        row.serialize_field("poems", &self.poems)?;
+        row.serialize_field("faster", self.faster.name())?;
+        row.serialize_field("slower", self.slower.name())?;
+        row.serialize_field("rounds", &self.rounds)?;
+        row.serialize_field("ratio", &self.ratio.estimate)?;
+        row.serialize_field("interval", &self.ratio.interval)?;
+        row.serialize_field("shown", &self.ratio.differs())?;
+        row.end()
+    }
+}
+
+/// The differences of every two models that have a run that counts.
+pub fn differences(summaries: &[Summary], runs: &[Run]) -> Vec<Difference> {
+    let order = by_time(summaries);
+    let number = order.len() * order.len().saturating_sub(1) / 2;
+    let confidence = 1.0 - (1.0 - CONFIDENCE) / u32::try_from(number.max(1)).map_or(f64::MAX, f64::from);
+    let mut differences = Vec::with_capacity(number);
+    for (index, &(faster, poems)) in order.iter().enumerate() {
+        for &(slower, _) in &order[index + 1..] {
+            let pairs = pairs(slower, faster, runs);
+            if let Some(ratio) = Ratio::of_pairs(pairs.iter().copied(), confidence) {
+                differences.push(Difference { poems, faster, slower, rounds: pairs.len(), ratio });
+            }
+        }
+    }
+    differences
+}
+
+/// The models with a time, the fastest first, and the poems of a run.
+fn by_time(summaries: &[Summary]) -> Vec<(Model, usize)> {
+    let timed = |summary: &Summary| Some((summary.standing.as_ref()?.time_us, summary.model, summary.poems));
+    let mut order: Vec<(Micros, Model, usize)> = summaries.iter().filter_map(timed).collect();
+    order.sort_by_key(|(time_us, ..)| *time_us);
+    order.into_iter().map(|(_, model, poems)| (model, poems)).collect()
+}
+
+/// The times of two models in each round in which both got all poems.
+fn pairs(this: Model, that: Model, runs: &[Run]) -> Vec<(Micros, Micros)> {
+    let counting = |model| runs.iter().filter(move |run| run.model == model && run.counts());
+    let pair = |run: &Run| {
+        let other = counting(that).find(|other| other.round == run.round)?;
+        Some((run.report.elapsed_us, other.report.elapsed_us))
+    };
+    counting(this).filter_map(pair).collect()
+}
+
+/// What these differences show, in one sentence: `threads, select, async: no difference that 5 rounds can show; blocking 2.8
+/// times slower (2.6 to 3.0)`. `None`: there are no two models to compare.
+pub fn sentence(differences: &[Difference]) -> Option<String> {
+    let fastest = differences.first()?.faster;
+    let rounds = differences.iter().map(|difference| difference.rounds).min()?;
+    if rounds < LEAST {
+        let rounds = count(rounds as u64, "round");
+        return Some(format!("{rounds} can show no difference: it takes {LEAST}, and ten are better"));
+    }
+    let from_fastest = || differences.iter().filter(|difference| difference.faster == fastest);
+    let equals = from_fastest().filter(|difference| !difference.ratio.differs()).map(|difference| difference.slower);
+    let leaders: Vec<&str> = [fastest].into_iter().chain(equals).map(Model::name).collect();
+    let mut parts = vec![match leaders[..] {
+        [alone] => format!("{alone} is the fastest"),
+        _ => format!("{}: no difference that {} can show", leaders.join(", "), count(rounds as u64, "round")),
+    }];
+    let slower = from_fastest().filter(|difference| difference.ratio.differs());
+    parts.extend(slower.map(|difference| format!("{} {}", difference.slower, slowness(&difference.ratio))));
+    Some(parts.join("; "))
+}
+
+/// `2.8 times slower (2.6 to 3.0)`, or `5 % slower (3 % to 7 %)`.
+fn slowness(ratio: &Ratio) -> String {
+    let (low, high) = ratio.interval.unwrap_or((f64::NAN, f64::NAN));
+    if ratio.estimate >= 2.0 {
+        let decimals = usize::from(ratio.estimate < 100.0);
+        let write = |value: f64| format!("{value:.decimals$}");
+        return format!("{} times slower ({} to {})", write(ratio.estimate), write(low), write(high));
+    }
+    let decimals = usize::from(ratio.estimate < 1.1);
+    let write = |value: f64| format!("{:.decimals$} %", (value - 1.0) * 100.0);
+    format!("{} slower ({} to {})", write(ratio.estimate), write(low), write(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Concurrency, Source};
+    use crate::race::fixtures::run;
+    use crate::race::summary::summaries;
+    use fastrand::Rng;
+
+    /// What a race says in which each model takes so long, with noise of so many percent.
+    fn said(truths: &[(Model, f64)], rounds: usize, percent: f64, chance: &mut Rng) -> String {
+        let models: Vec<Model> = truths.iter().map(|(model, _)| *model).collect();
+        let mut runs = Vec::new();
+        for round in 1..=rounds {
+            let common = noise(3.0 * percent, chance);
+            for (model, truth) in truths {
+                let time = truth * 1e6 * common * noise(percent, chance);
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds")]
+                runs.push(run(round, *model, &[(0, time as u64)]));
+            }
+        }
+        let sources: Vec<Source> = vec!["1".parse().expect("a source")];
+        let summaries = summaries(&models, &runs, &sources, Concurrency::wanted(None));
+        sentence(&differences(&summaries, &runs)).expect("two models")
+    }
+
+    /// A factor that is 1 but for normal noise.
+    fn noise(percent: f64, chance: &mut Rng) -> f64 {
+        let uniform = (1.0 - chance.f64(), chance.f64());
+        let normal = (-2.0 * uniform.0.ln()).sqrt() * (std::f64::consts::TAU * uniform.1).cos();
+        (normal * percent / 100.0).exp()
+    }
+
+    const EQUAL: [(Model, f64); 3] = [(Model::Threads, 1.0), (Model::Select, 1.0), (Model::Async, 1.0)];
+
+    #[test]
+    fn a_sentence_says_who_is_equal_and_by_how_much_the_others_are_slower() {
+        let mut chance = Rng::with_seed(5);
+        let all = [&EQUAL[..], &[(Model::Blocking, 2.8)]].concat();
+        let said = said(&all, 5, 1.0, &mut chance);
+        let (equal, slower) = said.split_once("; ").expect("two parts");
+        assert!(equal.ends_with(": no difference that 5 rounds can show"), "{said}");
+        assert_eq!(equal.split(',').count(), 3, "{said}");
+        let expected = regex_lite::Regex::new(r"^blocking 2\.[78] times slower \(2\.[5-8] to [23]\.[0-9]\)$");
+        assert!(expected.expect("a pattern").is_match(slower), "{said}");
+    }
+
+    #[test]
+    fn equal_models_are_called_equal_in_95_of_100_races() {
+        let mut chance = Rng::with_seed(6);
+        let all = [&EQUAL[..], &[(Model::Blocking, 1.0)]].concat();
+        for rounds in [3, 5, 10] {
+            let equal = (0..2_000)
+                .filter(|_| {
+                    said(&all, rounds, 1.5, &mut chance)
+                        .ends_with(&format!(": no difference that {rounds} rounds can show"))
+                })
+                .count();
+            assert!(equal >= 1_900, "{equal} of 2,000 with {rounds} rounds");
+        }
+    }
+
+    #[test]
+    fn five_percent_are_found_with_ten_rounds() {
+        let mut chance = Rng::with_seed(7);
+        let all = [&EQUAL[..], &[(Model::Blocking, 1.05)]].concat();
+        let found = (0..2_000)
+            .filter(|_| {
+                let said = said(&all, 10, 1.5, &mut chance);
+                said.contains("; blocking ") && said.contains(" % slower (")
+            })
+            .count();
+        assert!(found >= 1_900, "{found} of 2,000");
+    }
+
+    #[test]
+    fn too_few_rounds_show_nothing() {
+        let mut chance = Rng::with_seed(8);
+        for (rounds, expected) in [(1, "1 round"), (2, "2 rounds")] {
+            let said = said(&EQUAL, rounds, 1.0, &mut chance);
+            assert_eq!(said, format!("{expected} can show no difference: it takes 3, and ten are better"));
+        }
+        assert_eq!(sentence(&[]), None);
+    }
+}
