@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Span, Subscriber, error_span};
@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Error, printable};
+use crate::units::{Micros, human};
 
 /// The flags about logs.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -120,6 +121,10 @@ pub fn service_span(program: &str, address: impl Display) -> Span {
     error_span!(SERVICE, service = %program, %address)
 }
 
+/// The field of an event that has its time, in microseconds from the start of the run. In text the messages have it that
+/// are for finding out what happens, at their end; the others are as short as they can be.
+const AT: &str = "at_us";
+
 /// The format of an event as a line of text: its message without its fields, which repeat it for programs. Names of
 /// files and whatever else comes from people and peers cannot make two lines of it, nor steer a terminal.
 struct Line {
@@ -150,19 +155,35 @@ where
                 write!(to, "{service}: ")?;
             }
         }
-        let mut message = Message(String::new());
+        let mut message = Message::default();
         event.record(&mut message);
-        writeln!(to, "{}{off}", printable(&message.0))
+        write!(to, "{}", printable(&message.text))?;
+        if let Some(at) = message.at
+            && level >= Level::DEBUG
+        {
+            write!(to, ", at {}", human(Duration::from_micros(at)))?;
+        }
+        writeln!(to, "{off}")
     }
 }
 
-struct Message(String);
+#[derive(Default)]
+struct Message {
+    text: String,
+    at: Option<Micros>,
+}
 
 impl Visit for Message {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == AT {
+            self.at = Some(value);
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             // Writing to a string cannot fail.
-            let _ = write!(self.0, "{value:?}");
+            let _ = write!(self.text, "{value:?}");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The observer that makes a [`Report`] of the events of a run.
 
+use std::mem;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::source::Source;
 use super::turns::Concurrency;
-use super::{Event, Model, Observer, Task, Via};
-use crate::report::{Calls, Events, HttpReport, Report, Status, TaskReport, TransformReport};
+use super::{Event, Failure, Model, Observer, Task, Via};
+use crate::report::{Attempt, Attempts, Calls, Events, HttpReport, Report, Status, TaskReport, TransformReport};
 use crate::sync::lock;
 use crate::units::{Micros, micros};
 
@@ -36,11 +37,13 @@ impl ReportBuilder {
             bytes: 0,
             attempts: 0,
             start_us: None,
+            attempt_us: None,
             connected_us: None,
             first_byte_us: None,
             whole_us: None,
             end_us: None,
             events: Events::default(),
+            earlier: Attempts::default(),
             transform: None,
             http: source.url().map(|_| HttpReport::default()),
         };
@@ -108,13 +111,7 @@ impl Observer for ReportBuilder {
             Event::Started => record.start_us = Some(at),
             Event::Attempt(number) => {
                 record.attempts = *number;
-                record.bytes = 0;
-                record.connected_us = None;
-                record.first_byte_us = None;
-                record.whole_us = None;
-                record.events = Events::default();
-                record.transform = None;
-                record.http = record.http.map(|_| HttpReport::default());
+                record.attempt_us = Some(at);
             }
             Event::Connected { reused } => {
                 record.connected_us.get_or_insert(at);
@@ -167,7 +164,7 @@ impl Observer for ReportBuilder {
                 transform.limit = failure.limit();
                 transform.end_us = Some(at);
             }
-            Event::Retry { .. } => {}
+            Event::Retry { failure, .. } => begin_anew(record, failure, at),
             Event::Done { .. } => {
                 record.status = Status::Ok;
                 record.end_us = Some(at);
@@ -180,6 +177,26 @@ impl Observer for ReportBuilder {
             }
         }
     }
+}
+
+/// Puts the attempt, which has failed, to the earlier ones. What it was is void for the next one.
+fn begin_anew(record: &mut TaskReport, failure: &Failure, at: Micros) {
+    let attempt = Attempt {
+        attempt: record.attempts,
+        start_us: record.attempt_us.take().unwrap_or(at),
+        connected_us: record.connected_us.take(),
+        first_byte_us: record.first_byte_us.take(),
+        end_us: at,
+        status: failure.status(),
+        error: Some(failure.to_string()),
+        limit: failure.limit(),
+        bytes: mem::take(&mut record.bytes),
+        events: mem::take(&mut record.events),
+    };
+    record.earlier.push(attempt);
+    record.whole_us = None;
+    record.transform = None;
+    record.http = record.http.map(|_| HttpReport::default());
 }
 
 /// An exchange with a transform server that has begun.
@@ -240,8 +257,8 @@ mod tests {
         assert_eq!((poem.name.as_deref(), &report.tasks[1].name), (Some("donne"), &None));
     }
 
-    #[test]
-    fn a_retry_starts_the_record_anew_but_for_its_beginning() {
+    /// A poem whose first attempt is reset after ten bytes.
+    fn retried(events: &[(u32, Event<'_>)]) -> TaskReport {
         let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), true);
         let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
         for (at, event) in [
@@ -250,15 +267,47 @@ mod tests {
             (2, Event::Connected { reused: false }),
             (3, Event::Received(10)),
             (4, Event::Retry { failure: &failure, pause: MS }),
-            (5, Event::Attempt(2)),
-            (6, Event::Failed(&failure)),
         ] {
             tell(&builder, 2, at, &event);
         }
-        let poem = &builder.report(Calls::default()).tasks[1];
+        for (at, event) in events {
+            tell(&builder, 2, *at, event);
+        }
+        builder.report(Calls::default()).tasks.swap_remove(1)
+    }
+
+    #[test]
+    fn a_retry_starts_the_record_anew_but_for_its_beginning() {
+        let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
+        let poem = retried(&[(5, Event::Attempt(2)), (6, Event::Failed(&failure))]);
         assert_eq!((poem.status, poem.bytes, poem.attempts), (Status::Reset, 0, 2));
-        assert_eq!((poem.start_us, poem.connected_us, poem.end_us), (Some(1_000), None, Some(6_000)));
+        assert_eq!((poem.start_us, poem.attempt_us), (Some(1_000), Some(5_000)));
+        assert_eq!((poem.connected_us, poem.end_us), (None, Some(6_000)));
         assert!(poem.events.entries().is_empty());
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_kept_as_it_was() {
+        let poem = retried(&[
+            (5, Event::Attempt(2)),
+            (6, Event::Connected { reused: false }),
+            (7, Event::Received(20)),
+            (8, Event::Done { bytes: 20, elapsed: 7 * MS }),
+        ]);
+        assert_eq!((poem.status, poem.bytes, poem.attempts, poem.first_byte_us), (Status::Ok, 20, 2, Some(7_000)));
+        let [first] = poem.earlier.known() else { panic!("{:?}", poem.earlier) };
+        assert_eq!((first.attempt, first.start_us, first.connected_us), (1, 1_000, Some(2_000)));
+        assert_eq!((first.first_byte_us, first.end_us, first.bytes), (Some(3_000), 4_000, 10));
+        assert_eq!((first.status, first.limit), (Status::Reset, None));
+        assert_eq!((first.events.entries(), first.error.is_some()), (&[(3_000, 10)][..], true));
+    }
+
+    #[test]
+    fn in_a_pause_there_is_no_attempt() {
+        let poem = retried(&[]);
+        assert_eq!((poem.status, poem.attempts, poem.earlier.known().len()), (Status::Interrupted, 1, 1));
+        assert_eq!((poem.start_us, poem.attempt_us, poem.connected_us), (Some(1_000), None, None));
+        assert_eq!((poem.bytes, poem.end_us.is_some()), (0, true));
     }
 
     #[test]

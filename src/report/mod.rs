@@ -3,8 +3,10 @@
 //! A [`Report`] is all that is known of one run of a client. Tables, tallies and pictures are made from reports and
 //! from nothing else. `docs/report.schema.json` describes the JSON form.
 
+mod attempt;
 pub mod curves;
 mod environment;
+mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod table;
@@ -16,7 +18,9 @@ use std::time::{Duration, SystemTime};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::attempt::{Attempt, Attempts};
 pub use self::environment::{Environment, Peak};
+pub use self::events::Events;
 use crate::units::{Micros, count, human};
 
 /// The report of one run of a client.
@@ -66,7 +70,7 @@ pub struct Calls {
 
 /// The report of one poem. Moments that were never reached are `None`.
 ///
-/// After a retry, everything but `start_us` and `attempts` speaks of the last attempt.
+/// After a retry, everything but `start_us`, `attempts` and `earlier` speaks of the last attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
     /// The number of the poem, from 1.
@@ -89,6 +93,10 @@ pub struct TaskReport {
     pub attempts: u32,
     /// When the poem's turn came.
     pub start_us: Option<Micros>,
+    /// When the last attempt began. `None` if there was none, or if the poem was interrupted in the pause before it: then
+    /// the one that was made last is the last of `earlier`. Reports of schema 1 do not have it.
+    #[serde(default)]
+    pub attempt_us: Option<Micros>,
     /// When the connection stood.
     pub connected_us: Option<Micros>,
     /// When the first byte was read.
@@ -100,6 +108,9 @@ pub struct TaskReport {
     pub end_us: Option<Micros>,
     /// The reads; empty if they were not recorded.
     pub events: Events,
+    /// The attempts that failed before the last one. Reports of schema 1 do not have them.
+    #[serde(default)]
+    pub earlier: Attempts,
     /// The exchange with a transform server, if the poem was sent to one.
     pub transform: Option<TransformReport>,
     /// What there is to say of a poem over HTTP.
@@ -210,7 +221,7 @@ impl Status {
 
 impl Report {
     /// The version of the format that this type serializes to.
-    pub const SCHEMA: u32 = 1;
+    pub const SCHEMA: u32 = 2;
 
     /// The tally: `Got 3 poems in 23s 65ms`, or `Got 2 of 3 poems in ...`. Of poems over HTTP it says what the others came
     /// to: `Got 150 of 676 poems in 7s 460ms: 361 not found, 165 errors`.
@@ -266,70 +277,9 @@ fn to_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(&humantime::format_rfc3339_micros(*time))
 }
 
-/// The reads of a poem: `[microseconds, bytes]` each.
-///
-/// Never more than [`Events::LIMIT`] are kept: beyond that, neighbours are merged evenly, each
-/// entry then standing for 2, 4, 8, ... reads that ended at its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Events {
-    entries: Vec<(Micros, u64)>,
-    /// Reads in a full entry.
-    #[serde(skip, default = "one")]
-    per_entry: u32,
-    /// Reads in the last entry.
-    #[serde(skip)]
-    in_last: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-impl Events {
-    /// The most entries that are kept.
-    pub const LIMIT: usize = 1_000;
-
-    /// The entries in order of time.
-    pub fn entries(&self) -> &[(Micros, u64)] {
-        &self.entries
-    }
-
-    /// Adds a read of `bytes` at the time `at`, not before those already there.
-    pub fn push(&mut self, at: Micros, bytes: u64) {
-        if self.in_last < self.per_entry
-            && let Some(last) = self.entries.last_mut()
-        {
-            *last = (at, last.1 + bytes);
-            self.in_last += 1;
-            return;
-        }
-        if self.entries.len() == Self::LIMIT {
-            self.halve();
-        }
-        self.entries.push((at, bytes));
-        self.in_last = 1;
-    }
-
-    /// Merges every two neighbours. The limit is even: no entry is left over.
-    fn halve(&mut self) {
-        let merge = |pair: &[(Micros, u64)]| (pair[1].0, pair[0].1 + pair[1].1);
-        self.entries = self.entries.chunks_exact(2).map(merge).collect();
-        self.per_entry *= 2;
-        self.in_last = self.per_entry;
-    }
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        Self { entries: Vec::new(), per_entry: 1, in_last: 0 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn task(task: usize, status: Status) -> TaskReport {
         TaskReport {
@@ -342,11 +292,13 @@ mod tests {
             bytes: 30,
             attempts: 1,
             start_us: Some(0),
+            attempt_us: Some(0),
             connected_us: Some(100),
             first_byte_us: None,
             whole_us: None,
             end_us: Some(300),
             events: Events::default(),
+            earlier: Attempts::default(),
             transform: None,
             http: None,
         }
@@ -385,10 +337,11 @@ mod tests {
         assert_eq!(
             report(vec![poem]).to_json(),
             concat!(
-                r#"{"schema":1,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"bound_us":null,"#,
+                r#"{"schema":2,"model":"async","started":"1970-01-01T00:00:01.500000Z","elapsed_us":23065999,"bound_us":null,"#,
                 r#""ok":1,"failed":0,"calls":{"reads":0,"waits":0,"wakeups":0},"peak":null,"environment":null,"tasks":[{"task":1,"#,
                 r#""address":"127.0.0.1:10000","status":"ok","error":null,"limit":null,"bytes":30,"attempts":1,"start_us":0,"#,
-                r#""connected_us":100,"first_byte_us":null,"whole_us":null,"end_us":300,"events":[[250,30]],"transform":null}]}"#,
+                r#""attempt_us":0,"connected_us":100,"first_byte_us":null,"whole_us":null,"end_us":300,"events":[[250,30]],"#,
+                r#""earlier":[],"transform":null}]}"#,
                 "\n"
             )
         );
@@ -407,36 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn up_to_the_limit_every_read_is_kept() {
-        let mut events = Events::default();
-        for at in 0..1_000 {
-            events.push(at, 1);
-        }
-        assert_eq!(events.entries().len(), 1_000);
-        events.push(1_000, 1);
-        assert_eq!(events.entries().len(), 501);
-        assert_eq!(events.entries()[..2], [(1, 2), (3, 2)]);
-        assert_eq!(events.entries()[499..], [(999, 2), (1_000, 1)]);
-    }
-
-    proptest! {
-        #[test]
-        fn merging_loses_no_byte_and_no_order(sizes in proptest::collection::vec(1u64..70_000, 0..9_000)) {
-            let mut events = Events::default();
-            for (at, &bytes) in sizes.iter().enumerate() {
-                events.push(at as Micros, bytes);
-            }
-            let entries = events.entries();
-            prop_assert!(entries.len() <= Events::LIMIT);
-            prop_assert!(entries.len() >= sizes.len().min(Events::LIMIT / 2));
-            prop_assert_eq!(entries.iter().map(|e| e.1).sum::<u64>(), sizes.iter().sum::<u64>());
-            prop_assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-            prop_assert_eq!(entries.last().map(|e| e.0), sizes.len().checked_sub(1).map(|at| at as Micros));
-            let per = events.per_entry as usize;
-            for (n, entry) in entries.iter().enumerate() {
-                let reads = &sizes[n * per..sizes.len().min((n + 1) * per)];
-                prop_assert_eq!(entry.1, reads.iter().sum::<u64>());
-            }
-        }
+    fn reports_of_schema_1_are_read() {
+        let new = report(vec![task(1, Status::Ok)]).to_json();
+        let old = new.replace(r#""schema":2"#, r#""schema":1"#).replace(r#""attempt_us":0,"#, "");
+        let old = old.replace(r#""earlier":[],"#, "");
+        assert_eq!(new.len() - old.len(), r#""attempt_us":0,"earlier":[],"#.len());
+        let read: Report = serde_json::from_str(&old).expect("a report");
+        assert_eq!((read.schema, read.tasks[0].attempt_us, read.tasks[0].earlier.known().len()), (1, None, 0));
     }
 }

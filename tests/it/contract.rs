@@ -74,7 +74,7 @@ fn the_messages_are_those_of_the_specification() {
         let finished = run(client, ["-v", &first.port(), &second.port()]);
         let (one, two) = (first.name(), second.name());
         assert!(finished.has_line(&format!("Task 1: get poetry from: {one}")), "{finished:?}");
-        assert!(finished.has_line(&format!("Task 2: got 8 bytes of poetry from {two}")), "{finished:?}");
+        assert!(finished.has_timed_line(&format!("Task 2: got 8 bytes of poetry from {two}")), "{finished:?}");
         let done = format!("Task 1: got 7 bytes of poetry from {one} in ");
         assert!(finished.stderr.lines().any(|line| line.starts_with(&done)), "{finished:?}");
         let last = finished.stderr.lines().last().expect("a line");

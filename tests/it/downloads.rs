@@ -107,8 +107,8 @@ fn poems_over_http_and_others_come_in_one_run() {
         assert_eq!((finished.code(), &finished.stdout[..]), (0, &b"over HTTP\na poem\n"[..]), "{finished:?}");
         let address = url(&over_http, "/a?b=c");
         assert!(finished.has_line(&format!("Task 1: get poetry from: {address}")), "{finished:?}");
-        assert!(finished.has_line(&format!("Task 1: asking for {address}")), "{finished:?}");
-        assert!(finished.has_line("Task 1: HTTP 200, 10 bytes of poetry"), "{finished:?}");
+        assert!(finished.has_timed_line(&format!("Task 1: asking for {address}")), "{finished:?}");
+        assert!(finished.has_timed_line("Task 1: HTTP 200, 10 bytes of poetry"), "{finished:?}");
         assert!(finished.stderr.lines().last().is_some_and(|line| line.starts_with("Got 2 poems in ")), "{finished:?}");
         let http = ["address", "http_status", "requests", "redirects", "reused"].map(|key| tasks[0][key].to_string());
         assert_eq!(http, [format!("\"{address}\"").as_str(), "200", "1", "0", "0"]);

@@ -75,7 +75,7 @@ fn a_trickle_is_the_twin_of_slowpoetry() {
     for client in CLIENTS {
         let finished = run(client, ["-v", &server.port(), &server.port()]);
         assert_eq!(finished.stdout, science_text().repeat(2));
-        assert!(finished.has_line(&format!("Task 2: got 10 bytes of poetry from 127.0.0.1:{}", server.port())));
+        assert!(finished.has_timed_line(&format!("Task 2: got 10 bytes of poetry from 127.0.0.1:{}", server.port())));
     }
 }
 

@@ -129,6 +129,12 @@ impl Finished {
     pub(crate) fn has_line(&self, wanted: &str) -> bool {
         self.stderr.lines().any(|line| line == wanted)
     }
+
+    /// Whether a line of a client's `-v` says this, and when it was.
+    pub(crate) fn has_timed_line(&self, wanted: &str) -> bool {
+        let time = |line: &str| line.strip_prefix(wanted)?.strip_prefix(", at ").map(|time| time.ends_with('s'));
+        self.stderr.lines().any(|line| time(line) == Some(true))
+    }
 }
 
 /// A program under way, with its stdout and stderr read as they come.

@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Cursor, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
+use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use crate::harness::{CLIENTS, Running, Server, finish, program, refusing_port, reset, run, send_whole};
+use crate::harness::{
+    CLIENTS, Running, Server, Service, finish, poem_file, program, refusing_port, reset, run, send_whole,
+    with_every_client,
+};
 use crate::schema::violations;
 
 const SCHEMA: &str = "report.schema.json";
@@ -110,6 +114,122 @@ fn more_than_a_thousand_reads_are_merged() {
     }
 }
 
+/// A script that resets the first two connections after 25 bytes.
+fn resetting(directory: &Path) -> PathBuf {
+    let script = directory.join("script.toml");
+    fs::write(&script, "[[connection]]\ntimes = 2\nnum-bytes = 10\ncut-at = \"25\"\n").expect("a script");
+    script
+}
+
+/// A fastpoetry that sends a poem in pieces by this script, whose third client is followed by another first one.
+fn trickle(script: &Path) -> Service {
+    let mut server = program("fastpoetry");
+    server.args(["--cycle", "3", "--delay", "40ms", "--num-bytes", "100", "--script"]).arg(script);
+    Service::start(server.arg(poem_file("science.txt")))
+}
+
+#[test]
+fn every_attempt_is_reported_as_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = trickle(&resetting(directory.path()));
+    let (_held, refusing) = refusing_port();
+    for client in CLIENTS {
+        let report = report(client, [&server.port(), &refusing, "--retries", "2"]);
+        let task = &report["tasks"][0];
+        assert_eq!((&task["status"], &task["attempts"], &task["bytes"]), (&json!("ok"), &json!(3), &json!(653)));
+        let earlier = task["earlier"].as_array().expect("attempts");
+        let numbers: Vec<&Value> = earlier.iter().map(|attempt| &attempt["attempt"]).collect();
+        assert_eq!(numbers, [&json!(1), &json!(2)], "{client}");
+        let mut last = task["start_us"].as_u64().expect("a start");
+        for attempt in earlier {
+            assert_eq!((&attempt["status"], &attempt["bytes"]), (&json!("reset"), &json!(25)), "{client}: {attempt}");
+            assert_eq!(attempt["events"][0][1], 10);
+            for moment in ["start_us", "connected_us", "first_byte_us", "end_us"] {
+                let at = attempt[moment].as_u64().expect(moment);
+                assert!(at >= last, "{client}: {moment} of {attempt}");
+                last = at;
+            }
+        }
+        for moment in ["attempt_us", "connected_us", "first_byte_us", "end_us"] {
+            let at = task[moment].as_u64().expect(moment);
+            assert!(at >= last, "{client}: {moment} of {task}");
+            last = at;
+        }
+        // The pause: 100 ms, half of that at least.
+        let pause = earlier[1]["start_us"].as_u64().expect("a start") - earlier[0]["end_us"].as_u64().expect("an end");
+        assert!(pause >= 50_000, "{client}: {pause}");
+        let refused = &report["tasks"][1];
+        assert_eq!((&refused["attempts"], refused["earlier"].as_array().map(Vec::len)), (&json!(3), Some(2)));
+        assert_eq!(
+            (&refused["earlier"][1]["status"], &refused["earlier"][1]["connected_us"]),
+            (&json!("refused"), &Value::Null)
+        );
+    }
+}
+
+/// Received, reset, a pause, and connected again, twice; and received.
+const RETRIED: &str = "receiving for [^,]*, reset after 25 bytes at [^,]*, pausing for [^,]*, attempt 2 at .*\
+                       receiving for [^,]*, reset after 25 bytes at [^,]*, pausing for [^,]*, attempt 3 at .*\
+                       receiving for [^,]*, and done at ";
+
+#[test]
+fn a_retry_is_drawn_as_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = resetting(directory.path());
+    let told = Regex::new(RETRIED).expect("valid");
+    with_every_client(|client| {
+        let server = trickle(&script);
+        let at_once = Service::fast(&poem_file("science.txt"), ["--fail-first", "2", "--cycle", "3"]);
+        for option in ["--animate", "--compact"] {
+            let picture = directory.path().join(format!("{client}{option}.svg"));
+            let mut command = program(client);
+            command.args(["--discard", "--retries", "2", "--waterfall", option, "--timeline"]).arg(&picture);
+            let finished = finish(command.env("LC_ALL", "C.UTF-8").args([server.port(), at_once.port()]));
+            assert_eq!(finished.code(), 0, "{finished:?}");
+            let (text, svg) = (&finished.stderr, fs::read_to_string(&picture).expect("a picture"));
+            for word in ["connecting", "receiving", "pausing"] {
+                assert!(text.contains(&format!(" {word}")) && svg.contains(&format!("\n{word}\n")), "{client}: {text}");
+            }
+            assert!(text.contains("× attempt failed") && !text.contains("not arrived"), "{client}: {text}");
+            if option != "--compact" {
+                let lane = text.lines().find(|line| line.starts_with("1  ")).expect("a lane");
+                let signs: Vec<char> = lane.chars().filter(|sign| "█×▁".contains(*sign)).collect();
+                let runs: String = signs.chunk_by(|one, next| one == next).map(|run| run[0]).collect();
+                assert_eq!(runs, "█×▁█×▁█", "{client}: {lane}");
+            }
+            let classes = svg.split("class=\"").skip(1).filter_map(|part| part.split('"').next());
+            let lane: Vec<&str> =
+                classes.filter(|class| ["connecting", "receiving", "pausing", "end", "done"].contains(class)).collect();
+            let attempt = ["connecting", "receiving", "pausing"];
+            let expected = [&attempt[..], &attempt, &attempt[..2], &["end", "end", "done"]].concat();
+            assert_eq!(lane[..expected.len()], expected, "{client}");
+            assert!(
+                svg.lines().any(|line| line.starts_with("Poem 1, from ") && told.is_match(line)),
+                "{client}: {svg}"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_log_says_when_for_people_and_for_programs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = resetting(directory.path());
+    with_every_client(|client| {
+        let server = trickle(&script);
+        let spoken = run(client, ["-v", "--discard", "--retries", "2", &server.port()]);
+        for line in [format!("Task 1: connected to 127.0.0.1:{}", server.port()), "Task 1: attempt 3".to_owned()] {
+            assert!(spoken.has_timed_line(&line), "{client}: {line}: {spoken:?}");
+        }
+        let logged = run(client, ["-v", "--log-format", "json", "--discard", "--retries", "2", &server.port()]);
+        let lines = logged.stderr.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let times: Vec<u64> = lines.filter_map(|line| line["fields"]["at_us"].as_u64()).collect();
+        // The start, three connections, two attempts that fail, two that follow, the poem and its end, at least.
+        assert!(times.len() >= 10 && times.is_sorted() && times.last() > Some(&100_000), "{client}: {times:?}");
+        assert!(!logged.stderr.contains(", at "), "the field has it: {logged:?}");
+    });
+}
+
 #[test]
 fn the_model_shows_in_the_calls() {
     let server = Server::poem("a poem\n");
@@ -129,7 +249,7 @@ fn the_validator_sees_what_is_wrong() {
     let good = report("get-poetry", [server.port().as_str()]);
     type Spoil = fn(&mut Value);
     let spoilers: [Spoil; 9] = [
-        |report| report["schema"] = json!(2),
+        |report| report["schema"] = json!(1),
         |report| report["model"] = json!("fibers"),
         |report| report["started"] = json!("yesterday"),
         |report| report["elapsed_us"] = json!(-1),

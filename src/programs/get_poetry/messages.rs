@@ -36,72 +36,75 @@ impl Messages {
 }
 
 impl Observer for Messages {
-    fn observe(&self, task: Task<'_>, _: Duration, event: &Event<'_>) {
+    fn observe(&self, task: Task<'_>, at: Duration, event: &Event<'_>) {
         if matches!(event, Event::Received(_)) && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
         let Task { number, source: address } = task;
+        let at_us = micros(at);
         let _voice = lock(&self.voice);
         match event {
             Event::Started if !self.tell_starts => {}
-            Event::Started => info!(task = number, %address, "Task {number}: get poetry from: {address}"),
+            Event::Started => info!(task = number, at_us, %address, "Task {number}: get poetry from: {address}"),
             Event::Attempt(1) => {}
-            Event::Attempt(attempt) => debug!(task = number, %address, attempt, "Task {number}: attempt {attempt}"),
+            Event::Attempt(attempt) => {
+                debug!(task = number, at_us, %address, attempt, "Task {number}: attempt {attempt}");
+            }
             Event::Connected { reused: false } => {
-                debug!(task = number, %address, "Task {number}: connected to {}", address.address());
+                debug!(task = number, at_us, %address, "Task {number}: connected to {}", address.address());
             }
             Event::Connected { reused: true } => {
-                debug!(task = number, %address, "Task {number}: has a kept connection");
+                debug!(task = number, at_us, %address, "Task {number}: has a kept connection");
             }
-            Event::Requested(url) => debug!(task = number, %address, "Task {number}: asking for {url}"),
+            Event::Requested(url) => debug!(task = number, at_us, %address, "Task {number}: asking for {url}"),
             Event::Replied { status, length: None } => {
-                debug!(task = number, %address, http_status = status, "Task {number}: HTTP {status}");
+                debug!(task = number, at_us, %address, http_status = status, "Task {number}: HTTP {status}");
             }
             Event::Replied { status, length: Some(length) } => {
                 let all = count(*length, "byte");
-                debug!(task = number, %address, http_status = status, length, "Task {number}: HTTP {status}, {all} of poetry");
+                debug!(task = number, at_us, %address, http_status = status, length, "Task {number}: HTTP {status}, {all} of poetry");
             }
-            Event::Redirected(url) => debug!(task = number, %address, "Task {number}: redirected to {url}"),
+            Event::Redirected(url) => debug!(task = number, at_us, %address, "Task {number}: redirected to {url}"),
             Event::Whole => {}
             Event::Received(bytes) => {
                 let got = count(*bytes as u64, "byte");
-                debug!(task = number, %address, bytes, "Task {number}: got {got} of poetry from {address}");
+                debug!(task = number, at_us, %address, bytes, "Task {number}: got {got} of poetry from {address}");
             }
             Event::Asking(via) => {
-                debug!(task = number, "Task {number}: asking {} for {}", via.address, via.transform);
+                debug!(task = number, at_us, "Task {number}: asking {} for {}", via.address, via.transform);
             }
-            Event::ConnectedVia => debug!(task = number, "Task {number}: connected for the transform"),
+            Event::ConnectedVia => debug!(task = number, at_us, "Task {number}: connected for the transform"),
             Event::Changed(bytes) => {
                 let reply = count(*bytes as u64, "byte");
-                debug!(task = number, bytes, "Task {number}: transformed into {reply}");
+                debug!(task = number, at_us, bytes, "Task {number}: transformed into {reply}");
             }
             Event::Unchanged { via, failure } => {
                 let (transform, status, limit) = (&via.transform, failure.status().word(), limit(failure));
                 error!(
-                    task = number, %address, transform, status, limit,
+                    task = number, at_us, %address, transform, status, limit,
                     "Task {number}: {transform} failed: {}: {failure}{}; keeping the poem as it was",
                     via.address, hint(failure, transform)
                 );
             }
             Event::Retry { failure, pause } => {
                 let (pause, status, limit) = (human(*pause), failure.status().word(), limit(failure));
-                warn!(task = number, %address, status, limit, "Task {number}: {address}: {failure}; trying again in {pause}");
+                warn!(task = number, at_us, %address, status, limit, "Task {number}: {address}: {failure}; trying again in {pause}");
             }
             Event::Done { bytes, elapsed } => {
                 let (elapsed_us, time, got) = (micros(*elapsed), human(*elapsed), count(*bytes, "byte"));
                 info!(
-                    task = number, %address, bytes, elapsed_us,
+                    task = number, at_us, %address, bytes, elapsed_us,
                     "Task {number}: got {got} of poetry from {address} in {time}"
                 );
             }
             // Nothing is wrong with anybody.
             Event::Failed(failure) if failure.status() == Status::NotFound => {
                 let status = failure.status().word();
-                info!(task = number, %address, status, "Task {number}: not found: {address}: {failure}");
+                info!(task = number, at_us, %address, status, "Task {number}: not found: {address}: {failure}");
             }
             Event::Failed(failure) => {
                 let (status, limit) = (failure.status().word(), limit(failure));
-                error!(task = number, %address, status, limit, "Task {number}: failed: {address}: {failure}");
+                error!(task = number, at_us, %address, status, limit, "Task {number}: failed: {address}: {failure}");
             }
         }
     }

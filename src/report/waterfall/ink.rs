@@ -33,6 +33,7 @@ const TEXT_COLOUR: Colour = Colour { light: "#1f2328", dark: "#e6edf3" };
 const FAINT_COLOUR: Colour = Colour { light: "#59636e", dark: "#9198a1" };
 const RULE_COLOUR: Colour = Colour { light: "#d8dee4", dark: "#30363d" };
 const CONNECTING_COLOUR: Colour = Colour { light: "#9a6700", dark: "#d29922" };
+const PAUSING_COLOUR: Colour = Colour { light: "#bf3989", dark: "#db61a2" };
 const WAITING_COLOUR: Colour = Colour { light: "#818b98", dark: "#6e7681" };
 const RECEIVING_COLOUR: Colour = Colour { light: "#218bff", dark: "#1f6feb" };
 const READ_COLOUR: Colour = Colour { light: "#0550ae", dark: "#79c0ff" };
@@ -47,6 +48,8 @@ pub(super) const FAINT: Ink = Ink::filled("faint", FAINT_COLOUR);
 pub(super) const BAD: Ink = Ink::filled("bad", BAD_COLOUR);
 pub(super) const RULE: Ink = Ink::drawn("rule", RULE_COLOUR, &[]);
 pub(super) const NOT_STARTED: Ink = Ink::drawn("not-started", FAINT_COLOUR, &[("stroke-dasharray", "1 4")]);
+pub(super) const PAUSING: Ink =
+    Ink::drawn("pausing", PAUSING_COLOUR, &[("stroke-width", "2"), ("stroke-dasharray", "6 3")]);
 pub(super) const CONNECTING: Ink = Ink::hatched("connecting", CONNECTING_COLOUR);
 pub(super) const HATCH: Ink = Ink::drawn("hatch", CONNECTING_COLOUR, &[("stroke-width", "1.5")]);
 pub(super) const WAITING: Ink = Ink::filled("waiting", WAITING_COLOUR);
@@ -61,7 +64,7 @@ pub(super) const END: Ink = Ink::drawn("end", BAD_COLOUR, &[("stroke-width", "2"
 /// The line that runs along the time axis of a picture that moves.
 pub(super) const PLAYHEAD: Ink = Ink::drawn("playhead", TEXT_COLOUR, &[("stroke-width", "1.5")]);
 
-const INKS: [Ink; 18] = [
+const INKS: [Ink; 19] = [
     PAGE,
     TITLE,
     LABEL,
@@ -69,6 +72,7 @@ const INKS: [Ink; 18] = [
     BAD,
     RULE,
     NOT_STARTED,
+    PAUSING,
     CONNECTING,
     HATCH,
     WAITING,
@@ -155,8 +159,9 @@ mod tests {
     fn text_and_states_stand_out_from_either_page() {
         assert!((contrast("#ffffff", "#000000") - 21.0).abs() < 1e-9);
         let texts = [TITLE, LABEL, FAINT, BAD].map(|ink| (ink, 4.5));
-        let states = [NOT_STARTED, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DELIVERING, DONE, END, PLAYHEAD]
-            .map(|ink| (ink, 3.0));
+        let states =
+            [NOT_STARTED, PAUSING, CONNECTING, WAITING, RECEIVING, READ, TRANSFORMING, DELIVERING, DONE, END, PLAYHEAD]
+                .map(|ink| (ink, 3.0));
         for (ink, least) in texts.into_iter().chain(states) {
             let ((Paint::Colour(colour), _) | (_, Paint::Colour(colour))) = (ink.fill, ink.stroke) else {
                 panic!("{} has no colour", ink.class);

@@ -7,8 +7,8 @@ use svg::Document;
 use svg::node::element::{Circle, Definitions, Description, Group, Line, Path, Pattern, Rectangle, Style, Text, Title};
 
 use super::ink::{
-    BAD, CONNECTING, CROSS, DELIVERING, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, PLAYHEAD, READ,
-    RECEIVING, RULE, TITLE, TRANSFORMING, WAITING, style,
+    BAD, CONNECTING, CROSS, DELIVERING, DONE, END, FAINT, HATCH, Ink, LABEL, NOT_STARTED, PAGE, PAUSING, PLAYHEAD,
+    READ, RECEIVING, RULE, TITLE, TRANSFORMING, WAITING, style,
 };
 use super::{Chart, Lane, Outcome, Panel, Phase, State, Unit, tick};
 use crate::units::Micros;
@@ -240,15 +240,28 @@ fn draw_panel(panel: &Panel, axis: &Axis, sizes: Sizes, motion: Option<Motion>, 
 fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
     // Thin lanes have no gap between them.
     let height = if pitch > 4.0 { pitch * 0.7 } else { pitch };
-    let mut group = Group::new().add(Title::new(format!("{}: {}", lane.label, lane.note)));
+    let mut title = format!("{}: {}", lane.label, lane.note);
+    if !lane.failures.is_empty() {
+        title += &format!("\n{}", lane.sentence);
+    }
+    let mut group = Group::new().add(Title::new(title));
     for phase in &lane.phases {
         group = draw_phase(group, phase, axis, top, height);
     }
     if height >= THINNEST_LINE {
         group = draw_reads(group, lane, axis, top, height);
     }
+    let (middle, size) = (top + height / 2.0, (height / 2.0).min(5.0));
+    let mut last = f64::NEG_INFINITY;
+    for &(outcome, at) in &lane.failures {
+        // Those that fall on one point are one.
+        if axis.x(at) - last >= 1.0 {
+            last = axis.x(at);
+            group = draw_end(group, outcome, last, middle, size);
+        }
+    }
     if let Some((outcome, at)) = lane.end {
-        group = draw_end(group, outcome, axis.x(at), top + height / 2.0, (height / 2.0).min(5.0));
+        group = draw_end(group, outcome, axis.x(at), middle, size);
     }
     if pitch >= READABLE {
         let ink = if matches!(lane.end, Some((Outcome::Done, _))) { FAINT } else { BAD };
@@ -274,14 +287,16 @@ fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -
             .set("width", number((end - start).max(0.5)))
             .set("height", number(height * share))
     };
+    let line = |ink: Ink| {
+        let y = number(top + height / 2.0);
+        let line = ink.paint(Line::new()).set("x1", number(start)).set("x2", number(end));
+        line.set("y1", y.clone()).set("y2", y)
+    };
     match phase.state {
         // In thin lanes the dots of a thousand lines would make a pattern of their own.
         State::NotStarted if height < THINNEST_LINE => group,
-        State::NotStarted => {
-            let y = number(top + height / 2.0);
-            let line = NOT_STARTED.paint(Line::new()).set("x1", number(start)).set("x2", number(end));
-            group.add(line.set("y1", y.clone()).set("y2", y))
-        }
+        State::NotStarted => group.add(line(NOT_STARTED)),
+        State::Pausing => group.add(line(PAUSING)),
         State::Connecting => group.add(block(CONNECTING, 0.6)),
         State::Waiting => group.add(block(WAITING, 0.4)),
         State::Receiving => group.add(block(RECEIVING, 1.0)),
@@ -338,7 +353,7 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
         group = entry(group, &sample, state.word());
     }
     for outcome in Outcome::ALL {
-        if chart.lanes().any(|lane| lane.end.is_some_and(|(end, _)| end == outcome)) {
+        if chart.lanes().any(|lane| lane.end.iter().chain(&lane.failures).any(|(end, _)| *end == outcome)) {
             group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), outcome.word());
         }
     }
@@ -348,7 +363,7 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixtures::{report, task};
+    use crate::report::fixtures::{report, retried, task};
     use crate::report::{Status, TaskReport};
 
     fn picture(tasks: Vec<TaskReport>) -> String {
@@ -388,6 +403,27 @@ mod tests {
             assert!(picture.contains(&format!("\n{word}\n")), "{word} is in the legend");
         }
         assert_eq!(count(&picture, r#"class="end""#), 2 * 4);
+    }
+
+    #[test]
+    fn a_retry_is_drawn_with_its_end_and_the_pause() {
+        let chart = Chart::of(&[report("async", vec![retried(1, 3, 100_000)])]);
+        for picture in [draw(&chart), draw_moving(&chart), draw_in_page(&chart), draw(&chart.clone().compacted())] {
+            for (class, times) in [("connecting", 3), ("waiting", 3), ("receiving", 3), ("pausing", 2), ("end", 2)] {
+                assert_eq!(count(&picture, &format!("class=\"{class}\"")), times + 1, "{class}, and in the legend");
+            }
+            assert!(picture.contains("\npausing\n") && picture.contains("\nreset\n"));
+            // In words, for the whole picture and for who points at the lane.
+            assert_eq!(count(&picture, "reset after 30 bytes at 0.30 s, pausing for 0.10 s, attempt 2 at"), 2);
+        }
+        let usual = picture(vec![task(1, 0, 900)]);
+        assert!(!usual.contains("\npausing\n") && count(&usual, "receiving for") == 1, "{usual}");
+    }
+
+    #[test]
+    fn attempts_that_fall_on_one_point_are_one() {
+        let ends = |poem| count(&picture(vec![poem, task(2, 0, 900_000_000)]), r#"class="end""#);
+        assert_eq!((ends(retried(1, 90, 10)), ends(retried(1, 90, 2_000_000))), (1 + 1, 89 + 1));
     }
 
     #[test]

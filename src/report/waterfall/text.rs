@@ -4,7 +4,7 @@ use std::slice;
 
 use console::{Alignment, Style, measure_text_width, pad_str, truncate_str};
 
-use super::{Chart, Lane, Outcome, State, Unit, tick};
+use super::{Chart, Lane, State, Unit, tick};
 use crate::units::Micros;
 
 /// A terminal to draw on: its size and its abilities.
@@ -30,12 +30,14 @@ impl Canvas {
     fn sign(self, state: State) -> char {
         match (state, self.unicode) {
             (State::NotStarted, true) => '·',
+            (State::Pausing, true) => '▁',
             (State::Connecting, true) => '╌',
             (State::Waiting, true) => '░',
             (State::Receiving, true) => '█',
             (State::Transforming, true) => '▓',
             (State::Delivering, true) => '▒',
             (State::NotStarted, false) => '.',
+            (State::Pausing, false) => '_',
             (State::Connecting, false) => '-',
             (State::Waiting, false) => '~',
             (State::Receiving, false) => '#',
@@ -48,6 +50,11 @@ impl Canvas {
         if self.unicode { '✗' } else { 'X' }
     }
 
+    /// The end of an attempt that was followed by another one.
+    fn failure(self) -> char {
+        if self.unicode { '×' } else { 'x' }
+    }
+
     fn painted(self, text: &str, style: Style) -> String {
         if self.colour { style.force_styling(true).apply_to(text).to_string() } else { text.to_owned() }
     }
@@ -57,6 +64,7 @@ impl Canvas {
             State::NotStarted | State::Waiting => Style::new().dim(),
             State::Connecting => Style::new().yellow(),
             State::Receiving => Style::new().blue(),
+            State::Pausing => Style::new().cyan(),
             State::Transforming => Style::new().magenta(),
             State::Delivering => Style::new().green(),
         }
@@ -124,7 +132,10 @@ fn axis_and_legend(chart: &Chart, canvas: Canvas, indent: usize, columns: usize)
     for state in chart.states() {
         entries.push((canvas.sign(state).to_string().repeat(2), Canvas::style(state), state.word()));
     }
-    if chart.lanes().any(|lane| lane.end.is_some_and(|(outcome, _)| outcome != Outcome::Done)) {
+    if chart.lanes().any(|lane| !lane.failures.is_empty()) {
+        entries.push((canvas.failure().to_string(), Style::new().red(), "attempt failed"));
+    }
+    if chart.lanes().any(|lane| lane.bad_end().is_some()) {
         entries.push((canvas.end().to_string(), Style::new().red(), "not arrived"));
     }
     let mut column = 0;
@@ -147,16 +158,21 @@ fn axis_and_legend(chart: &Chart, canvas: Canvas, indent: usize, columns: usize)
 fn bar(lanes: &[Lane], chart: &Chart, columns: usize, canvas: Canvas) -> String {
     let span = chart.span_us;
     let moment = |column: usize| Micros::try_from(u128::from(span) * column as u128 / columns as u128).unwrap_or(span);
-    let bad_end = |lane: &Lane| {
-        let (_, at) = lane.end.filter(|(outcome, _)| *outcome != Outcome::Done)?;
+    let column_of = |at: Micros| {
         let column = u128::from(at) * columns as u128 / u128::from(span);
-        Some(usize::try_from(column).unwrap_or(columns).min(columns - 1))
+        usize::try_from(column).unwrap_or(columns).min(columns - 1)
     };
-    let ends: Vec<usize> = lanes.iter().filter_map(bad_end).collect();
+    let mut marks = vec![None; columns];
+    for (_, at) in lanes.iter().flat_map(|lane| &lane.failures) {
+        marks[column_of(*at)] = Some(canvas.failure());
+    }
+    for (_, at) in lanes.iter().filter_map(Lane::bad_end) {
+        marks[column_of(at)] = Some(canvas.end());
+    }
     let mut bar = String::new();
-    for column in 0..columns {
-        if ends.contains(&column) {
-            bar += &canvas.painted(&canvas.end().to_string(), Style::new().red());
+    for (column, mark) in marks.into_iter().enumerate() {
+        if let Some(mark) = mark {
+            bar += &canvas.painted(&mark.to_string(), Style::new().red());
             continue;
         }
         let (start, end) = (moment(column), moment(column + 1).max(moment(column) + 1));
@@ -190,7 +206,7 @@ fn axis(span: Micros, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixtures::{report, task};
+    use crate::report::fixtures::{report, retried, task};
     use crate::report::{Report, Status, TaskReport};
 
     const PLAIN: Canvas = Canvas { width: 60, lanes: 10, unicode: false, colour: false };
@@ -215,6 +231,18 @@ mod tests {
                 "                    X not arrived",
             ]
         );
+    }
+
+    #[test]
+    fn a_retry_is_drawn_with_its_end_and_the_pause() {
+        let reports = [report("async", vec![retried(1, 3, 10_000)])];
+        let lines = drawn(&reports, Canvas { width: 75, ..PLAIN });
+        assert_eq!(lines[1], "1  127.0.0.1:10000  ---~~~###x__---~~~###x__---~~~###  110.0 ms, 3 attempts");
+        assert!(lines[3..].concat().contains("__ pausing") && lines[3..].concat().contains("x attempt failed"));
+        let compact = draw(&Chart::of(&reports).compacted(), Canvas { width: 33, ..PLAIN });
+        assert_eq!(compact.lines().nth(1), Some("---~~~###x__---~~~###x__---~~~###"));
+        let usual = drawn(&[report("async", vec![task(1, 0, 900)])], PLAIN).concat();
+        assert!(!usual.contains("pausing") && !usual.contains("attempt"), "{usual}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::standing::Standing;
 use super::store::Store;
 use super::view::{Seen, View};
 use crate::report::waterfall::{Chart, svg};
-use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
+use crate::report::{Attempts, Calls, Events, Report, Status, TaskReport, TransformReport};
 use crate::units::{Micros, micros};
 
 /// What a lane says of a source that was not fetched.
@@ -112,6 +112,7 @@ impl Clock {
             bytes: record.bytes,
             attempts: record.turn.is_some().into(),
             start_us: at(record.turn),
+            attempt_us: at(record.turn),
             connected_us: at(record.connected),
             first_byte_us: at(record.first_byte),
             end_us: at(record.ended),
@@ -151,11 +152,13 @@ fn empty(store: &Store) -> TaskReport {
         bytes: 0,
         attempts: 0,
         start_us: None,
+        attempt_us: None,
         connected_us: None,
         first_byte_us: None,
         whole_us: None,
         end_us: None,
         events: Events::default(),
+        earlier: Attempts::default(),
         transform: None,
         http: None,
     }
