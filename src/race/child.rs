@@ -48,6 +48,8 @@ pub fn run(
     let clock = Instant::now();
     let mut command = Command::new(client.programs.join(client.model.program()));
     command.args(["--quiet", "--json"]).args(client.args).env(VARIABLE, process::id().to_string());
+    // What became of its poems is in its report, and told of all runs together.
+    command.env("RUST_LOG", "off");
     let mut child = start(command.stdin(Stdio::null()).stdout(report.try_clone()?))?;
     let watched = watch(&child, meanwhile);
     let elapsed = clock.elapsed();

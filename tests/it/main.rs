@@ -14,6 +14,7 @@ mod examples;
 mod failures;
 mod fastpoetry;
 mod faults;
+mod figures;
 mod finder;
 mod forward;
 mod harness;

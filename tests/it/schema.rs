@@ -18,9 +18,9 @@ pub(crate) fn violations(schema: &str, value: &Value) -> Vec<String> {
 }
 
 fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
-    let mut wrong = |what: String| found.push(format!("{at}: {what}"));
     let rules = schema.as_object().expect("a schema is an object");
     for (keyword, rule) in rules {
+        let mut wrong = |what: String| found.push(format!("{at}: {what}"));
         match keyword.as_str() {
             "$schema" | "$defs" | "title" | "description" | "properties" => {}
             "type" => {
@@ -61,6 +61,19 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<
                     }
                 }
             }
+            "oneOf" => {
+                let fits = |schema: &&Value| {
+                    let mut inner = Vec::new();
+                    check(root, schema, value, at, &mut inner);
+                    inner.is_empty()
+                };
+                let choices = rule.as_array().expect("a list");
+                if choices.iter().filter(fits).count() != 1 {
+                    wrong("not one of its forms".to_owned());
+                    // Why not, as far as it can be told: by the last form, which is the one that is not null.
+                    choices.iter().rev().take(1).for_each(|schema| check(root, schema, value, at, found));
+                }
+            }
             "const" | "enum" | "minimum" | "minItems" | "maxItems" | "items" | "$ref" => {}
             unknown => panic!("the schema has a keyword that is not checked: {unknown}"),
         }
@@ -89,6 +102,8 @@ fn is_a(value: &Value, name: &str) -> bool {
         "array" => value.is_array(),
         "string" => value.is_string(),
         "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
         "null" => value.is_null(),
         unknown => panic!("the schema has a type that is not checked: {unknown}"),
     }
