@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Condvar, Mutex};
@@ -262,12 +263,12 @@ fn a_sweep_is_a_race_for_each_number_of_poems() {
 /// What a program says of a file, if it is installed; it is told on stderr if it is not.
 fn asked(program: &str, args: &[&str], file: &Path) -> Option<String> {
     let Ok(output) = Command::new(program).args(args).arg(file).output() else {
-        eprintln!("{program} is not installed: skipped");
+        writeln!(io::stderr(), "skipped: there is no {program}").expect("told");
         return None;
     };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if said.contains("No module named") {
-        eprintln!("{program} has no pandas: skipped");
+        writeln!(io::stderr(), "skipped: {program} has no pandas").expect("told");
         return None;
     }
     assert!(output.status.success(), "{said}");

@@ -253,7 +253,7 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (
         &["poetry-race", "--runs", "0", "1"],
         2,
-        "invalid value '0' for '--runs <N>': it must be a whole number of at least 1; see --help",
+        "invalid value '0' for '--runs <N>': it must be a whole number of at least 1, or auto; see --help",
     ),
     (
         &["poetry-race", "--warm-up", "x", "1"],
