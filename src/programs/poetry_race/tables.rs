@@ -18,11 +18,18 @@ pub(super) fn for_people(heats: &[Heat], is_markdown: bool) -> String {
         [heat] => vec![write(times(&heat.summaries)), write(costs(&heat.summaries))],
         _ => vec![write(over_poems(heats))],
     };
-    let number = |heat: &Heat| if heats.len() > 1 { count(heat.poems() as u64, "poem") + ": " } else { String::new() };
-    let sentence = |heat: &Heat| Some(format!("{}{}\n", number(heat), heat.sentence()?));
-    let sentences: String = heats.iter().filter_map(sentence).collect();
-    parts.extend(Some(sentences).filter(|sentences| !sentences.is_empty()));
+    parts.extend(Some(sentences(heats)).filter(|sentences| !sentences.is_empty()));
     parts.join("\n")
+}
+
+/// A line for each heat, or one if they all say the same: that there are too few rounds.
+fn sentences(heats: &[Heat]) -> String {
+    let lines: Vec<(usize, String)> = heats.iter().filter_map(|heat| Some((heat.poems(), heat.sentence()?))).collect();
+    let is_one = lines.iter().all(|(_, line)| *line == lines[0].1);
+    match &lines[..] {
+        [(_, line), ..] if is_one => format!("{line}\n"),
+        lines => lines.iter().map(|(poems, line)| format!("{}: {line}\n", count(*poems as u64, "poem"))).collect(),
+    }
 }
 
 /// The times for people. All that are to be compared have one unit.
