@@ -227,7 +227,7 @@ pub(crate) fn internal_error(panic: &panic::PanicHookInfo<'_>) -> String {
 }
 
 /// Writes one line to stderr.
-fn say(program: &str, message: &str) {
+pub(crate) fn say(program: &str, message: &str) {
     journal::say(&format!("{program}: {}\n", printable(message)));
 }
 

@@ -88,13 +88,26 @@ pub fn is_same_stream(one: impl AsFd, other: impl AsFd) -> bool {
 
 /// Whether stderr is a terminal, and `NO_COLOR` does not forbid colours (no-color.org).
 pub fn colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !refused
+    io::stderr().is_terminal() && is_colour_welcome()
+}
+
+fn is_colour_welcome() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The size, characters and colours of a picture on stderr.
 pub fn canvas() -> Canvas {
-    let (rows, columns) = Term::stderr().size_checked().unwrap_or((60, 80));
+    canvas_of(&Term::stderr(), colour())
+}
+
+/// The size, characters and colours of a picture on stdout.
+pub fn canvas_on_stdout() -> Canvas {
+    canvas_of(&Term::stdout(), io::stdout().is_terminal() && is_colour_welcome())
+}
+
+/// Off a terminal it is 80 columns wide.
+fn canvas_of(terminal: &Term, colour: bool) -> Canvas {
+    let (rows, columns) = terminal.size_checked().unwrap_or((60, 80));
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty());
     let locale = locale.unwrap_or_default().to_string_lossy().to_ascii_lowercase();
@@ -103,7 +116,7 @@ pub fn canvas() -> Canvas {
         // The picture with its axis, and the messages before it, fit on one screen.
         lanes: usize::from(rows).saturating_sub(6).max(3),
         unicode: locale.contains("utf-8") || locale.contains("utf8"),
-        colour: colour(),
+        colour,
     }
 }
 

@@ -13,11 +13,9 @@
 //! own, because a reader is strict where a writer cannot be wrong: about unknown keys, and keys in the wrong event.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::pace::{Action, Departure, Ending, Replay, Schedule};
@@ -107,8 +105,8 @@ struct Line {
     connection: NonZeroU64,
     at_us: u64,
     event: Name,
-    peer: Option<IgnoredAny>,
-    time: Option<IgnoredAny>,
+    peer: Option<String>,
+    time: Option<String>,
     bytes: Option<NonZeroUsize>,
     by: Option<Departure>,
 }
@@ -136,7 +134,43 @@ pub struct Error {
     pub why: String,
 }
 
-/// Parses a recording into its connections, in order of their numbers.
+/// A connection as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The number of the connection.
+    pub number: u64,
+    /// The address of the client, if it was written down.
+    pub peer: Option<String>,
+    /// The time of day at which it was accepted, RFC 3339, if it was written down.
+    pub accepted: Option<String>,
+    /// What was sent, and when, from accept(2) on.
+    pub sent: Vec<(Duration, NonZeroUsize)>,
+    /// When and how the client left, if that was seen.
+    pub left: Option<(Duration, Departure)>,
+    /// When and how the server ended it; `None`: its server was killed, or had not come to that yet.
+    pub end: Option<(Duration, Ending)>,
+    /// Whether the server gave up, because the client had left. The end is a silence then.
+    pub is_given_up: bool,
+}
+
+/// Reads a recording: its connections as they were, in order of their numbers.
+///
+/// # Errors
+/// As [`parse`].
+pub fn histories(text: &str) -> Result<Vec<History>, Error> {
+    let history = |(number, connection): (NonZeroU64, Unfinished)| History {
+        number: number.get(),
+        peer: connection.peer,
+        accepted: connection.accepted,
+        sent: connection.pieces,
+        left: connection.left,
+        end: connection.end,
+        is_given_up: connection.is_given_up,
+    };
+    Ok(connections(text)?.into_iter().map(history).collect())
+}
+
+/// Parses a recording into its connections, in order of their numbers, to be replayed.
 ///
 /// A replay hangs where the recorded server gave up its client, because nothing was recorded after that. A connection
 /// without an end is replayed with a reset: its server was killed. When and how clients left is not replayed: it was not
@@ -145,6 +179,10 @@ pub struct Error {
 /// # Errors
 /// A line is no entry, or contradicts the lines before it.
 pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
+    Ok(connections(text)?.into_values().map(Unfinished::finish).collect())
+}
+
+fn connections(text: &str) -> Result<BTreeMap<NonZeroU64, Unfinished>, Error> {
     let mut connections: BTreeMap<NonZeroU64, Unfinished> = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: String| Error { line: number, why };
@@ -160,7 +198,8 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
             (Name::Accept, None) if line.bytes.is_some() => Err("has bytes that are not sent"),
             (Name::Accept, None) if line.by.is_some() => Err("has a way to leave without leaving"),
             (Name::Accept, None) => {
-                connections.insert(connection, Unfinished::default());
+                let (peer, accepted) = (line.peer, line.time);
+                connections.insert(connection, Unfinished { peer, accepted, ..Unfinished::default() });
                 Ok(())
             }
             (_, None) => Err("is not accepted yet"),
@@ -168,15 +207,18 @@ pub fn parse(text: &str) -> Result<Vec<Replay>, Error> {
         };
         added.map_err(|why| wrong(format!("connection {connection} {why}")))?;
     }
-    Ok(connections.into_values().map(Unfinished::finish).collect())
+    Ok(connections)
 }
 
 /// A connection of which more lines may follow.
 #[derive(Default)]
 struct Unfinished {
+    peer: Option<String>,
+    accepted: Option<String>,
     pieces: Vec<(Duration, NonZeroUsize)>,
-    has_left: bool,
+    left: Option<(Duration, Departure)>,
     end: Option<(Duration, Ending)>,
+    is_given_up: bool,
     last: Duration,
 }
 
@@ -185,7 +227,7 @@ impl Unfinished {
         let at = Duration::from_micros(line.at_us);
         match (line.event, line.by) {
             (Name::Left, None) => return Err("has left in no way"),
-            (Name::Left, Some(_)) => return self.leave(line),
+            (Name::Left, Some(by)) => return self.leave(line, by),
             (_, Some(_)) => return Err("has a way to leave without leaving"),
             (_, None) => {}
         }
@@ -199,6 +241,7 @@ impl Unfinished {
             return Err("has a peer or a time that is not its accept's");
         }
         self.last = at;
+        self.is_given_up = line.event == Name::Gone;
         self.end = match (line.event, line.bytes) {
             (Name::Send, Some(bytes)) => {
                 self.pieces.push((at, bytes));
@@ -214,11 +257,11 @@ impl Unfinished {
     }
 
     /// The client leaves, which another thread has seen: the line may stand before one that is a moment older.
-    fn leave(&mut self, line: &Line) -> Result<(), &'static str> {
+    fn leave(&mut self, line: &Line, by: Departure) -> Result<(), &'static str> {
         if line.peer.is_some() || line.time.is_some() || line.bytes.is_some() {
             return Err("leaves with a peer, a time or bytes");
         }
-        if mem::replace(&mut self.has_left, true) {
+        if self.left.replace((Duration::from_micros(line.at_us), by)).is_some() {
             return Err("has left already");
         }
         match self.end {

@@ -14,6 +14,7 @@ mod message_args;
 pub mod poetry_anthology;
 pub mod poetry_broker;
 pub mod poetry_chaos;
+pub mod poetry_draw;
 #[cfg(feature = "library")]
 pub mod poetry_library;
 pub mod poetry_listen;
@@ -104,6 +105,7 @@ pub fn commands() -> Vec<Command> {
     commands.push(command::<poetry_send::Args>("poetry-send"));
     commands.push(command::<charfinder::Args>("charfinder"));
     commands.push(command::<poetry_race::Args>("poetry-race"));
+    commands.push(command::<poetry_draw::Args>("poetry-draw"));
     commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
     commands

@@ -52,6 +52,11 @@ impl Attempts {
         &self.0
     }
 
+    /// Changes each of those that are known.
+    pub fn each(&mut self, change: impl FnMut(&mut Attempt)) {
+        self.0.iter_mut().for_each(change);
+    }
+
     /// Adds one, later than all others. Of its reads, neighbours are merged.
     pub fn push(&mut self, mut attempt: Attempt) {
         attempt.events.merge_to(Attempt::READS);

@@ -10,6 +10,7 @@ mod connecting;
 mod contract;
 mod documents;
 mod downloads;
+mod draw;
 mod examples;
 mod failures;
 mod fastpoetry;

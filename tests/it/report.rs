@@ -115,14 +115,14 @@ fn more_than_a_thousand_reads_are_merged() {
 }
 
 /// A script that resets the first two connections after 25 bytes.
-fn resetting(directory: &Path) -> PathBuf {
+pub(crate) fn resetting(directory: &Path) -> PathBuf {
     let script = directory.join("script.toml");
     fs::write(&script, "[[connection]]\ntimes = 2\nnum-bytes = 10\ncut-at = \"25\"\n").expect("a script");
     script
 }
 
 /// A fastpoetry that sends a poem in pieces by this script, whose third client is followed by another first one.
-fn trickle(script: &Path) -> Service {
+pub(crate) fn trickle(script: &Path) -> Service {
     let mut server = program("fastpoetry");
     server.args(["--cycle", "3", "--delay", "40ms", "--num-bytes", "100", "--script"]).arg(script);
     Service::start(server.arg(poem_file("science.txt")))

@@ -2,6 +2,7 @@
 
 use super::Unit;
 use super::state::{Outcome, Phase, State};
+use super::subject::Subject;
 use super::words;
 use crate::report::{Events, TaskReport};
 use crate::units::Micros;
@@ -27,7 +28,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn of(task: &TaskReport, digits: usize, unit: Unit) -> Self {
+    pub(super) fn of(task: &TaskReport, subject: Subject, digits: usize, unit: Unit) -> Self {
         let label = words::label(task, digits);
         let (Some(start), Some(end)) = (task.start_us, task.end_us) else {
             return Self {
@@ -37,11 +38,11 @@ impl Lane {
                 failures: Vec::new(),
                 end: None,
                 note: State::NotStarted.word().to_owned(),
-                sentence: words::not_started(task),
+                sentence: words::not_started(task, subject),
             };
         };
         let mut phases = phases(task, start, end, unit);
-        let sentence = words::sentence(task, &phases, end, unit);
+        let sentence = words::sentence(task, subject, &phases, end, unit);
         phases.retain(|phase| phase.end > phase.start);
         let earlier = task.earlier.known();
         let reads = earlier.iter().map(|attempt| &attempt.events).chain([&task.events]).flat_map(Events::entries);
@@ -52,7 +53,18 @@ impl Lane {
             reads: reads.map(|(at, _)| *at).collect(),
             failures: earlier.iter().map(|failed| (Outcome::of(failed.status), failed.end_us.min(end))).collect(),
             end: Some((Outcome::of(task.status), end)),
-            note: words::note(task, &unit.write(end - start.min(end))),
+            note: words::note(task, subject, &unit.write(end - start.min(end))),
+        }
+    }
+
+    /// Moves it so much to the right.
+    pub(super) fn later(&mut self, by: Micros) {
+        for phase in &mut self.phases {
+            (phase.start, phase.end) = (phase.start.saturating_add(by), phase.end.saturating_add(by));
+        }
+        let ends = self.failures.iter_mut().chain(&mut self.end).map(|(_, at)| at);
+        for at in self.reads.iter_mut().chain(ends) {
+            *at = at.saturating_add(by);
         }
     }
 

@@ -7,20 +7,23 @@
 //! ```
 //!
 //! A poem that was tried again has these for each attempt, with the end of the one that failed and a pause between. This
-//! file turns [`Report`]s into a [`Chart`], which is plain data: lanes made of phases. [`svg`] and [`text`] draw
-//! charts, and know nothing of reports.
+//! file turns [`Report`]s into a [`Chart`], which is plain data: lanes made of phases. [`svg`], [`text`] and [`page`] draw
+//! charts.
 
 mod ink;
 mod lane;
+pub mod page;
 mod state;
+mod subject;
 pub mod svg;
 pub mod text;
 mod words;
 
 pub use self::lane::Lane;
 pub use self::state::{Outcome, Phase, State};
+pub use self::subject::Subject;
 use super::Report;
-use crate::units::Micros;
+use crate::units::{Micros, micros};
 
 /// A chart: everything that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +36,27 @@ pub struct Chart {
     pub compact: bool,
 }
 
-/// A panel: one run of a client.
+/// What is drawn as a panel: a report, and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// What the panel is called.
+    pub title: String,
+    /// What a lane is.
+    pub subject: Subject,
+    /// What was measured.
+    pub report: Report,
+}
+
+/// A panel: one run of a client, or what a server did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panel {
-    /// The model of waiting.
+    /// The model of waiting, as a rule.
     pub title: String,
     /// The tally of the run.
     pub tally: String,
-    /// The end of the run, from its start.
+    /// The start of the run on the time axis.
+    pub start_us: Micros,
+    /// The end of the run on the time axis.
     pub end_us: Micros,
     /// The poems, in order.
     pub lanes: Vec<Lane>,
@@ -49,10 +65,33 @@ pub struct Panel {
 impl Chart {
     /// A chart of these runs, in this order.
     pub fn of(reports: &[Report]) -> Self {
-        let span = reports.iter().map(|report| report.elapsed_us).max().unwrap_or(0).max(1);
+        Self::made_of(reports.iter().map(|report| (&*report.model, Subject::Poem, report)), |_| 0)
+    }
+
+    /// A chart of these runs, each from its own start.
+    pub fn of_runs(runs: &[Run]) -> Self {
+        Self::made_of(runs.iter().map(|run| (&*run.title, run.subject, &run.report)), |_| 0)
+    }
+
+    /// A chart of these runs by the time of day: each from when it started after the first of them.
+    pub fn by_the_clock(runs: &[Run]) -> Self {
+        let first = runs.iter().map(|run| run.report.started).min();
+        let after = |report: &Report| {
+            let after = first.and_then(|first| report.started.duration_since(first).ok());
+            micros(after.unwrap_or_default())
+        };
+        Self::made_of(runs.iter().map(|run| (&*run.title, run.subject, &run.report)), after)
+    }
+
+    fn made_of<'a>(
+        runs: impl Iterator<Item = (&'a str, Subject, &'a Report)> + Clone,
+        after: impl Fn(&Report) -> Micros,
+    ) -> Self {
+        let ends = runs.clone().map(|(_, _, report)| report.elapsed_us.saturating_add(after(report)));
+        let span = ends.max().unwrap_or(0).max(1);
         let unit = Unit::of(span);
-        let panels = reports.iter().map(|report| Panel::of(report, unit)).collect();
-        Self { panels, span_us: span, compact: false }
+        let panel = |(title, subject, report)| Panel::of(title, subject, report, unit).later(after(report));
+        Self { panels: runs.map(panel).collect(), span_us: span, compact: false }
     }
 
     /// The chart with thin lanes. What is not started is blank in them: hundreds of dotted lines would be a pattern of
@@ -73,20 +112,38 @@ impl Chart {
         states
     }
 
+    /// The outcomes that occur in this chart, of attempts, too.
+    fn outcomes(&self) -> Vec<Outcome> {
+        let occurs =
+            |outcome| self.lanes().any(|lane| lane.end.iter().chain(&lane.failures).any(|end| end.0 == outcome));
+        Outcome::ALL.into_iter().filter(|&outcome| occurs(outcome)).collect()
+    }
+
     fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.panels.iter().flat_map(|panel| &panel.lanes)
     }
 }
 
 impl Panel {
-    fn of(report: &Report, unit: Unit) -> Self {
-        let digits = report.tasks.len().to_string().len();
+    fn of(title: &str, subject: Subject, report: &Report, unit: Unit) -> Self {
+        let digits = report.tasks.iter().map(|task| task.task).max().unwrap_or_default().to_string().len();
         Self {
-            title: report.model.to_string(),
-            tally: report.tally_in(&unit.write(report.elapsed_us)),
+            title: title.to_owned(),
+            tally: subject.tally(report, &unit.write(report.elapsed_us)),
+            start_us: 0,
             end_us: report.elapsed_us,
-            lanes: report.tasks.iter().map(|task| Lane::of(task, digits, unit)).collect(),
+            lanes: report.tasks.iter().map(|task| Lane::of(task, subject, digits, unit)).collect(),
         }
+    }
+
+    /// The panel so much later on the time axis. What it says in words counts from its own start.
+    fn later(mut self, by: Micros) -> Self {
+        self.start_us = by;
+        self.end_us = self.end_us.saturating_add(by);
+        for lane in &mut self.lanes {
+            lane.later(by);
+        }
+        self
     }
 
     /// The lanes that are shown if there is room for `most`, and a note about the others.
@@ -165,6 +222,8 @@ impl Unit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::report::fixtures::{report, task};
     use crate::report::{Status, TaskReport};
@@ -177,6 +236,25 @@ mod tests {
         assert_eq!(chart.panels[0].folded(10).1, None);
         let (shown, note) = chart.panels[0].folded(5);
         assert_eq!((shown.len(), note.as_deref()), (4, Some("and 6 more: 5 done, 1 not")));
+    }
+
+    #[test]
+    fn by_the_clock_each_run_begins_when_it_began() {
+        let at = |seconds, title: &str| {
+            let mut report = report("async", vec![task(1, 0, 3_000_000)]);
+            report.started += Duration::from_secs(seconds);
+            Run { title: title.to_owned(), subject: Subject::Poem, report }
+        };
+        let runs = [at(12, "second"), at(10, "first")];
+        let chart = Chart::of_runs(&runs);
+        assert_eq!((chart.span_us, chart.panels[0].lanes[0].phases[0].start), (3_000_000, 0));
+        let chart = Chart::by_the_clock(&runs);
+        let starts: Vec<Micros> = chart.panels.iter().map(|panel| panel.lanes[0].phases[0].start).collect();
+        assert_eq!((chart.span_us, &starts[..]), (5_000_000, &[2_000_000, 0][..]));
+        let late = &chart.panels[0];
+        assert_eq!((late.start_us, late.end_us), (2_000_000, 5_000_000));
+        assert_eq!((late.lanes[0].end, late.lanes[0].reads[0]), (Some((Outcome::Done, 5_000_000)), 4_000_000));
+        assert_eq!(late.lanes[0].note, "3.00 s");
     }
 
     #[test]

@@ -19,8 +19,11 @@ const MARGIN: f64 = 16.0;
 const READABLE: f64 = 11.0;
 const THINNEST_LINE: f64 = 4.0;
 const HEADER: f64 = 26.0;
-/// Room for the name of a model.
+/// Room for the name of a model, at least.
 const TITLE_ROOM: f64 = 80.0;
+const LONGEST_TITLE: usize = 60;
+/// The width of a character of a title.
+const TITLE_ADVANCE: f64 = 8.0;
 /// The width of a character of the labels.
 const ADVANCE: f64 = 7.3;
 const LONGEST_LABEL: usize = 30;
@@ -38,6 +41,9 @@ struct Sizes {
     /// Room behind the time axis, for the notes of lanes or half a label of the axis.
     behind: f64,
 }
+
+/// The most lanes of all panels together.
+const MOST_IN_ALL: usize = 20_000;
 
 const USUAL: Sizes = Sizes { lane: 20.0, most_height: 600.0, most_lanes: 300, behind: 166.0 };
 const COMPACT: Sizes = Sizes { lane: 8.0, most_height: 220.0, most_lanes: 1_000, behind: 36.0 };
@@ -65,6 +71,8 @@ pub fn draw_moving(chart: &Chart) -> String {
 
 fn picture(chart: &Chart, style: Option<String>, motion: Option<Motion>) -> String {
     let sizes = if chart.compact { COMPACT } else { USUAL };
+    let most_lanes = sizes.most_lanes.min(MOST_IN_ALL / chart.panels.len().max(1)).max(1);
+    let sizes = Sizes { most_lanes, ..sizes };
     let left = if chart.compact { MARGIN } else { MARGIN + label_width(chart) + 10.0 };
     let axis = Axis { left, width: WIDTH - left - sizes.behind, span: chart.span_us };
 
@@ -165,26 +173,26 @@ impl Motion {
 }
 
 /// The time axis: the place of each moment.
-struct Axis {
-    left: f64,
-    width: f64,
-    span: Micros,
+pub(super) struct Axis {
+    pub(super) left: f64,
+    pub(super) width: f64,
+    pub(super) span: Micros,
 }
 
 impl Axis {
     #[expect(clippy::cast_precision_loss, reason = "a picture has fewer points than a second has microseconds")]
-    fn x(&self, at: Micros) -> f64 {
+    pub(super) fn x(&self, at: Micros) -> f64 {
         self.left + self.width * (at.min(self.span) as f64 / self.span as f64)
     }
 }
 
 /// A coordinate, to a hundredth of a point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn definitions() -> Definitions {
+pub(super) fn definitions() -> Definitions {
     let pattern = |id: &str, size: u32| {
         Pattern::new().set("id", id).set("width", size).set("height", size).set("patternUnits", "userSpaceOnUse")
     };
@@ -205,8 +213,11 @@ fn draw_panel(panel: &Panel, axis: &Axis, sizes: Sizes, motion: Option<Motion>, 
     let pitch = (sizes.most_height / count.max(1.0)).min(sizes.lane);
     let (top, bottom) = (*y + HEADER, *y + HEADER + pitch * count);
 
-    let title = write(MARGIN, *y + 13.0, TITLE, &panel.title).set("font-weight", "bold").set("font-size", 13);
-    let tally = write(axis.left.max(MARGIN + TITLE_ROOM), *y + 13.0, FAINT, &panel.tally);
+    let name = truncate_str(&panel.title, LONGEST_TITLE, "…");
+    let title = write(MARGIN, *y + 13.0, TITLE, &name).set("font-weight", "bold").set("font-size", 13);
+    #[expect(clippy::cast_precision_loss, reason = "few characters")]
+    let room = TITLE_ROOM.max(measure_text_width(&name) as f64 * TITLE_ADVANCE + 12.0);
+    let tally = write(axis.left.max(MARGIN + room), *y + 13.0, FAINT, &panel.tally);
     let mut group = Group::new().add(title);
     group = match motion {
         Some(motion) => group.add(motion.appear(tally, panel.end_us)),
@@ -277,36 +288,38 @@ fn draw_lane(lane: &Lane, axis: &Axis, top: f64, pitch: f64) -> Group {
     group
 }
 
-fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -> Group {
-    let (start, end) = (axis.x(phase.start), axis.x(phase.end));
-    let block = |ink: Ink, share: f64| {
-        let share = if height < THINNEST_LINE { 1.0 } else { share };
-        ink.paint(Rectangle::new())
-            .set("x", number(start))
-            .set("y", number(top + height * (1.0 - share) / 2.0))
-            .set("width", number((end - start).max(0.5)))
-            .set("height", number(height * share))
-    };
-    let line = |ink: Ink| {
-        let y = number(top + height / 2.0);
-        let line = ink.paint(Line::new()).set("x1", number(start)).set("x2", number(end));
-        line.set("y1", y.clone()).set("y2", y)
-    };
-    match phase.state {
-        // In thin lanes the dots of a thousand lines would make a pattern of their own.
-        State::NotStarted if height < THINNEST_LINE => group,
-        State::NotStarted => group.add(line(NOT_STARTED)),
-        State::Pausing => group.add(line(PAUSING)),
-        State::Connecting => group.add(block(CONNECTING, 0.6)),
-        State::Waiting => group.add(block(WAITING, 0.4)),
-        State::Receiving => group.add(block(RECEIVING, 1.0)),
-        State::Transforming => group.add(block(TRANSFORMING, 0.8)),
-        State::Delivering => group.add(block(DELIVERING, 0.6)),
+/// How a state looks: a line, or a block with its share of the height of the lane.
+fn look(state: State) -> (Ink, Option<f64>) {
+    match state {
+        State::NotStarted => (NOT_STARTED, None),
+        State::Pausing => (PAUSING, None),
+        State::Connecting => (CONNECTING, Some(0.6)),
+        State::Waiting => (WAITING, Some(0.4)),
+        State::Receiving => (RECEIVING, Some(1.0)),
+        State::Transforming => (TRANSFORMING, Some(0.8)),
+        State::Delivering => (DELIVERING, Some(0.6)),
     }
 }
 
+pub(super) fn draw_phase(group: Group, phase: &Phase, axis: &Axis, top: f64, height: f64) -> Group {
+    let (start, end) = (axis.x(phase.start), axis.x(phase.end));
+    let Some(share) = look(phase.state).1 else {
+        // In thin lanes the dots of a thousand lines would make a pattern of their own.
+        if phase.state == State::NotStarted && height < THINNEST_LINE {
+            return group;
+        }
+        let y = number(top + height / 2.0);
+        let line = look(phase.state).0.paint(Line::new()).set("x1", number(start)).set("x2", number(end));
+        return group.add(line.set("y1", y.clone()).set("y2", y));
+    };
+    let share = if height < THINNEST_LINE { 1.0 } else { share };
+    let block = look(phase.state).0.paint(Rectangle::new()).set("x", number(start));
+    let block = block.set("y", number(top + height * (1.0 - share) / 2.0));
+    group.add(block.set("width", number((end - start).max(0.5))).set("height", number(height * share)))
+}
+
 /// Draws a stroke for each read, or for all reads that fall on one point.
-fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> Group {
+pub(super) fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> Group {
     let mut strokes = String::new();
     let mut last = f64::NEG_INFINITY;
     for &at in &lane.reads {
@@ -320,7 +333,7 @@ fn draw_reads(group: Group, lane: &Lane, axis: &Axis, top: f64, height: f64) -> 
 }
 
 /// Draws the outcome: a dot, a cross, an hourglass, a bar or a square.
-fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group {
+pub(super) fn draw_end(group: Group, outcome: Outcome, x: f64, y: f64, size: f64) -> Group {
     let (l, r, t, b) = (number(x - size), number(x + size), number(y - size), number(y + size));
     let shape = match outcome {
         Outcome::Done => {
@@ -352,10 +365,8 @@ fn draw_legend(chart: &Chart, top: f64) -> Group {
         };
         group = entry(group, &sample, state.word());
     }
-    for outcome in Outcome::ALL {
-        if chart.lanes().any(|lane| lane.end.iter().chain(&lane.failures).any(|(end, _)| *end == outcome)) {
-            group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), outcome.word());
-        }
+    for outcome in chart.outcomes() {
+        group = entry(group, &|group, x| draw_end(group, outcome, x + 18.0, top + 7.0, 5.0), outcome.word());
     }
     group
 }
@@ -392,6 +403,21 @@ mod tests {
         assert_eq!(count(&picture, "\n6 s\n"), 2, "both panels are six seconds wide");
         let (blocking, asynchronous) = (picture.find("\nblocking\n"), picture.find("\nasync\n"));
         assert!(blocking < asynchronous && blocking.is_some());
+    }
+
+    #[test]
+    fn a_long_title_and_the_tally_stand_beside_each_other() {
+        let tally_of = |title: &str| {
+            let mut chart = Chart::of(&[report("async", vec![task(1, 0, 900)])]);
+            title.clone_into(&mut chart.panels[0].title);
+            let picture = draw(&chart);
+            let parsed = roxmltree::Document::parse(&picture).expect("well-formed XML");
+            let tally = parsed.descendants().find(|node| node.text().is_some_and(|text| text.contains("\nGot 1 poem")));
+            tally.and_then(|node| node.attribute("x")).and_then(|x| x.parse().ok()).expect("a place")
+        };
+        let (short, long, longest): (f64, f64, f64) =
+            (tally_of("async"), tally_of(&"x".repeat(50)), tally_of(&"x".repeat(500)));
+        assert!(short < 200.0 && long > MARGIN + 50.0 * 7.8 && longest < WIDTH - 400.0, "{short} {long} {longest}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::Unit;
 use super::state::{Outcome, Phase, State};
+use super::subject::Subject;
 use crate::report::{Attempt, Status, TaskReport};
 use crate::units::{Micros, count};
 
@@ -19,7 +20,10 @@ fn name(task: &TaskReport) -> &str {
 }
 
 /// What stands behind a lane.
-pub(super) fn note(task: &TaskReport, took: &str) -> String {
+pub(super) fn note(task: &TaskReport, subject: Subject, took: &str) -> String {
+    if let Some(why) = subject.why(task) {
+        return why.to_owned();
+    }
     match task.status {
         Status::Ok => format!("{took}{}", remarks(task)),
         status => format!("{}{}", status.word().replace('_', " "), remarks(task)),
@@ -36,17 +40,9 @@ fn remarks(task: &TaskReport) -> String {
     attempts + kept
 }
 
-/// What a poem is called in sentences.
-fn subject(task: &TaskReport) -> String {
-    match &task.name {
-        Some(name) => format!("Poem {}, {name} from {},", task.task, task.address),
-        None => format!("Poem {}, from {},", task.task, task.address),
-    }
-}
-
 /// The sentence of a poem that was never begun.
-pub(super) fn not_started(task: &TaskReport) -> String {
-    format!("{} was not started.", subject(task))
+pub(super) fn not_started(task: &TaskReport, subject: Subject) -> String {
+    format!("{} was not started.", subject.called(task))
 }
 
 /// So many failed attempts are told one by one; others that failed are counted.
@@ -54,8 +50,8 @@ const MOST_TOLD: usize = 5;
 
 /// `Poem 1, donne from 127.0.0.1:10000, was waiting for 0.1 s, receiving for 9.8 s, and done at 9.9 s.` Phases too short
 /// for the unit are left out. Of the phases there is one for each pause, of whatever length.
-pub(super) fn sentence(task: &TaskReport, phases: &[Phase], end: Micros, unit: Unit) -> String {
-    let mut sentence = subject(task) + " was ";
+pub(super) fn sentence(task: &TaskReport, subject: Subject, phases: &[Phase], end: Micros, unit: Unit) -> String {
+    let mut sentence = subject.called(task) + " was ";
     let failed = task.earlier.known();
     for (index, attempt) in phases.split_inclusive(|phase| phase.state == State::Pausing).enumerate() {
         let failed = failed.get(index);
@@ -71,9 +67,10 @@ pub(super) fn sentence(task: &TaskReport, phases: &[Phase], end: Micros, unit: U
         sentence += &untold(task);
     }
     let and = if sentence.ends_with(", ") { "and " } else { "" };
-    let outcome = match Outcome::of(task.status) {
-        Outcome::Failed => format!("lost ({})", task.status.word().replace('_', " ")),
-        outcome => outcome.word().to_owned(),
+    let outcome = match (subject.why(task), Outcome::of(task.status)) {
+        (Some(why), _) => why.to_owned(),
+        (None, Outcome::Failed) => format!("lost ({})", task.status.word().replace('_', " ")),
+        (None, outcome) => outcome.word().to_owned(),
     };
     sentence + and + &format!("{outcome} at {}{}.", unit.write(end), remarks(task))
 }
