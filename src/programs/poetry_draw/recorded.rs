@@ -40,6 +40,8 @@ pub(super) fn report(histories: &[History]) -> Report {
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
+        peak: None,
+        environment: None,
         tasks,
     }
 }
