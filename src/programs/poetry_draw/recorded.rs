@@ -41,6 +41,8 @@ pub(super) fn report(histories: &[History]) -> Report {
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
+        environment: None,
+        peak: None,
         tasks,
     }
 }

@@ -37,7 +37,7 @@ pub struct Chart {
 }
 
 /// What is drawn as a panel: a report, and what it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     /// What the panel is called.
     pub title: String,
