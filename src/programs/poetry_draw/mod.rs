@@ -5,6 +5,7 @@ mod recorded;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser;
 
@@ -105,6 +106,9 @@ impl Args {
                     failure = Some(FAILURE);
                 }
             }
+        }
+        if let Some(run) = runs.iter().find(|run| self.wall_clock && run.report.started == SystemTime::UNIX_EPOCH) {
+            return Err(Error::failure(format!("{} has no time of day, which --wall-clock needs", run.title)));
         }
         if !runs.is_empty() {
             self.write(&self.draw(&runs, form))?;

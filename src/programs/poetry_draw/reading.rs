@@ -39,6 +39,13 @@ struct Probe {
     tasks: Option<IgnoredAny>,
     schema: Option<u32>,
     connection: Option<IgnoredAny>,
+    report: Option<IgnoredAny>,
+}
+
+/// A report with more around it, as an anthology has it.
+#[derive(Deserialize)]
+struct Wrapped {
+    report: Report,
 }
 
 impl Reader {
@@ -85,17 +92,18 @@ fn runs(text: &str) -> Result<Vec<Run>, String> {
             Ok(vec![Run { title: recorded::TITLE.to_owned(), subject: Subject::Connection, report }])
         }
         Some(Ok(Probe { tasks: Some(_), schema: Some(schema), .. })) => match schema {
-            1..=Report::SCHEMA => reports(text),
+            1..=Report::SCHEMA => reports(text, |report: Report| report),
             newer => Err(format!("a report of schema {newer}; this program knows those up to {}", Report::SCHEMA)),
         },
+        Some(Ok(Probe { report: Some(_), .. })) => reports(text, |wrapped: Wrapped| wrapped.report),
         _ => Err(NEITHER.to_owned()),
     }
 }
 
 /// The reports in a text, one after another.
-fn reports(text: &str) -> Result<Vec<Run>, String> {
-    let run = |read: Result<Report, serde_json::Error>| {
-        let report = safe(read.map_err(|error| format!("no report: {error}"))?)?;
+fn reports<'a, T: Deserialize<'a>>(text: &'a str, report: impl Fn(T) -> Report) -> Result<Vec<Run>, String> {
+    let run = |read: Result<T, serde_json::Error>| {
+        let report = safe(report(read.map_err(|error| format!("no report: {error}"))?))?;
         Ok(Run { title: report.model.to_string(), subject: Subject::Poem, report })
     };
     serde_json::Deserializer::from_str(text).into_iter().map(run).collect()
@@ -166,6 +174,8 @@ mod tests {
         let read = runs(&(new.to_json() + &old.to_json())).expect("two reports");
         let read: Vec<String> = read.iter().map(|run| run.report.to_json()).collect();
         assert_eq!(read, [new.to_json(), old.to_json()]);
+        let wrapped = format!("{{\"state\":[],\"report\":{}}}", report("async", vec![task(1, 0, 900)]).to_json());
+        assert_eq!(runs(&wrapped).expect("a report").len(), 1);
         let recording = "\n{\"connection\":1,\"at_us\":0,\"event\":\"accept\"}\n";
         assert_eq!(runs(recording).expect("a recording")[0].subject, Subject::Connection);
         for other in ["", "poem", "{}", "[1]", "3", "{\"tasks\":[]}", "{\"schema\":2}", "\0\0", "<svg/>"] {
@@ -210,7 +220,10 @@ mod tests {
     #[test]
     fn of_a_long_path_the_end_is_shown() {
         assert_eq!(ending("runs/async.json"), "runs/async.json");
-        assert_eq!(ending(&format!("/{}/1/async.json", "x".repeat(40))), format!("…{}/1/async.json", "x".repeat(15)));
+        assert_eq!(
+            ending(&format!("/{}/1/async.json", "x".repeat(40))),
+            format!("…{}/1/async.json", "x".repeat(LONGEST_PATH - 14))
+        );
         assert_eq!(ending(&"é".repeat(31)).chars().count(), LONGEST_PATH);
     }
 

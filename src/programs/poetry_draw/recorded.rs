@@ -18,7 +18,8 @@ const CLIENT_RESET: &str = "its client reset it";
 const GONE: &str = "its client was gone";
 const NO_END: &str = "no end is recorded";
 
-/// The connections of a recording. Without a time of day each begins at the start.
+/// The connections of a recording. Without a time of day, as a rehearsal has none, each begins at the start, and that is
+/// the beginning of 1970.
 pub(super) fn report(histories: &[History]) -> Report {
     let accepted = |history: &History| humantime::parse_rfc3339(history.accepted.as_deref()?).ok();
     let times: Option<Vec<SystemTime>> = histories.iter().map(accepted).collect();
@@ -40,8 +41,8 @@ pub(super) fn report(histories: &[History]) -> Report {
         ok,
         failed: tasks.len() - ok,
         calls: Calls::default(),
-        peak: None,
         environment: None,
+        peak: None,
         tasks,
     }
 }

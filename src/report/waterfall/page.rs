@@ -4,7 +4,7 @@
 //! Without its script it is a picture with a table.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use serde_json::{Value, json};
+use serde::Serialize;
 use svg::Document;
 use svg::node::Node;
 use svg::node::element::{Group, SVG, Text};
@@ -252,43 +252,81 @@ fn word(status: Status) -> String {
 }
 
 /// The reports as they are, and what the script says of the lanes that are drawn.
-fn data(chart: &Chart, runs: &[Run], most: usize) -> Value {
-    let end = |(outcome, at): &(Outcome, Micros)| json!([outcome.word(), at]);
-    let lane = |lane: &Lane| {
-        json!({
-            "label": lane.label,
-            "note": lane.note,
-            "phases": lane.phases.iter().map(|it| json!([it.state.word(), it.start, it.end])).collect::<Vec<_>>(),
-            "failures": lane.failures.iter().map(end).collect::<Vec<_>>(),
-            "end": lane.end.as_ref().map(end),
-        })
-    };
-    let panel = |panel: &Panel| {
-        let lanes: Vec<Value> = panel.folded(most).0.iter().map(lane).collect();
-        json!({ "start_us": panel.start_us, "lanes": lanes })
-    };
-    let run = |run: &Run| json!({ "title": run.title, "report": report(&run.report) });
-    let unit = Unit::of(chart.span_us);
-    json!({
-        "runs": runs.iter().map(run).collect::<Vec<_>>(),
-        "unit": { "word": unit.word, "us": unit.micros, "decimals": unit.decimals },
-        "chart": { "span_us": chart.span_us, "panels": chart.panels.iter().map(panel).collect::<Vec<_>>() },
-    })
+#[derive(Serialize)]
+struct Data<'a> {
+    runs: Vec<RunData<'a>>,
+    unit: UnitData,
+    chart: ChartData<'a>,
 }
 
-fn report(report: &Report) -> Value {
-    serde_json::to_value(report).unwrap_or_default()
+#[derive(Serialize)]
+struct RunData<'a> {
+    title: &'a str,
+    report: &'a Report,
+}
+
+#[derive(Serialize)]
+struct UnitData {
+    word: &'static str,
+    us: Micros,
+    decimals: usize,
+}
+
+#[derive(Serialize)]
+struct ChartData<'a> {
+    span_us: Micros,
+    panels: Vec<PanelData<'a>>,
+}
+
+#[derive(Serialize)]
+struct PanelData<'a> {
+    start_us: Micros,
+    lanes: Vec<LaneData<'a>>,
+}
+
+#[derive(Serialize)]
+struct LaneData<'a> {
+    label: &'a str,
+    note: &'a str,
+    phases: Vec<(&'static str, Micros, Micros)>,
+    failures: Vec<(&'static str, Micros)>,
+    end: Option<(&'static str, Micros)>,
+}
+
+fn data<'a>(chart: &'a Chart, runs: &'a [Run], most: usize) -> Data<'a> {
+    let end = |&(outcome, at): &(Outcome, Micros)| (outcome.word(), at);
+    let lane = |lane: &'a Lane| LaneData {
+        label: &lane.label,
+        note: &lane.note,
+        phases: lane.phases.iter().map(|phase| (phase.state.word(), phase.start, phase.end)).collect(),
+        failures: lane.failures.iter().map(end).collect(),
+        end: lane.end.as_ref().map(end),
+    };
+    let panel = |panel: &'a Panel| PanelData {
+        start_us: panel.start_us,
+        lanes: panel.folded(most).0.iter().map(lane).collect(),
+    };
+    let unit = Unit::of(chart.span_us);
+    Data {
+        runs: runs.iter().map(|run| RunData { title: &run.title, report: &run.report }).collect(),
+        unit: UnitData { word: unit.word, us: unit.micros, decimals: unit.decimals },
+        chart: ChartData { span_us: chart.span_us, panels: chart.panels.iter().map(panel).collect() },
+    }
 }
 
 /// JSON in an element of a page: nothing in it ends the element, or begins another one (HTML, 4.12.1.3).
-fn embedded(data: &Value) -> String {
-    data.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+fn embedded(data: &Data<'_>) -> String {
+    // Plain data: nothing that could fail.
+    let json = serde_json::to_string(data).unwrap_or_default();
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
+
+    use serde_json::{Value, json};
 
     use super::super::Subject;
     use super::*;

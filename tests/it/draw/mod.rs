@@ -127,6 +127,11 @@ fn a_recording_draws_any_client() {
         (got - sent).abs() < 1_000_000 && got > panels[0]["lanes"][1]["end"][1].as_i64().expect("a time"),
         "{panels}"
     );
+    let rehearsed = run("fastpoetry", ["--rehearse", "2", "--delay", "1s", name(&poem_file("science.txt"))]);
+    let rehearsed = written(directory.path(), "plan.jsonl", rehearsed.stdout);
+    assert!(String::from_utf8(draw(&[name(&rehearsed)]).stdout).expect("text").contains("  anybody  "));
+    let refused = draw(&["--wall-clock", name(&rehearsed)]);
+    assert_eq!(refused.complaint(), "poetry-draw: server has no time of day, which --wall-clock needs");
     assert!(clock.contains("aria-label=\"Connection 3, of 127.0.0.1:"));
 }
 
