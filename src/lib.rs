@@ -23,7 +23,7 @@
 //! - [`report`]: what was measured: data, text, JSON, tables, pictures
 //! - [`unicode`]: what characters are called, and which have which words in their names
 //!
-//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], [`poem`], [`metrics`], `latencies`,
+//! The ground, one noun each: [`address`], [`candidates`], [`comparison`], `descendants`, [`poem`], [`metrics`], `latencies`,
 //! [`transforms`], [`units`], [`errors`], `sync`, `pool`, `whole_file`.
 
 pub mod address;
@@ -33,6 +33,7 @@ pub mod cli;
 pub mod client;
 pub mod comparison;
 pub mod daemon;
+mod descendants;
 pub mod errors;
 mod latencies;
 pub mod messages;

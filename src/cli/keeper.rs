@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,7 +28,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid};
 use rustix::process::{WaitOptions, wait};
@@ -36,6 +36,7 @@ use rustix::process::{WaitOptions, wait};
 use super::open_files::SoftLimit;
 use super::signals::exit_status;
 use super::{FAILURE, SUCCESS};
+use crate::descendants::{Descendants, ask_to_end, send};
 use crate::errors::reason;
 use crate::units::micros;
 
@@ -290,7 +291,7 @@ impl Kept {
             }
             if self.is_killing {
                 // Again each time that one of them has ended: it may have started another one just before.
-                send(Signal::SIGKILL, descendants());
+                send(Signal::SIGKILL, Descendants::default().look());
             }
         }
     }
@@ -358,7 +359,7 @@ impl Kept {
         if !self.is_ending {
             self.begin_ending();
         }
-        ask_to_end(descendants());
+        ask_to_end(Descendants::default().look());
     }
 
     fn begin_ending(&mut self) {
@@ -378,38 +379,4 @@ pub(super) fn interrupted(status: u8, signal: Option<Signal>) -> u8 {
         Some(signal) if status == SUCCESS => exit_status(signal),
         _ => status,
     }
-}
-
-/// SIGTERM, also for those that are stopped.
-fn ask_to_end(processes: impl IntoIterator<Item = Pid> + Clone) {
-    send(Signal::SIGTERM, processes.clone());
-    send(Signal::SIGCONT, processes);
-}
-
-fn send(signal: Signal, processes: impl IntoIterator<Item = Pid>) {
-    for process in processes {
-        // It may have ended, or be somebody else's.
-        let _ = kill(process, signal);
-    }
-}
-
-/// The children of this process, and theirs: proc_pid_stat(5).
-fn descendants() -> Vec<Pid> {
-    let stat = |pid: i32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    let parent = |stat: &str| stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok();
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut children = BTreeMap::<i32, Vec<i32>>::new();
-    for pid in pids {
-        if let Some(parent) = stat(pid).and_then(|stat| parent(&stat)) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let (mut found, mut next) = (Vec::new(), vec![getpid().as_raw()]);
-    while let Some(parent) = next.pop() {
-        let its = children.remove(&parent).unwrap_or_default();
-        next.extend(&its);
-        found.extend(its.into_iter().map(Pid::from_raw));
-    }
-    found
 }

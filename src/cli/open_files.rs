@@ -19,16 +19,16 @@ pub fn raise_limit() -> u64 {
 
 /// A soft limit of open files, for another program that may call select(2).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SoftLimit(u64);
+pub struct SoftLimit(u64);
 
 impl SoftLimit {
     /// The one that holds now; without one that can be known, the usual one.
-    pub(super) fn now() -> Self {
+    pub fn now() -> Self {
         Self(getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft))
     }
 
     /// Makes it that of this process.
-    pub(super) fn restore(self) {
+    pub fn restore(self) {
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             // Cannot fail: it is not beyond the hard one.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, self.0.min(hard), hard);

@@ -114,6 +114,11 @@ impl Connection {
         self.socket.engine.doors[usize::from(self.socket.door)]
     }
 
+    /// The number of the door that it came through, from 0, in the order in which the engine was given its doors.
+    pub fn door_number(&self) -> usize {
+        self.socket.door.into()
+    }
+
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
         &self.socket.stream

@@ -85,7 +85,7 @@ impl Repeated {
     ///
     /// # Errors
     /// There are too many.
-    fn all(list: &[Self]) -> Result<Vec<Target>, Error> {
+    pub(super) fn all(list: &[Self]) -> Result<Vec<Target>, Error> {
         let number = list.iter().fold(0_usize, |sum, one| sum.saturating_add(one.times));
         if number > MOST_POEMS {
             return Err(Error::usage(format!("{number} poems are too many: the most are {MOST_POEMS}")));
@@ -168,16 +168,17 @@ pub(super) struct DrawingArgs {
 }
 
 impl DrawingArgs {
-    /// Whether there is a picture to be drawn in this manner.
+    /// Whether there is a picture to be drawn in this manner; the error comes with the name of the argument.
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn check(self, timeline: bool, waterfall: bool) -> Result<(), Error> {
+    pub(super) fn check(self, timeline: bool, waterfall: bool) -> Result<(), (&'static str, Error)> {
         if self.compact && !timeline && !waterfall {
-            return Err(Error::usage("--compact is about --timeline and --waterfall, and neither is given"));
+            let why = "--compact is about --timeline and --waterfall, and neither is given";
+            return Err(("compact", Error::usage(why)));
         }
         if self.animate && !timeline {
-            return Err(Error::usage("--animate is about --timeline, which is not given"));
+            return Err(("animate", Error::usage("--animate is about --timeline, which is not given")));
         }
         Ok(())
     }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! QUANTITY := MODEL ["." COST] | "bound"
-//! MODEL    := "blocking" | "threads" | "select" | "async"
+//! MODEL    := "blocking" | "threads" | "select" | "async" | NAME      (of another client)
 //! COST     := "time" | "cpu" | "memory" | "threads" | "switches" | "reads" | "waits"
 //! ```
 //!
 //! The rest of the grammar is that of [`comparison`](crate::comparison). A model alone is its median time. Times are in
 //! seconds, memory is in bytes. `bound` is that of the model named first.
 
-use super::{Standing, Summary};
+use super::racer::BOUND;
+use super::{Name, Racer, Standing, Summary};
 use crate::client::Model;
 use crate::comparison::{Comparison, Quantity, SyntaxError, float, short};
 
@@ -31,7 +32,7 @@ pub struct Verdict {
 /// What an assertion can speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Value {
-    Of(Model, Measure),
+    Of(Racer, Measure),
     Bound,
 }
 
@@ -52,10 +53,11 @@ impl Quantity for Value {
     const EXAMPLE: &'static str = "an assertion is like 'async <= 1.1 * bound'";
 
     fn named(word: &str, part: Option<&str>) -> Result<Self, Option<&'static str>> {
-        if word == "bound" && part.is_none() {
+        if word == BOUND && part.is_none() {
             return Ok(Self::Bound);
         }
-        let model = Model::ALL.into_iter().find(|model| model.name() == word).ok_or(None)?;
+        let ours = Model::ALL.into_iter().find(|model| model.name() == word).map(Racer::Ours);
+        let model = ours.or_else(|| Name::new(word).map(Racer::Theirs)).ok_or(None)?;
         let measure = match part {
             None | Some("time") => Measure::Time,
             Some("cpu") => Measure::Cpu,
@@ -75,7 +77,7 @@ impl Quantity for Value {
 }
 
 impl Value {
-    fn model(self) -> Option<Model> {
+    fn model(self) -> Option<Racer> {
         match self {
             Self::Of(model, _) => Some(model),
             Self::Bound => None,
@@ -97,8 +99,8 @@ impl Assertion {
         self.0.text()
     }
 
-    /// The models that the assertion names, which have to take part.
-    pub fn models(&self) -> Vec<Model> {
+    /// Whom the assertion names, who have to take part.
+    pub fn models(&self) -> Vec<Racer> {
         self.0.quantities().into_iter().filter_map(Value::model).collect()
     }
 
@@ -130,7 +132,7 @@ impl Assertion {
     }
 }
 
-fn find(summaries: &[Summary], model: Model) -> Option<&Standing> {
+fn find(summaries: &[Summary], model: Racer) -> Option<&Standing> {
     summaries.iter().find(|summary| summary.model == model)?.standing.as_ref()
 }
 
@@ -159,15 +161,15 @@ mod tests {
     use super::*;
     use crate::race::Cost;
 
-    fn summary(model: Model, time_us: u64, bound_us: u64) -> Summary {
+    fn summary(model: impl Into<Racer>, time_us: u64, bound_us: u64) -> Summary {
         let (cpu_us, peak_rss_kb, peak_threads) = (Some(5_000), Some(3_000), Some(4));
         let cost = Cost { cpu_us, peak_rss_kb, peak_threads, ..Cost::default() };
         let standing = Standing { time_us, interval_us: None, spread_us: (time_us, time_us), bound_us, cost };
-        Summary { model, poems: 3, runs: 1, missing: 0, standing: Some(standing) }
+        Summary { model: model.into(), poems: 3, runs: 1, missing: 0, standing: Some(standing) }
     }
 
     fn judge(text: &str) -> (bool, String) {
-        let none = Summary { model: Model::Select, poems: 3, runs: 0, missing: 9, standing: None };
+        let none = Summary { model: Model::Select.into(), poems: 3, runs: 0, missing: 9, standing: None };
         let blocking = summary(Model::Blocking, 22_500_000, 22_400_000);
         let summaries = [blocking, summary(Model::Async, 9_900_000, 9_000_000), none];
         let verdict = Assertion::parse(text).unwrap_or_else(|error| panic!("{error}")).judge(&summaries);
@@ -213,7 +215,7 @@ mod tests {
     fn what_is_no_assertion_is_refused_where_it_goes_wrong() {
         for (text, what, rest) in [
             ("", "a number, a model or 'bound' was expected", "the end"),
-            ("asink <= 1", "a number, a model or 'bound' was expected", "'asink <= 1'"),
+            ("a_b <= 1", "<, <=, =, >= or > was expected", "'_b <= 1'"),
             ("async ! 1", "<, <=, =, >= or > was expected", "'! 1'"),
             ("async.smell < 1", "an unknown cost", "'async.smell < 1'"),
             ("1 < 2", "no model is named", "'1 < 2'"),

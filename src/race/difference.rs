@@ -5,8 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::statistics::Ratio;
 use super::summary::CONFIDENCE;
-use super::{Run, Summary};
-use crate::client::Model;
+use super::{Racer, Run, Summary};
 use crate::units::{Micros, count};
 
 /// Rounds that are needed to show a difference at all.
@@ -18,9 +17,9 @@ pub struct Difference {
     /// The poems of each run.
     pub poems: usize,
     /// The model with the shorter median time.
-    pub faster: Model,
+    pub faster: Racer,
     /// The other one.
-    pub slower: Model,
+    pub slower: Racer,
     /// Rounds in which both got all poems.
     pub rounds: usize,
     /// How many times as long the slower one takes. All intervals of a race hold together with the confidence that is asked
@@ -33,8 +32,8 @@ impl Serialize for Difference {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut row = serializer.serialize_struct("Difference", 7)?;
         row.serialize_field("poems", &self.poems)?;
-        row.serialize_field("faster", self.faster.name())?;
-        row.serialize_field("slower", self.slower.name())?;
+        row.serialize_field("faster", &self.faster)?;
+        row.serialize_field("slower", &self.slower)?;
         row.serialize_field("rounds", &self.rounds)?;
         row.serialize_field("ratio", &self.ratio.estimate)?;
         row.serialize_field("interval", &self.ratio.interval)?;
@@ -61,15 +60,15 @@ pub fn differences(summaries: &[Summary], runs: &[Run]) -> Vec<Difference> {
 }
 
 /// The models with a time, the fastest first, and the poems of a run.
-fn by_time(summaries: &[Summary]) -> Vec<(Model, usize)> {
+fn by_time(summaries: &[Summary]) -> Vec<(Racer, usize)> {
     let timed = |summary: &Summary| Some((summary.standing.as_ref()?.time_us, summary.model, summary.poems));
-    let mut order: Vec<(Micros, Model, usize)> = summaries.iter().filter_map(timed).collect();
+    let mut order: Vec<(Micros, Racer, usize)> = summaries.iter().filter_map(timed).collect();
     order.sort_by_key(|(time_us, ..)| *time_us);
     order.into_iter().map(|(_, model, poems)| (model, poems)).collect()
 }
 
 /// The times of two models in each round in which both got all poems.
-fn pairs(this: Model, that: Model, runs: &[Run]) -> Vec<(Micros, Micros)> {
+fn pairs(this: Racer, that: Racer, runs: &[Run]) -> Vec<(Micros, Micros)> {
     let counting = |model| runs.iter().filter(move |run| run.model == model && run.counts());
     let pair = |run: &Run| {
         let other = counting(that).find(|other| other.round == run.round)?;
@@ -89,8 +88,8 @@ pub fn sentence(differences: &[Difference]) -> Option<String> {
     }
     let from_fastest = || differences.iter().filter(|difference| difference.faster == fastest);
     let equals = from_fastest().filter(|difference| !difference.ratio.differs()).map(|difference| difference.slower);
-    let leaders: Vec<&str> = [fastest].into_iter().chain(equals).map(Model::name).collect();
-    let mut parts = vec![match leaders[..] {
+    let leaders: Vec<String> = [fastest].into_iter().chain(equals).map(|racer| racer.to_string()).collect();
+    let mut parts = vec![match &leaders[..] {
         [alone] => format!("{alone} is the fastest"),
         _ => format!("{}: no difference that {} can show", leaders.join(", "), count(rounds as u64, "round")),
     }];
@@ -115,14 +114,14 @@ fn slowness(ratio: &Ratio) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Concurrency, Source};
+    use crate::client::{Concurrency, Model, Source};
     use crate::race::fixtures::run;
     use crate::race::summary::summaries;
     use fastrand::Rng;
 
     /// What a race says in which each model takes so long, with noise of so many percent.
     fn said(truths: &[(Model, f64)], rounds: usize, percent: f64, chance: &mut Rng) -> String {
-        let models: Vec<Model> = truths.iter().map(|(model, _)| *model).collect();
+        let models: Vec<Racer> = truths.iter().map(|(model, _)| (*model).into()).collect();
         let mut runs = Vec::new();
         for round in 1..=rounds {
             let common = noise(3.0 * percent, chance);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::client::{Concurrency, Model, Source};
+use super::Racer;
+use crate::client::{Concurrency, Source};
 use crate::report::Report;
 use crate::units::Micros;
 
@@ -33,13 +34,13 @@ impl Estimate {
     }
 
     /// The time that a run of this model takes; `None` while a poem is unknown.
-    pub fn of(&self, model: Model) -> Option<Duration> {
+    pub fn of(&self, model: impl Into<Racer>) -> Option<Duration> {
         let poems: Vec<Micros> = self.poems.iter().copied().collect::<Option<_>>()?;
-        Some(Duration::from_micros(model.concurrency(self.concurrency).bound(self.sources.iter().zip(poems))))
+        Some(Duration::from_micros(model.into().concurrency(self.concurrency).bound(self.sources.iter().zip(poems))))
     }
 
     /// The time that is left of a run that has begun so long ago, and of all of the later ones.
-    pub fn left(&self, model: Model, elapsed: Duration, later: &[Model]) -> Option<Duration> {
+    pub fn left(&self, model: impl Into<Racer>, elapsed: Duration, later: &[Racer]) -> Option<Duration> {
         let later: Duration = later.iter().map(|model| self.of(*model)).sum::<Option<_>>()?;
         Some(self.of(model)?.saturating_sub(elapsed) + later)
     }
@@ -50,6 +51,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
+    use crate::client::Model;
     use crate::report::fixtures::{report, task};
 
     const SECOND: Micros = 1_000_000;
@@ -73,7 +75,7 @@ mod tests {
     fn one_run_tells_how_long_each_model_takes() {
         let estimate = learnt(None, &[&[(0, 4), (0, 2), (0, 3)]]);
         assert_eq!((estimate.of(Model::Async), estimate.of(Model::Blocking)), (seconds(4), seconds(9)));
-        let later = [Model::Threads, Model::Blocking];
+        let later = [Model::Threads, Model::Blocking].map(Racer::from);
         assert_eq!(estimate.left(Model::Select, Duration::from_secs(1), &later), seconds(3 + 4 + 9));
         assert_eq!(estimate.left(Model::Select, Duration::from_secs(99), &later), seconds(4 + 9), "never below zero");
     }

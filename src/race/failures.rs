@@ -9,20 +9,22 @@ const MOST: usize = 10;
 
 /// What happened to the poems of one server for one reason.
 struct Fold<'a> {
-    address: &'a str,
+    /// The server; `None`: it is the client itself that failed.
+    address: Option<&'a str>,
     reason: &'a str,
     poems: u64,
     rounds: Vec<usize>,
-    models: Vec<&'static str>,
+    models: Vec<&'a str>,
 }
 
 /// A line for each server and reason: `127.0.0.1:10001: connection refused (4 times: rounds 1 to 2, async, select)`.
 pub fn folded(runs: &[Run]) -> Vec<String> {
     let mut folds: Vec<Fold<'_>> = Vec::new();
     for run in runs.iter().filter(|run| !run.counts()) {
-        for task in &run.report.tasks {
-            let Some(reason) = task.error.as_deref() else { continue };
-            let address = task.address.as_str();
+        let tasks = run.report.tasks.iter().take(run.poems);
+        let poems = tasks.filter_map(|task| Some((Some(task.address.as_str()), task.error.as_deref()?)));
+        let client = run.failure.iter().map(|failure| (None, failure.as_str()));
+        for (address, reason) in poems.chain(client) {
             let is_it = |fold: &&mut Fold<'_>| fold.address == address && fold.reason == reason;
             if let Some(fold) = folds.iter_mut().find(is_it) {
                 fold.add(run);
@@ -47,8 +49,8 @@ pub fn folded(runs: &[Run]) -> Vec<String> {
     lines
 }
 
-impl Fold<'_> {
-    fn add(&mut self, run: &Run) {
+impl<'a> Fold<'a> {
+    fn add(&mut self, run: &'a Run) {
         self.poems += 1;
         if !self.rounds.contains(&run.round) {
             self.rounds.push(run.round);
@@ -61,7 +63,8 @@ impl Fold<'_> {
 
     fn line(&self) -> String {
         let Self { address, reason, poems, .. } = self;
-        format!("{address}: {reason} ({}: {}, {})", count(*poems, "time"), ranges(&self.rounds), self.models.join(", "))
+        let address = address.map_or_else(String::new, |address| format!("{address}: "));
+        format!("{address}{reason} ({}: {}, {})", count(*poems, "time"), ranges(&self.rounds), self.models.join(", "))
     }
 }
 
@@ -92,7 +95,6 @@ mod tests {
     /// A run of two poems, the second of which failed for this reason.
     fn failed(round: usize, model: Model, reason: &str) -> Run {
         let mut run = run(round, model, &[(0, 5), (0, 5)]);
-        (run.report.ok, run.report.failed) = (1, 1);
         (run.report.tasks[1].status, run.report.tasks[1].error) = (Status::Reset, Some(reason.to_owned()));
         run
     }

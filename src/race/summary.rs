@@ -5,8 +5,9 @@ use serde::{Serialize, Serializer};
 
 use super::Run;
 use super::cost::Cost;
+use super::racer::Racer;
 use super::statistics::{interval, median};
-use crate::client::{Concurrency, Model, Source};
+use crate::client::{Concurrency, Source};
 use crate::report::Report;
 use crate::units::Micros;
 
@@ -16,8 +17,8 @@ pub const CONFIDENCE: f64 = 0.95;
 /// The summary of one model: one row of the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// The model of waiting.
-    pub model: Model,
+    /// Who it is.
+    pub model: Racer,
     /// The poems of each run.
     pub poems: usize,
     /// Runs that counted: those in which all poems arrived.
@@ -49,7 +50,7 @@ impl Serialize for Summary {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let standing = self.standing.as_ref();
         let mut row = serializer.serialize_struct("Summary", 9)?;
-        row.serialize_field("model", self.model.name())?;
+        row.serialize_field("model", &self.model)?;
         row.serialize_field("poems", &self.poems)?;
         row.serialize_field("runs", &self.runs)?;
         row.serialize_field("missing", &self.missing)?;
@@ -86,14 +87,14 @@ fn quotient(this: Micros, that: Micros) -> f64 {
 
 /// The summaries of these runs, in the order of the models. A run counts for times and costs if all its poems arrived:
 /// a poem that fails may do so very fast. The poems come from these sources, so many at once.
-pub fn summaries(models: &[Model], runs: &[Run], sources: &[Source], concurrency: Concurrency) -> Vec<Summary> {
+pub fn summaries(models: &[Racer], runs: &[Run], sources: &[Source], concurrency: Concurrency) -> Vec<Summary> {
     let counting: Vec<&Run> = runs.iter().filter(|run| run.counts()).collect();
     let poems = server_times(&counting);
-    let summary = |&model: &Model| Summary {
+    let summary = |&model: &Racer| Summary {
         model,
         poems: sources.len(),
         runs: counting.iter().filter(|run| run.model == model).count(),
-        missing: runs.iter().filter(|run| run.model == model).map(|run| run.report.failed).sum(),
+        missing: runs.iter().filter(|run| run.model == model).map(Run::missing).sum(),
         standing: standing(model, &counting, || {
             model.concurrency(concurrency).bound(sources.iter().zip(poems.iter().copied()))
         }),
@@ -102,7 +103,7 @@ pub fn summaries(models: &[Model], runs: &[Run], sources: &[Source], concurrency
 }
 
 /// The standing of one model; `None` if none of these runs is its own.
-fn standing(model: Model, runs: &[&Run], bound: impl Fn() -> Micros) -> Option<Standing> {
+fn standing(model: Racer, runs: &[&Run], bound: impl Fn() -> Micros) -> Option<Standing> {
     let of: Vec<&Run> = runs.iter().filter(|run| run.model == model).copied().collect();
     let times: Vec<Micros> = of.iter().map(|run| run.report.elapsed_us).collect();
     let costs: Vec<Cost> = of.iter().map(|run| run.cost).collect();
@@ -118,16 +119,22 @@ fn standing(model: Model, runs: &[&Run], bound: impl Fn() -> Micros) -> Option<S
 /// The time that each server takes for its poem, from the poem's turn to its end: the median of the fastest model. (In
 /// another model a server that is asked twice may have had to serve its other client first.)
 fn server_times(runs: &[&Run]) -> Vec<Micros> {
-    let poems = runs.first().map_or(0, |run| run.report.tasks.len());
+    let poems = runs.first().map_or(0, |run| run.poems);
+    let mut models: Vec<Racer> = Vec::new();
+    for run in runs {
+        if !models.contains(&run.model) {
+            models.push(run.model);
+        }
+    }
     let took = |run: &Run, poem: usize| {
         let task = run.report.tasks.get(poem)?;
         Some(task.end_us? - task.start_us?)
     };
-    let in_model = |model: Model, poem: usize| {
+    let in_model = |model: Racer, poem: usize| {
         let of_it = runs.iter().filter(|run| run.model == model);
         median(of_it.filter_map(|run| took(run, poem)))
     };
-    let soonest = |poem| Model::ALL.into_iter().filter_map(|model| in_model(model, poem)).min();
+    let soonest = |poem| models.iter().filter_map(|&model| in_model(model, poem)).min();
     (0..poems).map(|poem| soonest(poem).unwrap_or(0)).collect()
 }
 
@@ -149,12 +156,19 @@ pub fn median_runs(summaries: &[Summary], runs: &[Run]) -> Vec<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Model;
     use crate::race::fixtures::run;
+    use crate::report::Status;
 
     /// The summaries of runs with two poems, both at once.
     fn of_all(models: &[Model], runs: &[Run]) -> Vec<Summary> {
         let sources = ["1", "2"].map(|port| port.parse().expect("a source"));
-        summaries(models, runs, &sources, Concurrency::wanted(None))
+        summaries(
+            &models.iter().copied().map(Racer::from).collect::<Vec<_>>(),
+            runs,
+            &sources,
+            Concurrency::wanted(None),
+        )
     }
 
     #[test]
@@ -191,7 +205,8 @@ mod tests {
     fn a_run_that_lost_a_poem_counts_for_nothing_but_what_is_missing() {
         let failed = |model, end, cpu_us| {
             let mut run = run(1, model, &[(0, end), (0, end)]);
-            (run.report.ok, run.report.failed, run.cost.cpu_us) = (1, 1, Some(cpu_us));
+            run.report.tasks[1].status = Status::Reset;
+            run.cost.cpu_us = Some(cpu_us);
             run
         };
         let counted = |cpu_us| {

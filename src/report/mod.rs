@@ -9,6 +9,7 @@ mod environment;
 mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod seen;
 pub mod table;
 pub mod waterfall;
 

@@ -26,8 +26,10 @@ pub mod recorder;
 mod sending;
 pub mod slow;
 pub mod transform;
+pub mod watcher;
 mod web;
 mod wire;
+pub mod witness;
 
 /// A name for the log, whatever a stranger put into it.
 fn printable(name: &[u8]) -> String {

@@ -12,6 +12,7 @@ const GROUND: &[&str] = &[
     "address",
     "candidates",
     "comparison",
+    "descendants",
     "latencies",
     "errors",
     "metrics",

@@ -13,12 +13,13 @@
 
 mod pump;
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -345,13 +346,23 @@ impl Drop for Upstream {
     }
 }
 
-/// Keeps both connections in silence until one of them breaks, or the server is asked to stop.
-pub async fn be_silent(client: &Connection, upstream: &TcpStream) {
+/// Keeps both connections in silence until one of them breaks, or the server is asked to stop. A witness is told when the
+/// client's stream has come to its end, unless it has said something before.
+pub async fn be_silent(client: &Connection, upstream: &TcpStream, from_client: Option<Arc<dyn Witness>>) {
     close::silently(&SockRef::from(client.stream()));
+    let told = async {
+        if let Some(witness) = from_client
+            && matches!(peek(client.stream()).await, Ok(true))
+        {
+            witness.ended();
+        }
+        pending::<()>().await;
+    };
     tokio::select! {
         _ = client.broken() => {}
         _ = breaks(upstream) => {}
         () = client.closing() => {}
+        () = told => {}
     }
 }
 

@@ -58,6 +58,9 @@ pub trait Witness: Send + Sync {
     /// So many bytes were sent.
     fn sent(&self, bytes: u64);
 
+    /// The side that is sent to takes nothing now, and there is something for it.
+    fn stalled(&self) {}
+
     /// The end of the stream was sent.
     fn ended(&self);
 }
@@ -445,6 +448,9 @@ impl<'a> Pump<'a> {
             false => 0,
         };
         self.note(sent);
+        if at_once && sent < bytes.len() {
+            self.note_stall();
+        }
         self.held.extend_from_slice(&bytes[sent..]);
         self.held.extend_from_slice(&injected);
         Ok(())
@@ -470,6 +476,7 @@ impl<'a> Pump<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
+            self.note_stall();
             // Boxed: few have to wait.
             match Box::pin(becomes_writable(self.to, left, self.limit)).await {
                 Ok(true) => {}
@@ -518,6 +525,12 @@ impl<'a> Pump<'a> {
             // Where setting it fails, the connection is gone already.
             let _ = self.to.set_nodelay(true);
             self.is_prompt = true;
+        }
+    }
+
+    fn note_stall(&self) {
+        if let Some(witness) = self.witness() {
+            witness.stalled();
         }
     }
 

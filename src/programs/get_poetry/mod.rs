@@ -174,7 +174,7 @@ pub fn main(model: Model) -> ExitCode {
 }
 
 fn run(model: Model, args: &Args) -> Result<u8, Error> {
-    args.drawing.check(args.timeline.is_some(), args.waterfall)?;
+    args.drawing.check(args.timeline.is_some(), args.waterfall).map_err(|(_, error)| error)?;
     check_picture(args.timeline.as_deref())?;
     check_file(args.report.as_deref())?;
     if let Some(directory) = &args.output {

@@ -1,5 +1,6 @@
 //! poetry-chaos as a program.
 
+mod picture;
 mod script;
 mod trouble;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use clap::Parser;
 use tracing::{error, info};
 
+use self::picture::{Painter, PictureArgs};
 use self::script::Script;
 use self::trouble::{Shared, TroubleArgs};
 use super::faults::{check_record, in_flags, open_record};
@@ -99,7 +101,7 @@ pub struct ChaosArgs {
     fail_first: Option<NonZeroU64>,
 
     /// Listen with a queue that is full: all connects time out
-    #[arg(long, help_heading = "Faults", hide_short_help = true, conflicts_with_all = ["PaceArgs", "behavior", "latency", "corrupt", "fail_first", "script", "record", "rehearse", "backlog"])]
+    #[arg(long, help_heading = "Faults", hide_short_help = true, conflicts_with_all = ["PaceArgs", "behavior", "latency", "corrupt", "fail_first", "script", "record", "rehearse", "backlog", "report", "timeline", "waterfall"])]
     never_accept: bool,
 
     /// What happens to connection 1, 2, 3, ..., and when (TOML); SIGHUP reads it again
@@ -117,6 +119,9 @@ pub struct ChaosArgs {
     /// http: put the address of upstream into the field Host
     #[arg(long, help_heading = "Behaviours", hide_short_help = true)]
     rewrite_host: bool,
+
+    #[command(flatten)]
+    picture: PictureArgs,
 
     #[command(flatten)]
     service: ServiceArgs,
@@ -165,11 +170,13 @@ Examples:
       What will happen to the first twenty
   poetry-chaos --record real.jsonl 8001
       What a real server did, for fastpoetry --replay
+  poetry-chaos --timeline client.svg --waterfall 8001
+      Who was connected when, and what came: of any client, at the end or on SIGUSR1
   poetry-chaos 10000 --behavior 100:blackout --expect 'clients = 3' -- get-poetry --retries 2 {}
       How often does a client try?
 
 Signals:
-  SIGUSR1 logs the totals, and SIGHUP reads the script again, for all that come from then on. They do not end it; but if \
+  SIGUSR1 logs the totals, and writes and draws what --report, --timeline and --waterfall say; SIGHUP reads the script again, for all that come from then on. They do not end it; but if \
 the terminal that it was started on is gone, SIGHUP stops it, unless nohup started it.
 
   SIGINT (Ctrl-C) and SIGTERM stop it: new clients are refused, those being served finish within the grace time \
@@ -177,7 +184,7 @@ or are reset. A second signal resets them at once.
 
 Exit status:
   0    stopped
-  1    the script cannot be read, the port is taken, or the recording cannot be written
+  1    the script cannot be read, the port is taken, or the recording, report or picture cannot be written
   2    the command line makes no sense
 
   With a CMD it is that of CMD, if it is not 0 (127: there is none, 126: it cannot be executed); else 1 if an EXPR does \
@@ -306,6 +313,7 @@ impl Launch for ChaosArgs {
         if self.rewrite_host && !self.is_http() {
             return Err(("rewrite-host", in_flags("--rewrite-host is for --protocol http".to_owned())));
         }
+        self.picture.check()?;
         check_record(self.record.as_deref(), &[(self.script.as_deref(), "the script")])?;
         let resolved = self.scenario(fastrand::u32(..).into())?;
         let protocol = match self.protocol {
@@ -329,8 +337,10 @@ impl Launch for ChaosArgs {
             if let Some(script) = &mut args.script {
                 *script = path::absolute(&script).map_err(|error| Error::cannot("read", script.display(), &error))?;
             }
-            let server = Arc::new(ChaosServer::new(conduct, resolved.scenario, recorder));
-            Ok(Arc::new(ChaosService { server, args, seed: resolved.seed, reloading: Mutex::new(()) }))
+            let painter = args.picture.painter(&conduct.upstream)?;
+            let watcher = painter.as_ref().map(Painter::watcher);
+            let server = Arc::new(ChaosServer::new(conduct, resolved.scenario, recorder, watcher));
+            Ok(Arc::new(ChaosService { server, args, seed: resolved.seed, painter, reloading: Mutex::new(()) }))
         }))
     }
 }
@@ -340,8 +350,17 @@ struct ChaosService {
     server: Arc<ChaosServer>,
     args: ChaosArgs,
     seed: u64,
+    /// Who draws what passes through, if somebody is to.
+    painter: Option<Painter>,
     /// Held while the script is read again: the last one to be asked for is read last.
     reloading: Mutex<()>,
+}
+
+impl ChaosService {
+    /// Draws what has passed through, if that is asked for; whether that could be done.
+    fn paint(&self) -> bool {
+        self.painter.as_ref().is_none_or(Painter::paint)
+    }
 }
 
 impl Service for ChaosService {
@@ -384,10 +403,12 @@ impl Service for ChaosService {
             let what = if self.server.protocol() == Protocol::Tcp { "connection" } else { "request" };
             info!("Of {}: {}", count(all, what), drawn.join(", "));
         }
+        self.paint();
     }
 
     fn end(&self) -> u8 {
-        if self.server.finish() { SUCCESS } else { FAILURE }
+        let (is_recorded, is_painted) = (self.server.finish(), self.paint());
+        if is_recorded && is_painted { SUCCESS } else { FAILURE }
     }
 
     fn figures(&self) -> Vec<(&'static str, u64)> {

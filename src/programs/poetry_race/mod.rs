@@ -4,6 +4,7 @@ mod demo;
 mod outcome;
 mod stage;
 mod tables;
+mod through;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -16,6 +17,7 @@ use clap::{Arg, Parser};
 use self::demo::Demo;
 use self::outcome::{Heat, Outcome, Verdict};
 use self::stage::Stage;
+use self::through::Through;
 use super::client_args::{self, DrawingArgs, Repeated, TargetArgs, check_file, check_picture};
 use super::limit_args::{LimitArgs, TransformArgs};
 use crate::address::Address;
@@ -23,17 +25,18 @@ use crate::cli::signals::Signals;
 use crate::cli::values::Known;
 use crate::cli::{Error, FAILURE, SUCCESS, machine, stdout, terminal, values};
 use crate::client::{Concurrency, Model, Target};
-use crate::race;
 use crate::race::assertion::Assertion;
+use crate::race::foreign::Foreign;
+use crate::race::{self, Racer};
 use crate::report::curves;
 use crate::report::waterfall::text;
 use crate::units::count;
 use crate::whole_file;
 
-/// Race the four clients against each other, and see what each model of waiting costs
+/// Race the four clients against each other, or one of your own, and see what each model of waiting costs
 ///
 /// get-poetry-blocking, -threads, -select and get-poetry fetch the same poems in turns, as child processes. Each
-/// measures its own time; what else it costs is read from the system.
+/// measures its own time; what else it costs is read from the system. Any other program can take part: see --client.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = AFTER_HELP)]
 #[command(mut_args(or_a_demo))]
@@ -64,6 +67,19 @@ pub struct Args {
     #[arg(long, help_heading = "Runs", value_name = "MODEL", value_delimiter = ',')]
     #[arg(value_parser = Known { known: models, parse: model }, hide_possible_values = true)]
     models: Vec<Model>,
+
+    /// Race this client: NAME=COMMAND, in which a word {} becomes the addresses; may be given more than once
+    ///
+    /// It takes the place of our own, or with --models races beside them. The command is split as a shell splits words, and no
+    /// shell is involved. {ports} becomes the ports alone, {urls} URLs (of a server that sends unasked, telnet://HOST:PORT).
+    /// What it does is seen by a relay before each address, and the whole of its processes is what it costs. The limits
+    /// below are ours; but --timeout is for its whole run, too.
+    #[arg(long = "client", help_heading = "Runs", value_name = "NAME=COMMAND", value_parser = foreign)]
+    clients: Vec<Foreign>,
+
+    /// Put a relay before each address for our own clients, too, and tell what that sees
+    #[arg(long, help_heading = "Runs", conflicts_with = "proxy")]
+    through: bool,
 
     /// Race with each of these numbers of poems, as in 1,10,100,1000
     ///
@@ -159,8 +175,10 @@ the slowest poem for the others, or more where not all may be under way at once.
 The sentence below the tables says which models differ: with a confidence of 95 % for all of them together, of what \
 the rounds can show. Runs of one round are compared with each other, and what disturbs a round disturbs both.
 
+A client that is not ours (--client) is known by its connections: a relay before each address sees when they are made, when bytes pass, and which side ends them. A run counts if, besides, it ends with status 0. What a relay adds to a first byte is measured before the first run and said.
+
 An assertion compares two sums of products with <, <=, =, >= or >. Their values are numbers (of seconds, or with us, \
-ms, s or m), models (their median time), costs of models (async.cpu, .memory in bytes, .threads, .switches, .reads, \
+ms, s or m), models and clients (their median time), their costs (async.cpu, .memory in bytes, .threads, .switches, .reads, \
 .waits), and bound, that of the model named first. With --sweep it has to hold for each number of poems.
 
 Columns:
@@ -182,7 +200,7 @@ interval is (from six runs on)
   waited, preempted
       voluntary and involuntary context switches
   threads, memory
-      the most of a run, at one time, by the client's own account; the thread that waits for signals is not counted
+      the most of a run, at one time, by the client's own account; the thread that waits for signals is not counted. Of a client that is not ours, what all of its processes had, seen from time to time
   reads, waits
       the client's own counts of recv(2), and of poll(2) or its runtime's epoll_wait(2)
 
@@ -199,11 +217,13 @@ Examples:
       Three hundred poems of one server, until the times are known, with everything to look at later
   poetry-race --sweep 1,10,100,1000 --chart sweep.svg 10000
       What a model costs, over the number of poems
+  poetry-race --client 'python=python3 fetch.py {}' --models blocking,async --waterfall 10000 10001 10002
+      A client of your own beside two of ours
   poetry-race --assert 'async <= 1.1 * bound' --assert 'blocking / async > 2' --junit race.xml 10000 10001 10002
       For a test
 
 Exit status:
-  0    all poems arrived in all runs, and every assertion holds
+  0    all poems arrived in all runs, no client failed, and every assertion holds
   1    some did not, or something failed
   2    the command line makes no sense
   130  interrupted by Ctrl-C";
@@ -216,6 +236,10 @@ fn models() -> Vec<&'static str> {
 fn model(text: &str) -> Result<Model, String> {
     let known = Model::ALL.into_iter().find(|model| model.name() == text);
     known.ok_or_else(|| "a model is blocking, threads, select or async".to_owned())
+}
+
+fn foreign(text: &str) -> Result<Foreign, String> {
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn rounds(text: &str) -> Result<Rounds, String> {
@@ -247,13 +271,18 @@ fn run(args: &Args) -> Result<u8, Error> {
         None => args.targets.resolve()?,
     };
     let mut heats = Vec::new();
+    let mut relay_us = None;
     for targets in args.fields(&targets) {
-        let runs = stage.all_runs(args, &targets, &models)?;
+        let relays = if args.needs_relays() { Some(Through::start(&Repeated::all(&targets)?)?) } else { None };
+        if let Some(relays) = &relays {
+            relay_us = Some(relays.toll()?);
+        }
+        let runs = stage.all_runs(args, &targets, &models, relays.as_ref())?;
         heats.push(Heat::new(&models, runs, &targets, args.concurrency()));
     }
     stage.clear();
     let verdicts = args.verdicts(&heats);
-    let outcome = Outcome { environment, targets, heats, verdicts, elapsed: clock.elapsed() };
+    let outcome = Outcome { environment, targets, heats, verdicts, relay_us, elapsed: clock.elapsed() };
     stdout::write_all(args.form(&outcome).as_bytes())?;
     // What can be written is, whatever becomes of the rest.
     let written = [args.draw(&outcome), args.chart(&outcome), args.write_report(&outcome), args.write_junit(&outcome)];
@@ -262,9 +291,19 @@ fn run(args: &Args) -> Result<u8, Error> {
 }
 
 impl Args {
-    /// The models that take part, among them all that an assertion is about.
-    fn models(&self) -> Result<Vec<Model>, Error> {
-        let models = if self.models.is_empty() { Model::ALL.to_vec() } else { self.models.clone() };
+    /// Who takes part, among them all that an assertion is about.
+    fn models(&self) -> Result<Vec<Racer>, Error> {
+        let ours = match self.models.is_empty() && self.clients.is_empty() {
+            true => Model::ALL.to_vec(),
+            false => self.models.clone(),
+        };
+        let mut models: Vec<Racer> = ours.into_iter().map(Racer::Ours).collect();
+        for theirs in self.clients.iter().map(|client| Racer::Theirs(client.name())) {
+            if models.contains(&theirs) {
+                return Err(Error::usage(format!("two clients are called {theirs}")));
+            }
+            models.push(theirs);
+        }
         for assertion in &self.assertions {
             if let Some(absent) = assertion.models().into_iter().find(|model| !models.contains(model)) {
                 return Err(Error::usage(format!("the assertion speaks of {absent}, which does not take part")));
@@ -278,11 +317,16 @@ impl Args {
         check_picture(self.timeline.as_deref())?;
         check_picture(self.chart.as_deref())?;
         check_file(self.junit.as_deref())?;
-        self.drawing.check(self.timeline.is_some(), self.waterfall)?;
+        self.drawing.check(self.timeline.is_some(), self.waterfall).map_err(|(_, error)| error)?;
         let Some(directory) = &self.report else { return Ok(()) };
         let made = if directory.is_dir() { Ok(()) } else { std::fs::create_dir(directory) };
         made.map_err(|error| Error::cannot("make", directory.display(), &error))?;
         check_file(Some(&directory.join(outcome::RESULT)))
+    }
+
+    /// Whether somebody is to be seen from between.
+    fn needs_relays(&self) -> bool {
+        self.through || !self.clients.is_empty()
     }
 
     /// How many poems a client may have under way at once.
@@ -328,7 +372,7 @@ impl Args {
         } else if self.csv_runs {
             tables::runs(&outcome.heats).to_csv()
         } else {
-            tables::for_people(&outcome.heats, self.markdown)
+            tables::for_people(&outcome.heats, outcome.relay_us, self.markdown)
         }
     }
 
@@ -378,12 +422,16 @@ fn say(text: &str) {
 /// Says what did not arrive and what does not hold. Returns the exit status.
 fn judge(outcome: &Outcome) -> u8 {
     let mut status = SUCCESS;
-    for heat in outcome.heats.iter().filter(|heat| heat.missing() > 0) {
-        say(&format!("poetry-race: {} did not arrive\n", count(heat.missing() as u64, "poem")));
+    for heat in outcome.heats.iter().filter(|heat| heat.missing() > 0 || heat.failed() > 0) {
+        say(&format!("poetry-race: {}\n", heat.loss()));
         for line in race::folded(&heat.runs) {
             say(&format!("poetry-race: {line}\n"));
         }
         status = FAILURE;
+    }
+    for run in outcome.heats.iter().flat_map(|heat| &heat.runs).filter(|run| run.left_behind > 0) {
+        let left = count(run.left_behind as u64, "process");
+        say(&format!("poetry-race: {} left {left} behind in round {}\n", run.model, run.round));
     }
     for verdict in outcome.verdicts.iter().filter(|verdict| !verdict.verdict.holds) {
         say(&format!("poetry-race: {}\n", verdict.text()));

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::client::{Concurrency, Model, Source, Target};
+use crate::client::{Concurrency, Source, Target};
 use crate::comparison::float;
 use crate::programs::client_args::Repeated;
 use crate::race::junit::{self, Case};
-use crate::race::{Cost, Difference, Run, Standing, Summary, assertion, differences, median_runs, sentence, summaries};
+use crate::race::{
+    Cost, Difference, Racer, Run, Standing, Summary, assertion, differences, median_runs, sentence, summaries,
+};
 use crate::report::curves::{Curves, Panel, Scale, Series};
 use crate::report::{Environment, Report};
-use crate::units::count;
+use crate::units::{Micros, count};
 
 /// The file of the JSON in a directory of reports.
 pub(super) const RESULT: &str = "race.json";
@@ -23,6 +25,8 @@ pub(super) struct Outcome {
     /// One, or one for each number of poems of a sweep.
     pub(super) heats: Vec<Heat>,
     pub(super) verdicts: Vec<Verdict>,
+    /// How much later a first byte came through a relay, if there were any.
+    pub(super) relay_us: Option<Micros>,
     pub(super) elapsed: Duration,
 }
 
@@ -42,7 +46,7 @@ pub(super) struct Verdict {
 }
 
 impl Heat {
-    pub(super) fn new(models: &[Model], runs: Vec<Run>, targets: &[Repeated], concurrency: Concurrency) -> Self {
+    pub(super) fn new(models: &[Racer], runs: Vec<Run>, targets: &[Repeated], concurrency: Concurrency) -> Self {
         let source = |one: &Repeated| std::iter::repeat_n(one.target.source.clone(), one.times);
         let sources: Vec<Source> = targets.iter().flat_map(source).collect();
         let summaries = summaries(models, &runs, &sources, concurrency);
@@ -58,6 +62,22 @@ impl Heat {
     /// Poems that did not arrive, of all runs.
     pub(super) fn missing(&self) -> usize {
         self.summaries.iter().map(|summary| summary.missing).sum()
+    }
+
+    /// Runs in which a client failed itself.
+    pub(super) fn failed(&self) -> usize {
+        self.runs.iter().filter(|run| run.failure.is_some()).count()
+    }
+
+    /// What of all that did not come out, in words.
+    pub(super) fn loss(&self) -> String {
+        let poems = || format!("{} did not arrive", count(self.missing() as u64, "poem"));
+        let runs = || format!("{} failed", count(self.failed() as u64, "run"));
+        match (self.missing(), self.failed()) {
+            (_, 0) => poems(),
+            (0, _) => runs(),
+            _ => format!("{}, and {}", poems(), runs()),
+        }
     }
 
     /// What the rounds show, in a sentence.
@@ -107,6 +127,7 @@ impl Outcome {
         struct Result<'a> {
             schema: u32,
             environment: &'a Environment,
+            relay_us: Option<Micros>,
             addresses: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             names: Option<Vec<Option<String>>>,
@@ -120,6 +141,7 @@ impl Outcome {
         let result = Result {
             schema: Self::SCHEMA,
             environment: &self.environment,
+            relay_us: self.relay_us,
             addresses: self.targets.iter().map(|target| target.source.to_string()).collect(),
             names: Some(names).filter(|names| names.iter().any(Option::is_some)),
             models: self.heats.iter().flat_map(|heat| &heat.summaries).collect(),
@@ -133,8 +155,9 @@ impl Outcome {
 
     /// The verdicts as JUnit XML.
     pub(super) fn to_junit(&self) -> String {
-        let missing: usize = self.heats.iter().map(Heat::missing).sum();
-        let failure = (missing > 0).then(|| format!("{} did not arrive", count(missing as u64, "poem")));
+        let lost = self.heats.iter().filter(|heat| heat.missing() + heat.failed() > 0);
+        let lost: Vec<String> = lost.map(Heat::loss).collect();
+        let failure = Some(lost.join("; ")).filter(|_| !lost.is_empty());
         let arrived = Case { name: "all poems arrived".to_owned(), failure };
         let case = |verdict: &Verdict| Case {
             name: match verdict.poems {

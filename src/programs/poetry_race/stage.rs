@@ -11,14 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Args, Heat, Repeated, Rounds, say, write};
+use super::{Args, Heat, Repeated, Rounds, Through, say, write};
+use crate::cli::open_files::{self, SoftLimit};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, terminal};
-use crate::client::{Model, Source};
+use crate::client::{Model, Source, Target};
 use crate::race::child::{self, Client};
 use crate::race::estimate::Estimate;
-use crate::race::{Cost, Run, rotated};
-use crate::report::Report;
+use crate::race::foreign::Foreign;
+use crate::race::{Cost, Racer, Run, rotated, theirs, tree};
+use crate::report::{Report, Status};
 use crate::sync::lock;
 use crate::units::count;
 
@@ -39,15 +41,29 @@ pub(super) struct Stage {
 /// What runs in one heat, and what is known of it.
 struct Course<'a> {
     args: &'a Args,
-    models: &'a [Model],
+    models: &'a [Racer],
+    relays: Option<&'a Through>,
     /// The directory of the programs.
     programs: PathBuf,
-    /// The arguments of each client.
+    /// The arguments of each client of ours.
     words: Vec<String>,
+    /// The limit of open files of each other client.
+    limit: SoftLimit,
     poems: usize,
     estimate: Estimate,
     /// Runs that have begun.
     begun: usize,
+}
+
+/// What came of one run.
+struct Ran {
+    /// What the client tells, or what was seen of it.
+    report: Report,
+    /// What it tells itself, if the report is what was seen.
+    own: Option<Report>,
+    cost: Cost,
+    failure: Option<String>,
+    left_behind: usize,
 }
 
 impl Stage {
@@ -68,22 +84,29 @@ impl Stage {
     }
 
     /// Runs every model in rounds, for these targets.
-    pub(super) fn all_runs(&self, args: &Args, targets: &[Repeated], models: &[Model]) -> Result<Vec<Run>, Error> {
-        let mut course = Course::new(args, targets, models)?;
+    pub(super) fn all_runs(
+        &self,
+        args: &Args,
+        targets: &[Repeated],
+        models: &[Racer],
+        relays: Option<&Through>,
+    ) -> Result<Vec<Run>, Error> {
+        let mut course = Course::new(args, targets, models, relays)?;
         let most = course.rounds().map(|rounds| args.warm_up + rounds * models.len());
         self.progress.set_style(style(most.is_some()));
         self.progress.set_length(most.unwrap_or(0) as u64);
         for _ in 0..args.warm_up {
             let later = course.later(1, 0);
-            self.run(&mut course, Model::Async, &later)?;
+            self.run(&mut course, Model::Async.into(), &later)?;
         }
         let mut runs = Vec::new();
         for round in 1.. {
             for (index, model) in rotated(models, round).into_iter().enumerate() {
                 let later = course.later(round, index + 1);
-                let (report, cost) = self.run(&mut course, model, &later)?;
-                let run = Run { round, position: index + 1, model, report, cost };
-                course.keep(&run)?;
+                let Ran { report, own, cost, failure, left_behind } = self.run(&mut course, model, &later)?;
+                let run =
+                    Run { round, position: index + 1, model, poems: course.poems, report, cost, failure, left_behind };
+                course.keep(&run, own.as_ref())?;
                 runs.push(run);
             }
             if course.is_over(round, &runs, targets) {
@@ -94,27 +117,67 @@ impl Stage {
     }
 
     /// Runs one client; `later` are those that will follow, if that is known.
-    fn run(&self, course: &mut Course<'_>, model: Model, later: &[Model]) -> Result<(Report, Cost), Error> {
+    fn run(&self, course: &mut Course<'_>, model: Racer, later: &[Racer]) -> Result<Ran, Error> {
         let clock = Instant::now();
         let left = |elapsed| course.rounds().and_then(|_| course.estimate.left(model, elapsed, later));
         let meanwhile = || self.tell(model, clock.elapsed(), left(clock.elapsed()));
         self.progress.set_position(course.begun as u64 + 1);
         meanwhile();
-        let client = Client { model, programs: &course.programs, args: &course.words };
-        let run = child::run(client, |command| self.start(command), meanwhile);
+        let ran = match model {
+            Racer::Ours(model) => self.run_ours(course, model, meanwhile),
+            Racer::Theirs(_) => self.run_theirs(course, model, meanwhile),
+        };
         *lock(&self.child) = None;
+        let ran = ran?;
+        course.begun += 1;
+        course.estimate.learn(&ran.report);
+        if course.args.progress && self.progress.is_hidden() {
+            say(&course.ended(model, &ran, later, self.progress.length()));
+        }
+        Ok(ran)
+    }
+
+    fn run_ours(&self, course: &Course<'_>, model: Model, meanwhile: impl Fn()) -> Result<Ran, Error> {
+        let client = Client { model, programs: &course.programs, args: &course.words };
+        let relays = course.relays.filter(|_| course.args.through);
+        relays.inspect(|relays| relays.begin());
+        let run = child::run(client, |command| self.start(command), meanwhile);
         let program = course.programs.join(model.program());
         let (report, cost) = run.map_err(|error| Error::cannot("run", program.display(), &error))?;
-        course.begun += 1;
-        course.estimate.learn(&report);
-        if course.args.progress && self.progress.is_hidden() {
-            say(&course.ended(model, &report, later, self.progress.length()));
-        }
-        Ok((report, cost))
+        Ok(match relays {
+            None => Ran { report, own: None, cost, failure: None, left_behind: 0 },
+            Some(relays) => {
+                let seen = relays.report(model.name());
+                Ran { report: seen, own: Some(report), cost, failure: None, left_behind: 0 }
+            }
+        })
+    }
+
+    fn run_theirs(&self, course: &Course<'_>, name: Racer, meanwhile: impl Fn()) -> Result<Ran, Error> {
+        let of_it = |client: &&Foreign| Racer::Theirs(client.name()) == name;
+        let client = course.args.clients.iter().find(of_it);
+        let (Some(client), Some(relays)) = (client, course.relays) else {
+            return Err(Error::failure(format!("nobody knows {name}")));
+        };
+        relays.begin();
+        let start = |command: &mut Command| {
+            // It may call select(2), which fails beyond a thousand.
+            course.limit.restore();
+            let started = self.start(command);
+            open_files::raise_limit();
+            started
+        };
+        let sources: Vec<Source> = relays.targets().iter().map(|target| target.source.clone()).collect();
+        let ended = theirs::run(client, &sources, course.args.limits.timeout.0, start, meanwhile);
+        let ended = ended.map_err(|error| Error::cannot("watch", name, &error))?;
+        let report = relays.report(name.name());
+        let cost = ended.ledger.map_or_else(Cost::default, |ledger| theirs::cost(&ledger, &report));
+        let left_behind = ended.ledger.map_or(0, |ledger| ledger.left_behind);
+        Ok(Ran { report, own: None, cost, failure: ended.failure, left_behind })
     }
 
     /// Shows for how long a run has been under way, and what is left: something moves ten times a second.
-    fn tell(&self, model: Model, elapsed: Duration, left: Option<Duration>) {
+    fn tell(&self, model: Racer, elapsed: Duration, left: Option<Duration>) {
         self.progress.set_message(format!("{model} {:.1} s{}", elapsed.as_secs_f64(), about(left)));
     }
 
@@ -136,21 +199,34 @@ impl Stage {
                 thread::park_timeout(Duration::from_millis(1));
             }
         }
+        tree::end_all();
         self.progress.finish_and_clear();
         process::exit(signals::exit_status(signal).into());
     }
 }
 
 impl<'a> Course<'a> {
-    fn new(args: &'a Args, targets: &[Repeated], models: &'a [Model]) -> Result<Self, Error> {
+    fn new(
+        args: &'a Args,
+        targets: &[Repeated],
+        models: &'a [Racer],
+        relays: Option<&'a Through>,
+    ) -> Result<Self, Error> {
         let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
         let source = |one: &Repeated| std::iter::repeat_n(one.target.source.clone(), one.times);
         let sources: Vec<Source> = targets.iter().flat_map(source).collect();
+        let relayed = relays.filter(|_| args.through).map(|relays| {
+            let once = |target: &Target| Repeated { target: target.clone(), times: 1 };
+            relays.targets().iter().map(once).collect::<Vec<_>>()
+        });
+        let words = args.words(relayed.as_deref().unwrap_or(targets));
         Ok(Self {
             args,
             models,
+            relays,
+            limit: relays.map_or_else(SoftLimit::now, Through::limit),
             programs: programs.parent().unwrap_or(Path::new("")).to_owned(),
-            words: args.words(targets),
+            words,
             poems: sources.len(),
             estimate: Estimate::new(&sources, args.concurrency()),
             begun: 0,
@@ -163,7 +239,7 @@ impl<'a> Course<'a> {
     }
 
     /// The models that run after the first ones of a round, to the end of the last one.
-    fn later(&self, round: usize, done: usize) -> Vec<Model> {
+    fn later(&self, round: usize, done: usize) -> Vec<Racer> {
         let rounds = round..=self.rounds().unwrap_or(round);
         rounds.flat_map(|round| rotated(self.models, round)).skip(done).collect()
     }
@@ -185,26 +261,31 @@ impl<'a> Course<'a> {
         widest < KNOWN || round >= MOST
     }
 
-    /// Writes the report of a run, if it is wanted.
-    fn keep(&self, run: &Run) -> Result<(), Error> {
+    /// Writes the report of a run, if it is wanted; and what the client says of it itself, if it was seen from between.
+    fn keep(&self, run: &Run, own: Option<&Report>) -> Result<(), Error> {
         let Some(directory) = &self.args.report else { return Ok(()) };
         let Run { round, position, model, .. } = run;
-        let name = format!("{}-{round:03}-{position}-{model}.json", self.poems);
-        write("write", &directory.join(name), &run.report.to_json())
+        let name = format!("{}-{round:03}-{position}-{model}", self.poems);
+        if let Some(own) = own {
+            write("write", &directory.join(format!("{name}-own.json")), &own.to_json())?;
+        }
+        write("write", &directory.join(format!("{name}.json")), &run.report.to_json())
     }
 
     /// How a run ended, and what is left: `run 3 of 12: async got 3 poems in 2.0 s, about 9 s left`.
-    fn ended(&self, model: Model, report: &Report, later: &[Model], all: Option<u64>) -> String {
+    fn ended(&self, model: Racer, ran: &Ran, later: &[Racer], all: Option<u64>) -> String {
         let next = later.split_first().filter(|_| self.rounds().is_some());
         let left = next.and_then(|(next, later)| self.estimate.left(*next, Duration::ZERO, later));
-        let Report { ok, failed, elapsed_us, .. } = report;
-        let poems = match failed {
-            0 => count(*ok as u64, "poem"),
-            failed => format!("{ok} of {}", count((ok + failed) as u64, "poem")),
+        let Report { tasks, elapsed_us, .. } = &ran.report;
+        let ok = tasks.iter().take(self.poems).filter(|task| task.status == Status::Ok).count();
+        let poems = match self.poems - ok {
+            0 => count(ok as u64, "poem"),
+            _ => format!("{ok} of {}", count(self.poems as u64, "poem")),
         };
+        let failure = ran.failure.as_ref().map_or_else(String::new, |failure| format!(" and {failure}"));
         let of = all.filter(|&all| all > 0).map_or_else(String::new, |all| format!(" of {all}"));
         let time = Duration::from_micros(*elapsed_us).as_secs_f64();
-        format!("run {}{of}: {model} got {poems} in {time:.1} s{}\n", self.begun, about(left))
+        format!("run {}{of}: {model} got {poems} in {time:.1} s{failure}{}\n", self.begun, about(left))
     }
 }
 

@@ -12,13 +12,14 @@ use crate::units::{Micros, count, in_one_unit};
 const UNSEEN: &str = "-";
 
 /// The tables for people and the sentence of each heat: of one, its times and its costs; of a sweep, one table.
-pub(super) fn for_people(heats: &[Heat], is_markdown: bool) -> String {
+pub(super) fn for_people(heats: &[Heat], relay_us: Option<Micros>, is_markdown: bool) -> String {
     let write = |table: Table| if is_markdown { table.to_markdown() } else { table.to_text() };
     let mut parts = match heats {
         [heat] => vec![write(times(&heat.summaries)), write(costs(&heat.summaries))],
         _ => vec![write(over_poems(heats))],
     };
-    parts.extend(Some(sentences(heats)).filter(|sentences| !sentences.is_empty()));
+    let relay = relay_us.map(|time| format!("A relay adds {time} us to a first byte\n")).unwrap_or_default();
+    parts.extend(Some(sentences(heats) + &relay).filter(|sentences| !sentences.is_empty()));
     parts.join("\n")
 }
 
@@ -148,19 +149,20 @@ pub(super) fn models(heats: &[Heat]) -> Table {
 
 /// The runs for programs: one row each, in plain units.
 pub(super) fn runs(heats: &[Heat]) -> Table {
-    let header = ["poems", "round", "position", "model", "started", "counted", "ok", "failed", "time_us"];
+    let header = ["poems", "round", "position", "model", "started", "counted", "ok", "failed", "failure", "time_us"];
     let mut table = Table::new(header.into_iter().chain(Cost::names()));
     for run in heats.iter().flat_map(|heat| &heat.runs) {
         let report = &run.report;
         let mut row = vec![
-            report.tasks.len().to_string(),
+            run.poems.to_string(),
             run.round.to_string(),
             run.position.to_string(),
             run.model.to_string(),
             humantime::format_rfc3339_micros(report.started).to_string(),
             run.counts().to_string(),
-            report.ok.to_string(),
-            report.failed.to_string(),
+            (run.poems - run.missing()).to_string(),
+            run.missing().to_string(),
+            run.failure.clone().unwrap_or_default(),
             report.elapsed_us.to_string(),
         ];
         row.extend(run.cost.values().map(plain));

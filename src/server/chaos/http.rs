@@ -22,7 +22,7 @@ use std::time::{Instant, SystemTime};
 use tokio_util::bytes::{Buf, BytesMut};
 use tracing::{debug, warn};
 
-use super::record::Record;
+use super::notes::Notes;
 use super::{Behaviour, ChaosServer, Drawn, end_word, hang, say, wait};
 use crate::net::Connection;
 use crate::net::relay::{self, RelayEnd, Relayed, Treatment, Upstream, be_silent, is_quiet, relay, send_up, speaks};
@@ -81,7 +81,7 @@ struct Passed {
 struct Exchange<'c> {
     server: &'c ChaosServer,
     connection: &'c mut Connection,
-    record: Option<&'c Arc<Record>>,
+    notes: Option<&'c Arc<Notes>>,
     heard: BytesMut,
     /// From upstream: of no reply.
     unasked: BytesMut,
@@ -108,12 +108,12 @@ impl ChaosServer {
         &self,
         connection: &mut Connection,
         rewrite_host: bool,
-        record: Option<&Arc<Record>>,
+        notes: Option<&Arc<Notes>>,
     ) -> io::Result<Ending> {
         // Of many messages, which have been waited for already.
         connection.stream().set_nodelay(true)?;
         let (heard, unasked) = (BytesMut::new(), BytesMut::new());
-        let mut exchange = Exchange { server: self, connection, record, heard, unasked, upstream: None };
+        let mut exchange = Exchange { server: self, connection, notes, heard, unasked, upstream: None };
         let mut last = None;
         loop {
             exchange.rest().await;
@@ -267,7 +267,11 @@ impl Exchange<'_> {
             Behaviour::Blackout => return Ok(Exchanged::End(Ending::Rst)),
             Behaviour::Hang => {
                 self.upstream = None;
-                return hang(self.connection).await.map(Exchanged::End);
+                let ending = hang(self.connection).await?;
+                if let (Ending::Hang, Some(from_client)) = (ending, self.notes.and_then(|notes| notes.of_client())) {
+                    from_client.ended();
+                }
+                return Ok(Exchanged::End(ending));
             }
             Behaviour::Error => return self.refuse(&asked, disturbance.status(drawn.number), passed).await,
             Behaviour::Delay if !disturbance.delay_after => wait(self.connection, disturbance.delay).await?,
@@ -277,7 +281,7 @@ impl Exchange<'_> {
             // It may have ended while this request had to wait; nothing of it is said yet.
             Some(upstream) if drawn.behaviour != Behaviour::Delay || is_quiet(&upstream) => upstream,
             _ => {
-                let upstream = self.server.dial(self.connection).await?;
+                let upstream = self.server.dial(self.connection, self.notes).await?;
                 upstream.set_nodelay(true)?;
                 upstream
             }
@@ -285,7 +289,7 @@ impl Exchange<'_> {
         let upstream = &*self.upstream.insert(upstream);
         let Asked { head, framing, mut reply, .. } = asked;
         let mut message = Boundary::of_request(head, framing);
-        let (up, down) = self.server.treatments(drawn, self.record);
+        let (up, down) = self.server.treatments(drawn, self.notes);
         let up = Treatment { early: std::mem::take(&mut self.heard), message: Some(&mut message), ..up };
         if drawn.behaviour == Behaviour::Abort {
             let Relayed { up, .. } = send_up(self.connection, upstream, up).await;
@@ -295,7 +299,7 @@ impl Exchange<'_> {
         let down = Treatment { message: Some(&mut reply), ..down };
         let Relayed { up, down, rest_up, rest_down, end } = relay(self.connection, upstream, up, down).await;
         if matches!(end, RelayEnd::Cut(Ending::Hang)) {
-            be_silent(self.connection, upstream).await;
+            be_silent(self.connection, upstream, self.notes.and_then(|notes| notes.of_client())).await;
         }
         (passed.up, passed.down, passed.status) = (up, down, reply.status());
         (self.heard, self.unasked) = (rest_up, rest_down);
@@ -316,7 +320,7 @@ impl Exchange<'_> {
             (RelayEnd::Messages | RelayEnd::Unasked, _) => Ok(Exchanged::Else),
             (end, _) => {
                 let Some(upstream) = self.upstream.take() else { return Ok(Exchanged::End(Ending::Rst)) };
-                self.server.ending(self.connection, upstream, end).map(Exchanged::End)
+                self.server.ending(self.connection, self.notes, upstream, end).map(Exchanged::End)
             }
         }
     }
@@ -327,7 +331,7 @@ impl Exchange<'_> {
         self.heard.advance(asked.head);
         let mut body = Decoder::new(asked.framing);
         if asked.expects && self.heard.is_empty() && !body.is_at_end() {
-            say(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", &mut passed.down, self.record).await?;
+            say(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", &mut passed.down, self.notes).await?;
         }
         loop {
             let mut rest = &self.heard[..];
@@ -356,7 +360,7 @@ impl Exchange<'_> {
         if !asked.is_head {
             reply.extend_from_slice(text.as_bytes());
         }
-        say(self.connection, &reply, &mut passed.down, self.record).await?;
+        say(self.connection, &reply, &mut passed.down, self.notes).await?;
         Ok(if is_last { Exchanged::End(Ending::Fin) } else { Exchanged::Next })
     }
 
@@ -364,17 +368,17 @@ impl Exchange<'_> {
     async fn pass_on(mut self, drawn: Option<Drawn>) -> io::Result<Ending> {
         let upstream = match self.upstream.take() {
             Some(upstream) => upstream,
-            None => self.server.dial(self.connection).await?,
+            None => self.server.dial(self.connection, self.notes).await?,
         };
         let drawn = drawn.unwrap_or_else(|| self.server.not_drawn());
-        let (up, down) = self.server.treatments(&drawn, self.record);
+        let (up, down) = self.server.treatments(&drawn, self.notes);
         let up = Treatment { early: self.heard, ..up };
         let down = Treatment { early: self.unasked, ..down };
         let Relayed { end, .. } = relay(self.connection, &upstream, up, down).await;
         if matches!(end, RelayEnd::Cut(Ending::Hang)) {
-            be_silent(self.connection, &upstream).await;
+            be_silent(self.connection, &upstream, self.notes.and_then(|notes| notes.of_client())).await;
         }
-        self.server.ending(self.connection, upstream, end)
+        self.server.ending(self.connection, self.notes, upstream, end)
     }
 }
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `behaviour.rs` | what is done to whom, as values |
 //! | `http.rs` | over HTTP: a draw for each request |
+//! | `notes.rs` | who is told what happens |
 //! | `record.rs` | what clients got, for [`crate::pace::recording`] |
 //!
 //! What is passed on is passed on by [`crate::net::relay`].
 
 mod behaviour;
 mod http;
+mod notes;
 mod record;
 
 use std::io;
@@ -24,8 +26,10 @@ use tokio_util::bytes::BytesMut;
 use tracing::{debug, warn};
 
 pub use self::behaviour::{Behaviour, Directions, Disturbance, Scenario};
+use self::notes::Notes;
 use self::record::Record;
 use super::recorder::Recorder;
+use super::watcher::Watcher;
 use crate::address::Address;
 use crate::metrics::{Metric, Page};
 use crate::net::descriptors::{LOOK_UP, Opens};
@@ -80,6 +84,7 @@ pub struct ChaosServer {
     drawn: [AtomicU64; 7],
     allowance: Arc<Allowance>,
     recorder: Option<Arc<Recorder>>,
+    watcher: Option<Arc<Watcher>>,
     doors: OnceLock<Vec<SocketAddr>>,
     began: OnceLock<Instant>,
 }
@@ -101,10 +106,16 @@ struct Story {
 }
 
 impl ChaosServer {
-    /// A proxy with this trouble. What clients get is recorded, if there is a recorder.
-    pub fn new(conduct: Conduct, scenario: Scenario, recorder: Option<Recorder>) -> Self {
+    /// A proxy with this trouble. What clients get is recorded, if there is a recorder, and watched by a watcher.
+    pub fn new(
+        conduct: Conduct,
+        scenario: Scenario,
+        recorder: Option<Recorder>,
+        watcher: Option<Arc<Watcher>>,
+    ) -> Self {
         Self {
             recorder: recorder.map(Arc::new),
+            watcher,
             allowance: Arc::new(Allowance::new(conduct.buffer)),
             conduct,
             scenario: Mutex::new(Arc::new(scenario)),
@@ -180,21 +191,22 @@ impl ChaosServer {
     }
 
     /// How both directions are treated, beginning now.
-    fn treatments<'m>(&self, drawn: &Drawn, record: Option<&Arc<Record>>) -> (Treatment<'m>, Treatment<'m>) {
+    fn treatments<'m>(&self, drawn: &Drawn, notes: Option<&Arc<Notes>>) -> (Treatment<'m>, Treatment<'m>) {
         let Drawn { number, behaviour, disturbance, .. } = drawn;
         let now = Instant::now();
-        let up = disturbance.treatment(*number, false, &self.allowance, now);
+        let mut up = disturbance.treatment(*number, false, &self.allowance, now);
         let mut down = disturbance.treatment(*number, true, &self.allowance, now);
         if *behaviour == Behaviour::Delay && disturbance.delay_after {
             down.pace = Some(disturbance.late(*number, now));
         }
-        down.witness = record.map(|record| Arc::clone(record) as Arc<dyn Witness>);
+        up.witness = notes.and_then(|notes| notes.of_client());
+        down.witness = notes.map(|notes| Arc::clone(notes) as Arc<dyn Witness>);
         (up, down)
     }
 
     /// Connects to upstream, unless the client leaves first. If there is none, the client is to be reset: it would take the
     /// end of the stream for an empty poem.
-    async fn dial(&self, connection: &Connection) -> io::Result<Upstream> {
+    async fn dial(&self, connection: &Connection, notes: Option<&Arc<Notes>>) -> io::Result<Upstream> {
         let Conduct { upstream, connect_timeout, .. } = &self.conduct;
         let route = Route { after: None, may: None, doors: self.doors.get().map(Vec::as_slice).unwrap_or_default() };
         let dialed = tokio::select! {
@@ -202,6 +214,9 @@ impl ChaosServer {
             dialed = Box::pin(dial_by(upstream, *connect_timeout, route)) => dialed,
             error = connection.broken() => return Err(error),
         };
+        if let Some(notes) = notes {
+            notes.dialed(dialed.as_ref());
+        }
         match dialed {
             Ok((stream, _)) => Ok(Upstream::new(stream)),
             Err(error) => {
@@ -213,7 +228,16 @@ impl ChaosServer {
     }
 
     /// What the end of a relay is to the client. Upstream is reset, unless both have said all.
-    fn ending(&self, connection: &Connection, upstream: Upstream, end: RelayEnd) -> io::Result<Ending> {
+    fn ending(
+        &self,
+        connection: &Connection,
+        notes: Option<&Arc<Notes>>,
+        upstream: Upstream,
+        end: RelayEnd,
+    ) -> io::Result<Ending> {
+        if let Some(notes) = notes {
+            notes.relayed(&end);
+        }
         match end {
             RelayEnd::Both => {
                 upstream.close();
@@ -231,15 +255,21 @@ impl ChaosServer {
     }
 
     /// Treats a connection as a whole.
-    async fn disturb(&self, connection: &Connection, drawn: &Drawn, record: Option<&Arc<Record>>) -> Story {
+    async fn disturb(&self, connection: &Connection, drawn: &Drawn, notes: Option<&Arc<Notes>>) -> Story {
         let Drawn { number, behaviour, disturbance, .. } = drawn;
         match behaviour {
             Behaviour::Blackout => return Story::unspoken(Ok(Ending::Rst)),
-            Behaviour::Hang => return Story::unspoken(Box::pin(hang(connection)).await),
+            Behaviour::Hang => {
+                let ending = Box::pin(hang(connection)).await;
+                if let (Ok(Ending::Hang), Some(from_client)) = (&ending, notes.and_then(|notes| notes.of_client())) {
+                    from_client.ended();
+                }
+                return Story::unspoken(ending);
+            }
             Behaviour::Error if !disturbance.inject => {
                 let mut down = 0;
                 let garbage = disturbance.garbage(*number, GARBAGE);
-                let said = Box::pin(say(connection, &garbage, &mut down, record)).await;
+                let said = Box::pin(say(connection, &garbage, &mut down, notes)).await;
                 return Story { up: 0, down, ending: said.map(|()| Ending::Fin) };
             }
             Behaviour::Delay if !disturbance.delay_after => {
@@ -250,7 +280,7 @@ impl ChaosServer {
             }
             _ => {}
         }
-        let upstream = match self.dial(connection).await {
+        let upstream = match self.dial(connection, notes).await {
             Ok(upstream) => upstream,
             Err(error) => return Story::unspoken(Err(error)),
         };
@@ -260,7 +290,7 @@ impl ChaosServer {
         let relayed = {
             // Made by a function that is not async, whose future would have room for the treatments, too.
             let relay = || {
-                let (up, mut down) = self.treatments(drawn, record);
+                let (up, mut down) = self.treatments(drawn, notes);
                 if *behaviour == Behaviour::Error {
                     down.injected = disturbance.garbage(*number, INJECTED);
                 }
@@ -271,19 +301,22 @@ impl ChaosServer {
         let Relayed { up, down, end, .. } = relayed.await;
         if matches!(end, RelayEnd::Cut(Ending::Hang)) {
             // Boxed: few are.
-            Box::pin(be_silent(connection, &upstream)).await;
+            Box::pin(be_silent(connection, &upstream, notes.and_then(|notes| notes.of_client()))).await;
         }
-        Story { up, down, ending: self.ending(connection, upstream, end) }
+        Story { up, down, ending: self.ending(connection, notes, upstream, end) }
     }
 
     async fn serve_connection(
         &self,
         connection: &Connection,
         number: u64,
-        record: Option<&Arc<Record>>,
+        notes: Option<&Arc<Notes>>,
     ) -> io::Result<Ending> {
         let (drawn, began) = (self.draw(number), Instant::now());
-        let Story { up, down, ending } = self.disturb(connection, &drawn, record).await;
+        if let Some(notes) = notes.filter(|_| drawn.word != Behaviour::Dummy.word()) {
+            notes.drawn(drawn.behaviour, drawn.word);
+        }
+        let Story { up, down, ending } = self.disturb(connection, &drawn, notes).await;
         if tracing::enabled!(tracing::Level::DEBUG) {
             let (word, peer, elapsed, end) = (drawn.word, connection.peer(), began.elapsed(), end_word(&ending));
             debug!(
@@ -316,13 +349,14 @@ impl Handler for ChaosServer {
     async fn serve(&self, connection: &mut Connection) -> io::Result<Ending> {
         let number = self.connections.fetch_add(1, Relaxed) + 1;
         let begin = |recorder| Record::begin(recorder, number, connection, Instant::now());
-        let record = self.recorder.as_ref().map(begin);
+        let watched = self.watcher.as_ref().map(|watcher| watcher.begin_as(Some(number), 0));
+        let notes = Notes::new(self.recorder.as_ref().map(begin), watched);
         let ending = match self.conduct.protocol {
-            Protocol::Tcp => self.serve_connection(connection, number, record.as_ref()).await,
-            Protocol::Http { rewrite_host } => self.serve_requests(connection, rewrite_host, record.as_ref()).await,
+            Protocol::Tcp => self.serve_connection(connection, number, notes.as_ref()).await,
+            Protocol::Http { rewrite_host } => self.serve_requests(connection, rewrite_host, notes.as_ref()).await,
         };
-        if let Some(record) = &record {
-            record.end(&ending);
+        if let Some(notes) = &notes {
+            notes.end(&ending);
         }
         ending
     }
@@ -359,14 +393,14 @@ async fn hang(connection: &Connection) -> io::Result<Ending> {
 }
 
 /// Sends bytes of our own, and counts them.
-async fn say(connection: &Connection, bytes: &[u8], sent: &mut u64, record: Option<&Arc<Record>>) -> io::Result<()> {
+async fn say(connection: &Connection, bytes: &[u8], sent: &mut u64, notes: Option<&Arc<Notes>>) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let bytes = connection.send_some(|stream| crate::net::send_now(stream, rest, false)).await?;
         rest = &rest[bytes..];
         *sent += bytes as u64;
-        if let Some(record) = record {
-            record.sent(bytes as u64);
+        if let Some(notes) = notes {
+            notes.sent(bytes as u64);
         }
     }
     Ok(())

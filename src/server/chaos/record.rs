@@ -22,12 +22,12 @@ pub(super) struct Record {
 
 impl Record {
     /// A connection that was accepted at the moment `now`.
-    pub(super) fn begin(recorder: &Arc<Recorder>, number: u64, connection: &Connection, now: Instant) -> Arc<Self> {
+    pub(super) fn begin(recorder: &Arc<Recorder>, number: u64, connection: &Connection, now: Instant) -> Self {
         let (recorder, has_ended) = (Arc::clone(recorder), AtomicBool::new(false));
         let record = Self { recorder, connection: number, accepted: now, has_ended };
         record.write(Happening::Accept { peer: Some(connection.peer().to_string()), time: Some(Recorder::time(now)) });
         record.recorder.watch(number, now, connection.stream());
-        Arc::new(record)
+        record
     }
 
     fn write(&self, event: Happening) {

@@ -2,6 +2,7 @@
 
 mod ends;
 mod http;
+mod report;
 mod script;
 mod theirs;
 

@@ -12,8 +12,20 @@ use crate::harness::{Finished, Service, fetch, finish, refusing_port, run};
 
 #[test]
 fn every_option_is_a_key_of_the_example_and_every_key_an_option() {
-    const NO_KEYS: [&str; 12] = [
-        "help", "version", "config", "check", "daemon", "expect", "list", "rehearse", "init", "prove", "assert", "url",
+    const NO_KEYS: [&str; 13] = [
+        "help",
+        "version",
+        "config",
+        "check",
+        "daemon",
+        "expect",
+        "list",
+        "rehearse",
+        "init",
+        "prove",
+        "assert",
+        "url",
+        "waterfall",
     ];
     // Of the process, not of a service in it.
     const PROCESS: [&str; 7] = ["verbose", "quiet", "log-format", "ready-fd", "port-file", "monitor", "monitor-as"];
@@ -80,6 +92,7 @@ fn the_example_makes_sense_and_so_does_each_line_that_is_commented_out() {
             "cut" => &["# cut-at"],
             "framing" => &["# http"],
             "error-status" | "rewrite-host" => &["# protocol"],
+            "compact" | "animate" => &["# timeline"],
             "jitter" => &["# rate"],
             "monitor-as" => &["# monitor "],
             "transform" => &["# via"],
