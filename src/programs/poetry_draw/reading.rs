@@ -40,6 +40,7 @@ struct Probe {
     schema: Option<u32>,
     connection: Option<IgnoredAny>,
     report: Option<IgnoredAny>,
+    models: Option<IgnoredAny>,
 }
 
 /// A report with more around it, as an anthology has it.
@@ -81,6 +82,8 @@ impl Reader {
     }
 }
 
+const OF_A_RACE: &str =
+    "the result of a race: what can be drawn are its single runs, which poetry-race --report DIR writes";
 const NEITHER: &str = "neither a report of a client nor a recording of a server";
 
 fn runs(text: &str) -> Result<Vec<Run>, String> {
@@ -96,6 +99,7 @@ fn runs(text: &str) -> Result<Vec<Run>, String> {
             newer => Err(format!("a report of schema {newer}; this program knows those up to {}", Report::SCHEMA)),
         },
         Some(Ok(Probe { report: Some(_), .. })) => reports(text, |wrapped: Wrapped| wrapped.report),
+        Some(Ok(Probe { models: Some(_), .. })) => Err(OF_A_RACE.to_owned()),
         _ => Err(NEITHER.to_owned()),
     }
 }
@@ -200,6 +204,7 @@ mod tests {
         );
         let empty = report("async", Vec::new()).to_json();
         assert_eq!(why(&empty), "there is nothing in it");
+        assert_eq!(why("{\"schema\":3,\"models\":[]}"), OF_A_RACE);
         assert_eq!(
             why("{\"connection\":1,\"at_us\":0,\"event\":\"send\",\"bytes\":1}"),
             "line 1: connection 1 is not accepted yet"
