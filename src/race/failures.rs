@@ -1,5 +1,6 @@
 //! What did not arrive in a race, folded: one line for each server and reason, with the rounds and models.
 
+use crate::report::TaskReport;
 use crate::units::count;
 
 use super::Run;
@@ -21,7 +22,9 @@ struct Fold<'a> {
 pub fn folded(runs: &[Run]) -> Vec<String> {
     let mut folds: Vec<Fold<'_>> = Vec::new();
     for run in runs.iter().filter(|run| !run.counts()) {
-        let tasks = run.report.tasks.iter().take(run.poems);
+        // A client that failed before it has connected has missed its poems for that reason.
+        let is_told = |task: &&TaskReport| run.failure.is_none() || task.start_us.is_some();
+        let tasks = run.report.tasks.iter().take(run.poems).filter(is_told);
         let poems = tasks.filter_map(|task| Some((Some(task.address.as_str()), task.error.as_deref()?)));
         let client = run.failure.iter().map(|failure| (None, failure.as_str()));
         for (address, reason) in poems.chain(client) {
@@ -117,6 +120,16 @@ mod tests {
             ]
         );
         assert_eq!(folded(&runs[3..4]), [""; 0]);
+    }
+
+    #[test]
+    fn a_client_that_failed_itself_is_told_in_its_own_words() {
+        let mut run = failed(2, Model::Async, "reset");
+        run.failure = Some("ended with status 1".to_owned());
+        run.report.tasks[0].error = Some("never connected to".to_owned());
+        run.report.tasks[0].start_us = None;
+        let lines = ["127.0.0.1:10001: reset (1 time: round 2, async)", "ended with status 1 (1 time: round 2, async)"];
+        assert_eq!(folded(&[run]), lines);
     }
 
     #[test]

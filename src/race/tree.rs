@@ -113,7 +113,7 @@ pub fn run(
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let clock = Instant::now();
     let until = limit.and_then(|limit| clock.checked_add(limit));
-    let mut tree = Tree::new(start(command)?)?;
+    let mut tree = Tree::new(&start(command)?)?;
     let watched = tree.watch(until, meanwhile);
     let wall_us = micros(clock.elapsed());
     let left_behind = match watched {
@@ -162,7 +162,7 @@ struct Tree {
 }
 
 impl Tree {
-    fn new(command: Child) -> io::Result<Self> {
+    fn new(command: &Child) -> io::Result<Self> {
         let command = Pid::from_raw(i32::try_from(command.id()).map_err(io::Error::other)?);
         let tree = |ended| Self {
             command,

@@ -381,8 +381,11 @@ mod tests {
         Sight::ServerBroke(Status::Reset, "connection reset by peer".to_owned())
     }
 
+    /// A connection to a place, or what has happened on one.
+    type Happened = Result<usize, (u64, Sight)>;
+
     /// What was seen: connections with their places, and then what happened on them (by number, from 1), all in order.
-    fn seen(events: &[(Micros, Result<usize, (u64, Sight)>)]) -> Seen {
+    fn seen(events: &[(Micros, Happened)]) -> Seen {
         let mut seen = Seen::new(10, Keep::First);
         for (at, event) in events {
             match event {

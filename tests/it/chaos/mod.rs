@@ -529,5 +529,5 @@ fn all_clients_see_their_poems_through_it_and_how_they_end() {
 
 #[test]
 fn the_page_about_it_shows_what_is_seen() {
-    follow("chaos.md", 13);
+    follow("chaos.md", 14);
 }
