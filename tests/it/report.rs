@@ -250,7 +250,7 @@ fn the_validator_sees_what_is_wrong() {
     type Spoil = fn(&mut Value);
     let spoilers: [Spoil; 9] = [
         |report| report["schema"] = json!(1),
-        |report| report["model"] = json!("fibers"),
+        |report| report["model"] = json!("two words"),
         |report| report["started"] = json!("yesterday"),
         |report| report["elapsed_us"] = json!(-1),
         |report| report["tasks"] = json!([]),
