@@ -285,10 +285,16 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
         2,
         "invalid value 'async < 1 parsec' for '--assert <EXPR>': an unknown unit at '1 parsec'; an assertion is like 'async <= 1.1 * bound'; see --help",
     ),
+    (&["poetry-race", "--assert", "foo < 1", "1"], 2, "the assertion speaks of foo, which does not take part"),
     (
-        &["poetry-race", "--assert", "foo < 1", "1"],
+        &["poetry-race", "--assert", "* < 1", "1"],
         2,
-        "invalid value 'foo < 1' for '--assert <EXPR>': a number, a model or 'bound' was expected at 'foo < 1'; an assertion is like 'async <= 1.1 * bound'; see --help",
+        "invalid value '* < 1' for '--assert <EXPR>': a number, a model or 'bound' was expected at '* < 1'; an assertion is like 'async <= 1.1 * bound'; see --help",
+    ),
+    (
+        &["poetry-race", "--client", "mine=fetch --to={}", "1"],
+        2,
+        "invalid value 'mine=fetch --to={}' for '--client <NAME=COMMAND>': --to={}: {} has to be a word of its own, which becomes one word for each address; see --help",
     ),
     (
         &["poetry-race", "--models", "async", "--assert", "blocking < 1", "1"],
