@@ -47,6 +47,7 @@ pub mod proto;
 pub mod race;
 pub mod report;
 pub mod server;
+pub mod sim;
 mod sync;
 #[cfg(test)]
 mod test_process;

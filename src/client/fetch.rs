@@ -56,7 +56,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The observers of the job hear of a step within its call. A fetch that is dropped before it is settled has failed
 /// with [`Failure::Bug`], at the last moment that it was told of.
 #[derive(Debug)]
-pub(super) struct Fetch {
+pub(crate) struct Fetch {
     job: Arc<Job>,
     index: usize,
     started: Instant,
@@ -73,20 +73,21 @@ pub(super) struct Fetch {
     exchange: Option<Box<Exchange>>,
     /// The address to which the connection of the latest attempt stood: if there is another attempt, that one failed.
     reached: Option<SocketAddr>,
-    /// Why there is no second leg although one was asked for: the poem is too long for it.
-    unchanged: Option<Failure>,
+    /// Why there is no second leg although one was asked for: the poem is too long for it. (Boxed: a million fetches may be
+    /// under way, and hardly one has this.)
+    unchanged: Option<Box<Failure>>,
 }
 
 /// Whether to read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(crate) enum Flow {
     More,
     Enough,
 }
 
 /// What a model is about to wait for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum For {
+pub(crate) enum For {
     Connection,
     Bytes,
     /// For our own disk.
@@ -95,7 +96,7 @@ pub(super) enum For {
 
 /// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Another one, after this pause.
     Retry(Duration),
     /// The poem is whole, and delivered elsewhere: [`Fetch::delivered`] will tell when.
@@ -106,7 +107,7 @@ pub(super) enum Next {
 
 /// The deadline of one wait, and the failure of a wait that lasts longer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     left: Option<Duration>,
     until: Option<Instant>,
     or: fn(Duration) -> Failure,
@@ -131,7 +132,7 @@ impl Patience {
     }
 
     /// The deadline; `None`: no limit.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
 
@@ -139,18 +140,18 @@ impl Patience {
     ///
     /// # Errors
     /// The deadline has passed.
-    pub(super) fn left(&self) -> Result<Option<Duration>, Failure> {
+    pub(crate) fn left(&self) -> Result<Option<Duration>, Failure> {
         if self.left == Some(Duration::ZERO) { Err(self.lost()) } else { Ok(self.left) }
     }
 
     /// After EINTR (the process was stopped and continued, for instance): the wait goes on for the time that is left
     /// of it `now`.
-    pub(super) fn go_on(&mut self, now: Instant) {
+    pub(crate) fn go_on(&mut self, now: Instant) {
         self.left = self.until.map(|until| until.saturating_duration_since(now));
     }
 
     /// The failure of a wait whose deadline has passed.
-    pub(super) fn lost(&self) -> Failure {
+    pub(crate) fn lost(&self) -> Failure {
         (self.or)(self.limit)
     }
 }
@@ -158,7 +159,7 @@ impl Patience {
 /// The steps, in their order.
 impl Fetch {
     /// The turn of this poem has come.
-    pub(super) fn begin(job: &Arc<Job>, index: usize, now: Instant) -> Self {
+    pub(crate) fn begin(job: &Arc<Job>, index: usize, now: Instant) -> Self {
         job.observe(index, now, &Event::Started);
         Self {
             job: Arc::clone(job),
@@ -180,7 +181,7 @@ impl Fetch {
     ///
     /// # Errors
     /// The sink cannot take the poem.
-    pub(super) fn attempt(&mut self, now: Instant) -> Result<(), Failure> {
+    pub(crate) fn attempt(&mut self, now: Instant) -> Result<(), Failure> {
         self.attempts += 1;
         self.bytes = 0;
         self.exchange = self.job.via.as_ref().map(|via| Box::new(Exchange::new(&via.transform)));
@@ -191,7 +192,7 @@ impl Fetch {
     }
 
     /// The connection that is about to be [`connected`](Self::connected) is to this address, of the name's.
-    pub(super) fn reached(&mut self, address: SocketAddr) {
+    pub(crate) fn reached(&mut self, address: SocketAddr) {
         // A transform that failed is not tried again.
         if !self.is_asking() {
             self.reached = Some(address);
@@ -199,7 +200,7 @@ impl Fetch {
     }
 
     /// The connection of this leg stands.
-    pub(super) fn connected(&mut self, now: Instant) {
+    pub(crate) fn connected(&mut self, now: Instant) {
         match self.is_asking() {
             true => self.observe(now, &Event::ConnectedVia),
             false => self.is_connected(false, now),
@@ -207,7 +208,7 @@ impl Fetch {
     }
 
     /// The connection of this leg is one that was kept.
-    pub(super) fn reused(&mut self, now: Instant) {
+    pub(crate) fn reused(&mut self, now: Instant) {
         if let Some(download) = &mut self.download {
             download.reused();
         }
@@ -222,7 +223,7 @@ impl Fetch {
     }
 
     /// A write took the first `bytes` of what was unsent.
-    pub(super) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn sent(&mut self, bytes: usize) {
         match (&mut self.exchange, &mut self.download) {
             (Some(exchange), _) if exchange.is_asking() => exchange.sent(bytes),
             (_, Some(download)) => download.sent(bytes),
@@ -234,7 +235,7 @@ impl Fetch {
     ///
     /// # Errors
     /// The time for the whole poem is up, it is too long, the sink fails, or the reply is malformed. The leg ends with this error.
-    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
+    pub(crate) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<Flow, Failure> {
         if let Some(limit) = self.job.limits.timeout
             && now.saturating_duration_since(self.started) >= limit
         {
@@ -277,7 +278,7 @@ impl Fetch {
             Ok(()) => self.exchange = Some(exchange),
             Err(failure) => {
                 // It goes where it would have gone without a transform.
-                self.unchanged = Some(failure);
+                self.unchanged = Some(Box::new(failure));
                 let (buffer, range) = exchange.into_result();
                 self.job.sink.write_all(self.index, buffer, range)?;
                 self.job.sink.write(self.index, bytes)?;
@@ -297,7 +298,7 @@ impl Fetch {
     ///
     /// # Errors
     /// The attempt has failed. (A failed transform is no failure of the attempt.)
-    pub(super) fn leg_ended(&mut self, mut result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
+    pub(crate) fn leg_ended(&mut self, mut result: Result<(), Failure>, now: Instant) -> Result<bool, Failure> {
         self.now = now;
         if let Some(download) = &mut self.download
             && !self.exchange.as_ref().is_some_and(|exchange| exchange.is_asking())
@@ -344,7 +345,7 @@ impl Fetch {
     }
 
     /// The attempt came to an end.
-    pub(super) fn ended(&mut self, result: Result<(), Failure>, now: Instant) -> Next {
+    pub(crate) fn ended(&mut self, result: Result<(), Failure>, now: Instant) -> Next {
         let failure = match result {
             Ok(()) => return self.deliver(now),
             Err(failure) => failure,
@@ -363,7 +364,7 @@ impl Fetch {
     }
 
     /// Something has become of what is delivered elsewhere. Returns whether this poem is settled with that.
-    pub(super) fn delivered(&mut self) -> bool {
+    pub(crate) fn delivered(&mut self) -> bool {
         match self.job.sink.delivery(self.index) {
             Some(delivery) => self.settle(delivery),
             None => return false,
@@ -372,7 +373,7 @@ impl Fetch {
     }
 
     /// After a panic: the poem fails with [`Failure::Bug`] if it is not settled. The other poems go on.
-    pub(super) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         if !self.settled {
             self.fail(&Failure::Bug, self.now);
         }
@@ -381,17 +382,17 @@ impl Fetch {
 
 /// The questions.
 impl Fetch {
-    pub(super) fn job(&self) -> &Arc<Job> {
+    pub(crate) fn job(&self) -> &Arc<Job> {
         &self.job
     }
 
     /// Where the poem comes from.
-    pub(super) fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &Source {
         &self.job.sources[self.index]
     }
 
     /// The server of this leg.
-    pub(super) fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         match (&self.job.via, &self.download) {
             (Some(via), _) if self.is_asking() => &via.address,
             (_, Some(download)) => download.address(&self.job.http),
@@ -400,30 +401,30 @@ impl Fetch {
     }
 
     /// The server to which a connection will do that has been kept; `None`: it has to be a new one.
-    pub(super) fn takes_kept(&self) -> Option<&Address> {
+    pub(crate) fn takes_kept(&self) -> Option<&Address> {
         let takes = self.download.as_ref().is_some_and(|download| download.takes_kept());
         (takes && !self.is_asking()).then(|| self.address())
     }
 
     /// The server whose connection may be kept after this leg; `None`: it is to be closed.
-    pub(super) fn keeps(&self) -> Option<&Address> {
+    pub(crate) fn keeps(&self) -> Option<&Address> {
         let keeps = self.download.as_ref().is_some_and(|download| download.is_kept());
         (keeps && !self.is_asking()).then(|| self.address())
     }
 
     /// Whether more may be read. If not, whoever delivers the poems will tell when.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.job.sink.has_room(self.index)
     }
 
     /// The addresses that were `found` for this leg, in the order in which they are to be tried. They begin after the one
     /// that has failed an earlier attempt: it may be the only one that does.
-    pub(super) fn candidates(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
+    pub(crate) fn candidates(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
         in_order(found, self.reached.filter(|_| !self.is_asking()))
     }
 
     /// What is to be sent before anything can be read; `None`: nothing, or nothing any more.
-    pub(super) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
+    pub(crate) fn unsent(&self) -> Option<[IoSlice<'_>; 3]> {
         match (&self.exchange, &self.download) {
             (Some(exchange), _) if exchange.is_asking() => exchange.unsent(),
             (_, Some(download)) => download.unsent().map(|rest| [rest, &[], &[]].map(IoSlice::new)),
@@ -432,7 +433,7 @@ impl Fetch {
     }
 
     /// The deadline of a wait that begins `now`: that of this wait, or that of the whole poem if it is sooner.
-    pub(super) fn patience(&self, what: For, now: Instant) -> Patience {
+    pub(crate) fn patience(&self, what: For, now: Instant) -> Patience {
         let limits = &self.job.limits;
         let whole = Patience::new(limits.timeout, self.started, now, Failure::Timeout);
         let phase = match what {
@@ -632,7 +633,7 @@ mod tests {
             via: bool,
             sink: impl FnOnce(Page) -> Sink,
         ) -> Self {
-            let sources = sources.iter().map(|text| text.parse().expect("valid")).collect();
+            let sources: Vec<Source> = sources.iter().map(|text| text.parse().expect("valid")).collect();
             let (told, page, clock) = (Arc::new(Told::default()), Page::default(), Instant::now());
             let via = via.then(|| Via { transform: "shout".to_owned(), address: "11000".parse().expect("valid") });
             let job = Job::new(sources, limits, sink(page.clone()), vec![told.clone()], clock, seed);

@@ -45,6 +45,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
+pub(crate) use fetch::{Fetch, Flow, For, Next, Patience};
 pub use http::HttpOptions;
 pub use naming::{Template, TemplateError};
 pub use observer::{Event, Observer, Task};
@@ -54,9 +55,10 @@ pub use sink::Sink;
 pub use source::{Source, SourceError};
 pub use target::{Target, TargetError};
 pub use turns::Concurrency;
+pub(crate) use turns::Turns;
 
 /// The buffer of one recv(2), in bytes. A large one makes large poems cheap, and costs small ones nothing.
-const READ_SIZE: usize = 256 * 1024;
+pub(crate) const READ_SIZE: usize = 256 * 1024;
 
 /// A way of waiting for many poems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +163,7 @@ pub struct Via {
 
 /// The job of one run of a client: sources, limits, the sink of the poems, the observers; and its time and chance.
 pub struct Job {
-    sources: Vec<Source>,
+    sources: Arc<[Source]>,
     limits: FetchLimits,
     http: HttpOptions,
     via: Option<Via>,
@@ -171,7 +173,7 @@ pub struct Job {
     /// The date at `clock`.
     started: SystemTime,
     seed: u64,
-    counts: CallCounts,
+    pub(crate) counts: CallCounts,
 }
 
 impl fmt::Debug for Job {
@@ -183,7 +185,7 @@ impl fmt::Debug for Job {
 impl Job {
     /// A job whose times count from `clock`, and whose random numbers (the jitter of retries) follow from `seed`.
     pub fn new(
-        sources: Vec<Source>,
+        sources: impl Into<Arc<[Source]>>,
         limits: FetchLimits,
         sink: Sink,
         observers: Vec<Arc<dyn Observer>>,
@@ -192,7 +194,7 @@ impl Job {
     ) -> Self {
         let started = SystemTime::now() - clock.elapsed();
         let (http, counts) = (HttpOptions::default(), CallCounts::default());
-        Self { sources, limits, http, via: None, sink, observers, clock, started, seed, counts }
+        Self { sources: sources.into(), limits, http, via: None, sink, observers, clock, started, seed, counts }
     }
 
     /// Has poems fetched over HTTP in this way.
@@ -253,7 +255,7 @@ impl Job {
 
 /// The counters behind [`Calls`], and those of threads; shared by all threads of a run.
 #[derive(Debug, Default)]
-struct CallCounts {
+pub(crate) struct CallCounts {
     reads: AtomicU64,
     waits: AtomicU64,
     wakeups: AtomicU64,
@@ -268,15 +270,15 @@ impl CallCounts {
         Calls { reads: self.reads.load(Relaxed), waits: self.waits.load(Relaxed), wakeups: self.wakeups.load(Relaxed) }
     }
 
-    fn add_read(&self) {
+    pub(crate) fn add_read(&self) {
         self.reads.fetch_add(1, Relaxed);
     }
 
-    fn add_wait(&self) {
+    pub(crate) fn add_wait(&self) {
         self.waits.fetch_add(1, Relaxed);
     }
 
-    fn add_wakeup(&self) {
+    pub(crate) fn add_wakeup(&self) {
         self.wakeups.fetch_add(1, Relaxed);
     }
 
@@ -285,12 +287,12 @@ impl CallCounts {
     }
 
     /// A thread begins to work for the run.
-    fn add_thread(&self) {
+    pub(crate) fn add_thread(&self) {
         let threads = self.threads.fetch_add(1, Relaxed) + 1;
         self.peak_threads.fetch_max(threads, Relaxed);
     }
 
-    fn end_thread(&self) {
+    pub(crate) fn end_thread(&self) {
         self.threads.fetch_sub(1, Relaxed);
     }
 

@@ -1,13 +1,15 @@
 //! The observer that makes a [`Report`] of the events of a run.
 
 use std::mem;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::source::Source;
 use super::turns::Concurrency;
 use super::{Event, Failure, Model, Observer, Task, Via};
-use crate::report::{Attempt, Attempts, Calls, Events, HttpReport, Report, Status, TaskReport, TransformReport};
+use crate::report::{
+    Attempt, Attempts, Calls, Events, HttpReport, Report, Simulated, Status, TaskReport, TransformReport,
+};
 use crate::sync::lock;
 use crate::units::{Micros, micros};
 
@@ -18,7 +20,7 @@ pub struct ReportBuilder {
     started: SystemTime,
     clock: Instant,
     with_events: bool,
-    sources: Vec<Source>,
+    sources: Arc<[Source]>,
     concurrency: Concurrency,
     /// One entry a poem, with the status `interrupted` until it is settled.
     tasks: Mutex<Vec<TaskReport>>,
@@ -26,7 +28,14 @@ pub struct ReportBuilder {
 
 impl ReportBuilder {
     /// A builder for one run that begins now, at `clock`. Without `with_events` single reads are not kept.
-    pub fn new(model: Model, sources: &[Source], concurrency: Concurrency, clock: Instant, with_events: bool) -> Self {
+    pub fn new(
+        model: Model,
+        sources: impl Into<Arc<[Source]>>,
+        concurrency: Concurrency,
+        clock: Instant,
+        with_events: bool,
+    ) -> Self {
+        let sources = sources.into();
         let unheard_of = |(index, source): (usize, &Source)| TaskReport {
             task: index + 1,
             address: source.to_string(),
@@ -52,9 +61,9 @@ impl ReportBuilder {
             started: SystemTime::now(),
             clock,
             with_events,
-            sources: sources.to_vec(),
             concurrency: model.concurrency(concurrency),
             tasks: Mutex::new(sources.iter().enumerate().map(unheard_of).collect()),
+            sources,
         }
     }
 
@@ -69,8 +78,16 @@ impl ReportBuilder {
 
     /// The report as things stand now. A poem that is not settled counts as interrupted.
     pub fn report(&self, calls: Calls) -> Report {
-        let now = micros(self.clock.elapsed());
-        let mut tasks = lock(&self.tasks).clone();
+        self.of(lock(&self.tasks).clone(), calls, micros(self.clock.elapsed()))
+    }
+
+    /// The report of a run in virtual time that is over `now`, so long after its beginning. It has no date.
+    pub(crate) fn into_simulated(self, calls: Calls, now: Duration, simulated: Simulated) -> Report {
+        let tasks = mem::take(&mut *lock(&self.tasks));
+        Report { simulated: Some(simulated), started: SystemTime::UNIX_EPOCH, ..self.of(tasks, calls, micros(now)) }
+    }
+
+    fn of(&self, mut tasks: Vec<TaskReport>, calls: Calls, now: Micros) -> Report {
         let mut elapsed_us = 0;
         for task in &mut tasks {
             if task.status == Status::Interrupted {
@@ -90,6 +107,7 @@ impl ReportBuilder {
         Report {
             schema: Report::SCHEMA,
             model: self.model.name().into(),
+            simulated: None,
             started: self.started,
             elapsed_us,
             bound_us,
@@ -143,7 +161,7 @@ impl Observer for ReportBuilder {
                 }
             }
             Event::Asking(via) => {
-                record.transform = Some(begun(via, at));
+                record.transform = Some(Box::new(begun(via, at)));
             }
             Event::ConnectedVia => {
                 if let Some(transform) = &mut record.transform {
@@ -158,7 +176,7 @@ impl Observer for ReportBuilder {
                 }
             }
             Event::Unchanged { via, failure } => {
-                let transform = record.transform.get_or_insert_with(|| begun(via, at));
+                let transform = record.transform.get_or_insert_with(|| Box::new(begun(via, at)));
                 transform.status = failure.status();
                 transform.error = Some(failure.to_string());
                 transform.limit = failure.limit();
@@ -236,7 +254,7 @@ mod tests {
     #[test]
     fn a_run_is_written_down_as_it_was_told() {
         let names = [Some("donne".to_owned()), None];
-        let builder = ReportBuilder::new(Model::Select, &sources(), ALL, Instant::now(), true).named(names);
+        let builder = ReportBuilder::new(Model::Select, sources(), ALL, Instant::now(), true).named(names);
         for (at, event) in [
             (1, Event::Started),
             (1, Event::Attempt(1)),
@@ -259,7 +277,7 @@ mod tests {
 
     /// A poem whose first attempt is reset after ten bytes.
     fn retried(events: &[(u32, Event<'_>)]) -> TaskReport {
-        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), true);
+        let builder = ReportBuilder::new(Model::Async, sources(), ALL, Instant::now(), true);
         let failure = Failure::Broken(io::ErrorKind::ConnectionReset.into());
         for (at, event) in [
             (1, Event::Started),
@@ -312,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_not_settled_is_interrupted() {
-        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), false);
+        let builder = ReportBuilder::new(Model::Async, sources(), ALL, Instant::now(), false);
         tell(&builder, 1, 0, &Event::Started);
         let report = builder.report(Calls::default());
         assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
@@ -322,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_poem_that_could_not_be_written_after_all_is_no_longer_ok() {
-        let builder = ReportBuilder::new(Model::Async, &sources(), ALL, Instant::now(), false);
+        let builder = ReportBuilder::new(Model::Async, sources(), ALL, Instant::now(), false);
         tell(&builder, 3, 0, &Event::Started);
         tell(&builder, 3, 5, &Event::Done { bytes: 0, elapsed: 5 * MS });
         let failure = Failure::Deliver { place: "stdout".to_owned(), error: io::ErrorKind::StorageFull.into() };

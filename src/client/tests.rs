@@ -32,7 +32,7 @@ const LIMITS: FetchLimits = FetchLimits {
 /// Fetches a poem, and returns what became of it.
 fn fetch(model: Model, address: &Address, limits: &FetchLimits) -> TaskReport {
     let (clock, sources) = (Instant::now(), vec![Source::Poem(address.clone())]);
-    let builder = Arc::new(ReportBuilder::new(model, &sources, limits.concurrency, clock, false));
+    let builder = Arc::new(ReportBuilder::new(model, &sources[..], limits.concurrency, clock, false));
     let job = Arc::new(Job::new(sources, limits.clone(), Sink::discard(), vec![builder.clone()], clock, 7));
     model.run(&job).expect("it runs");
     builder.report(job.calls()).tasks.remove(0)
@@ -225,7 +225,7 @@ fn who_waits_for_the_disk_waits_no_longer_than_the_poem_may_take_and_is_not_call
         let files = Arc::clone(sink.files_of().expect("files"));
         let clock = Instant::now();
         let limits = FetchLimits { idle_timeout: Some(1_000 * MS), timeout: Some(3_000 * MS), ..LIMITS };
-        let builder = Arc::new(ReportBuilder::new(model, &sources, limits.concurrency, clock, false));
+        let builder = Arc::new(ReportBuilder::new(model, &sources[..], limits.concurrency, clock, false));
         let job = Arc::new(Job::new(sources, limits, sink, vec![builder.clone()], clock, 7));
         let held = files.hold(0);
         model.run(&job).expect("it runs");

@@ -86,14 +86,14 @@ impl Concurrency {
 
 /// The poems that have not begun, by kind, and how many more of each may.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     concurrency: Concurrency,
     waiting: [VecDeque<usize>; 2],
     free: [usize; 2],
 }
 
 impl Turns {
-    pub(super) fn new(sources: &[Source], concurrency: Concurrency) -> Self {
+    pub(crate) fn new(sources: &[Source], concurrency: Concurrency) -> Self {
         let mut waiting = [VecDeque::new(), VecDeque::new()];
         for (index, source) in sources.iter().enumerate() {
             waiting[concurrency.kind(source)].push_back(index);
@@ -102,7 +102,7 @@ impl Turns {
     }
 
     /// The next poem that may begin now.
-    pub(super) fn next(&mut self) -> Option<usize> {
+    pub(crate) fn next(&mut self) -> Option<usize> {
         let first = |kind: &usize| self.waiting[*kind].front().filter(|_| self.free[*kind] > 0);
         let kind = [0, 1].into_iter().filter(|kind| first(kind).is_some()).min_by_key(|kind| first(kind).copied())?;
         self.free[kind] -= 1;
@@ -110,12 +110,12 @@ impl Turns {
     }
 
     /// A poem of this source is settled.
-    pub(super) fn settled(&mut self, source: &Source) {
+    pub(crate) fn settled(&mut self, source: &Source) {
         self.free[self.concurrency.kind(source)] += 1;
     }
 
     /// Whether every poem has begun.
-    pub(super) fn are_over(&self) -> bool {
+    pub(crate) fn are_over(&self) -> bool {
         self.waiting.iter().all(VecDeque::is_empty)
     }
 }

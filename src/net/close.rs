@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::errors::is_for_later;
 
 /// How long a polite close waits for the peer to close its side; after that, close(2).
-const LINGER_TIME: Duration = Duration::from_secs(2);
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How many bytes a polite close reads from a peer that keeps talking; after that, close(2).
 const LINGER_BYTES: u64 = 16 << 20;
 

@@ -32,9 +32,7 @@ impl Line {
 
     /// So many bytes go in at the moment `now`; 0 for the end of the stream, which is late as bytes are.
     pub fn push(&mut self, bytes: u64, now: Instant) {
-        let amplitude = to_nanos(self.jitter.min(self.latency));
-        let least = self.latency.saturating_sub(Duration::from_nanos(amplitude));
-        let late = least + Duration::from_nanos(self.draws.up_to(amplitude.saturating_mul(2)));
+        let late = late(self.latency, self.jitter, &mut self.draws);
         let at = now.checked_add(late).unwrap_or(now);
         // In order: who is early waits for who is late.
         let at = self.last.map_or(at, |last| at.max(last));
@@ -59,6 +57,14 @@ impl Line {
     pub fn next(&self) -> Option<Instant> {
         self.under_way.front().map(|(at, _)| *at)
     }
+}
+
+/// How late something is on a way of so much latency that jitters by so much at most: uniformly distributed, and never
+/// early.
+pub(crate) fn late(latency: Duration, jitter: Duration, draws: &mut Draws) -> Duration {
+    let amplitude = to_nanos(jitter.min(latency));
+    let least = latency.saturating_sub(Duration::from_nanos(amplitude));
+    least + Duration::from_nanos(draws.up_to(amplitude.saturating_mul(2)))
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ use serde::{Deserialize, Serialize};
 pub use cursor::{Cursor, Next};
 pub use deck::{Corruption, Deck};
 pub use line::Line;
+pub(crate) use line::late;
 pub use plan::Plan;
 pub(crate) use prng::Draws;
 pub use schedule::Schedule;

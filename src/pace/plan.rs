@@ -80,8 +80,18 @@ impl Plan {
 
     /// The schedule of the connection of this number.
     pub fn schedule(&self, connection: u64) -> Schedule {
-        let connection = self.cycle.map_or(connection, |cycle| (connection - 1) % cycle + 1);
-        Schedule::new(self.profile(connection), self.seed, connection)
+        self.schedule_at(0, connection)
+    }
+
+    /// The schedule of the connection of this number to one of many servers, counted from 0, that all have this plan: they
+    /// differ in their seeds, each of which is one more than the one before.
+    pub(crate) fn schedule_at(&self, server: u64, connection: u64) -> Schedule {
+        let connection = self.numbered(connection);
+        Schedule::new(self.profile(connection), self.seed.wrapping_add(server), connection)
+    }
+
+    fn numbered(&self, connection: u64) -> u64 {
+        self.cycle.map_or(connection, |cycle| (connection - 1) % cycle + 1)
     }
 
     fn profile(&self, connection: u64) -> &Arc<Profile> {

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::address::Address;
 use crate::cli::Error;
-use crate::client::Target;
+use crate::client::{Model, Target};
 use crate::report::Report;
 use crate::report::waterfall::{Chart, svg};
 use crate::whole_file;
@@ -126,6 +126,17 @@ impl fmt::Display for Repeated {
 pub(super) fn proxy(text: &str) -> Result<Address, String> {
     let address = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
     address.parse().map_err(|error| format!("{error}"))
+}
+
+/// The names of all models.
+pub(super) fn models() -> Vec<&'static str> {
+    Model::ALL.map(Model::name).to_vec()
+}
+
+/// A model by its name.
+pub(super) fn model(text: &str) -> Result<Model, String> {
+    let known = Model::ALL.into_iter().find(|model| model.name() == text);
+    known.ok_or_else(|| "a model is blocking, threads, select or async".to_owned())
 }
 
 /// Checks a file that is to be written at the end, before anything is fetched for it.

@@ -7,8 +7,9 @@ use clap::Args;
 
 use crate::address::Address;
 use crate::cli::values::{self, Known, Limit};
-use crate::client::Via;
+use crate::client::{Concurrency, FetchLimits, Source, Via};
 use crate::transforms;
+use crate::units::count;
 
 /// The limits of each fetch.
 #[derive(Debug, Clone, Args)]
@@ -66,7 +67,41 @@ fn transforms() -> Vec<&'static str> {
     transforms::ALL.iter().map(|transform| transform.name).collect()
 }
 
+/// Descriptors that are not for poems: the standard streams, a runtime's own, a library's.
+const OTHER_FILES: u64 = 32;
+
 impl LimitArgs {
+    /// The limits of each fetch of a poem, of any size.
+    pub(super) fn of_each(&self, concurrency: Concurrency) -> FetchLimits {
+        FetchLimits {
+            connect_timeout: self.connect_timeout.0,
+            idle_timeout: self.idle_timeout.0,
+            timeout: self.timeout.0,
+            max_size: None,
+            retries: self.retries,
+            retry_after_max: Duration::ZERO,
+            concurrency,
+        }
+    }
+
+    /// How many poems may be under way at once, each with so many open files, of which there may be so many; and a warning
+    /// if that is fewer than are wanted.
+    pub(super) fn concurrency(
+        &self,
+        sources: &[Source],
+        open_files: u64,
+        files_per_poem: u64,
+    ) -> (Concurrency, Option<String>) {
+        let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
+        let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
+        let wanted = Concurrency::wanted(self.max_concurrency);
+        let warning = (possible.get() < wanted.of(sources)).then(|| {
+            let poems = count(possible.get() as u64, "poem");
+            format!("At most {poems} at once: the limit of open files is {open_files}")
+        });
+        (wanted.at_most(possible, sources), warning)
+    }
+
     /// The arguments by which a client is told the same.
     pub(super) fn words(&self) -> Vec<String> {
         let limit = |limit: Limit| humantime::format_duration(limit.0.unwrap_or(Duration::ZERO)).to_string();

@@ -22,6 +22,7 @@ pub mod poetry_monitor;
 pub mod poetry_proxy;
 pub mod poetry_race;
 pub mod poetry_send;
+pub mod poetry_sim;
 pub mod poetryd;
 pub mod reporter;
 pub mod service;
@@ -106,6 +107,7 @@ pub fn commands() -> Vec<Command> {
     commands.push(command::<charfinder::Args>("charfinder"));
     commands.push(command::<poetry_race::Args>("poetry-race"));
     commands.push(command::<poetry_draw::Args>("poetry-draw"));
+    commands.push(command::<poetry_sim::Args>("poetry-sim"));
     commands.push(command::<poetryd::Args>("poetryd"));
     commands.extend(Model::ALL.map(|model| command::<get_poetry::Args>(model.program())));
     commands

@@ -27,7 +27,7 @@ use crate::server::slow::{SlowServer, Stopper};
 use crate::units::{count, human, micros};
 
 /// One client is served at a time, so a long queue would only be a long wait.
-const BACKLOG: u32 = 128;
+pub(super) const BACKLOG: u32 = 128;
 
 /// Give out a poem slowly, to one client at a time: a deliberately blocking server
 ///

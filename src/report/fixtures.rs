@@ -68,6 +68,7 @@ pub(crate) fn report(model: &'static str, tasks: Vec<TaskReport>) -> Report {
     Report {
         schema: Report::SCHEMA,
         model: model.into(),
+        simulated: None,
         started: SystemTime::UNIX_EPOCH,
         elapsed_us: tasks.iter().filter_map(|task| task.end_us).max().unwrap_or(0),
         bound_us: None,

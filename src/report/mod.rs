@@ -31,6 +31,10 @@ pub struct Report {
     pub schema: u32,
     /// The model of waiting: `async`, `blocking`, `threads` or `select`.
     pub model: Cow<'static, str>,
+    /// That nothing of it was real, neither time nor sockets, and what it would have cost; `None`: it was. Absent from JSON
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<Simulated>,
     /// When the run began; RFC 3339 in JSON.
     #[serde(serialize_with = "to_rfc3339", deserialize_with = "from_rfc3339")]
     pub started: SystemTime,
@@ -54,6 +58,23 @@ pub struct Report {
     pub environment: Option<Environment>,
     /// One entry a poem, in the order of the command line.
     pub tasks: Vec<TaskReport>,
+}
+
+/// The costs of a simulated run, which follow from a cost model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Simulated {
+    /// The seed of all chance.
+    pub seed: u64,
+    /// Processor time, start and end of the process included.
+    pub cpu_us: Micros,
+    /// Memory in the kernel at most, for sockets and threads, in kB of 1,024 bytes.
+    pub kernel_kb: u64,
+    /// Address space of the stacks of threads at most, in kB of 1,024 bytes.
+    pub stacks_kb: u64,
+    /// The most poems that were under way at one time.
+    pub at_once: u64,
+    /// Events of the simulation.
+    pub events: u64,
 }
 
 /// Counts of system calls and wake-ups: the cost of waiting.
@@ -113,7 +134,7 @@ pub struct TaskReport {
     #[serde(default)]
     pub earlier: Attempts,
     /// The exchange with a transform server, if the poem was sent to one.
-    pub transform: Option<TransformReport>,
+    pub transform: Option<Box<TransformReport>>,
     /// What there is to say of a poem over HTTP.
     #[serde(flatten)]
     pub http: Option<HttpReport>,
@@ -310,6 +331,7 @@ mod tests {
         Report {
             schema: Report::SCHEMA,
             model: "async".into(),
+            simulated: None,
             started: SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000),
             elapsed_us: 23_065_999,
             bound_us: None,

@@ -27,7 +27,7 @@ fn a_bug_in_one_task_costs_one_poem() {
         let addresses = vec![server.port().parse().expect("a port"); 4];
         let clock = Instant::now();
         let concurrency = Concurrency::Together(NonZeroUsize::new(2).expect("not zero"));
-        let builder = Arc::new(ReportBuilder::new(model, &addresses, concurrency, clock, true));
+        let builder = Arc::new(ReportBuilder::new(model, &addresses[..], concurrency, clock, true));
         let limits = FetchLimits {
             max_size: None,
             connect_timeout: None,

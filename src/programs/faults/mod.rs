@@ -143,10 +143,41 @@ impl FaultArgs {
     /// The flags, the script or the recording make no sense together, or cannot be read; the new recording would be
     /// written into a file that is read.
     pub fn resolve(&self, usual: Usual, poem: &NamedPoem) -> Result<Faults, (&'static str, Error)> {
+        self.resolve_with(usual, poem, None)
+    }
+
+    /// The same for servers that are simulated: their seed is this one if none is given, and may be another one's, too.
+    ///
+    /// # Errors
+    /// As for [`resolve`](Self::resolve); or something is asked for that only a real server can do.
+    pub(super) fn simulate(&self, usual: Usual, poem: &NamedPoem, seed: u64) -> Result<Faults, Error> {
+        let needs_a_server = [("--record", self.record.is_some()), ("--rehearse", self.rehearse.is_some())];
+        if let Some((flag, _)) = needs_a_server.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(Error::usage(format!("{flag} is for a server that is there, and these are simulated")));
+        }
+        self.resolve_with(usual, poem, Some(seed)).map_err(|(_, error)| error)
+    }
+
+    /// The jitter of the pace, which is taken away from it, for whatever else is to jitter.
+    pub(super) fn take_jitter(&mut self) -> Option<Duration> {
+        self.pace.take_jitter()
+    }
+
+    /// The seed that was given.
+    pub(super) fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
+    fn resolve_with(
+        &self,
+        usual: Usual,
+        poem: &NamedPoem,
+        other_seed: Option<u64>,
+    ) -> Result<Faults, (&'static str, Error)> {
         let (plan, steady, drawn) = match &self.replay {
             Some(path) => (replay(path).map_err(|error| ("replay", error))?, None, None),
             None => {
-                let script = self.script(usual)?;
+                let script = self.script(usual, other_seed)?;
                 let drawn = (script.seed.is_none() && script.has_jitter()).then(|| fastrand::u32(..).into());
                 let steady = script.steady().filter(|_| self.script.is_none());
                 // Without jitter nothing is drawn, whatever the seed is.
@@ -170,7 +201,7 @@ impl FaultArgs {
     }
 
     /// The script of the file, or of the flags alone. A seed on the command line wins over the file's.
-    fn script(&self, usual: Usual) -> Result<Script, (&'static str, Error)> {
+    fn script(&self, usual: Usual, other_seed: Option<u64>) -> Result<Script, (&'static str, Error)> {
         let mut script = match &self.script {
             Some(path) => Script::read(path, &self.pace, usual).map_err(|error| ("script", error))?,
             None => Script::new(self.pace.pace(usual).map_err(|why| ("jitter", in_flags(why)))?),
@@ -178,10 +209,10 @@ impl FaultArgs {
         if let Some(times) = self.fail_first {
             script.first.push((times, Pace::failure()));
         }
-        if self.seed.is_some() && !script.has_jitter() {
+        if self.seed.is_some() && other_seed.is_none() && !script.has_jitter() {
             return Err(("seed", in_flags("there is no --jitter whose draws a seed could fix".to_owned())));
         }
-        script.seed = self.seed.or(script.seed);
+        script.seed = self.seed.or(script.seed).or(other_seed);
         Ok(script)
     }
 }

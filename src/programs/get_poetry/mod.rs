@@ -8,7 +8,6 @@ mod messages;
 
 use std::env;
 use std::io::{self, IsTerminal};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,17 +29,11 @@ use crate::cli::terminal::Screen;
 use crate::cli::terminal::is_same_stream;
 use crate::cli::values;
 use crate::cli::{Error, open_files, terminal};
-use crate::client::{
-    Concurrency, FetchLimits, HttpOptions, Job, Model, Observer, Order, ReportBuilder, Sink, Source, Template,
-};
+use crate::client::{FetchLimits, HttpOptions, Job, Model, Observer, Order, ReportBuilder, Sink, Source, Template};
 use crate::race;
-use crate::units::count;
 use bars::Bars;
 use finish::{Cause, FailEarly, Finish, Reports};
 use messages::Messages;
-
-/// Descriptors that are not for poems: the standard streams, a runtime's own, a library's.
-const OTHER_FILES: u64 = 32;
 
 /// Fetch poems from servers that give them out, and measure how long it takes
 ///
@@ -185,6 +178,7 @@ fn run(model: Model, args: &Args) -> Result<u8, Error> {
     let targets = args.targets.resolve()?;
     let (names, sources): (Vec<Option<String>>, Vec<Source>) =
         targets.into_iter().map(|target| (target.name, target.source)).unzip();
+    let sources: Arc<[Source]> = sources.into();
     args.check_http(&sources)?;
     let screen = args.screen();
     args.logs.init(Style::Talk, terminal::colour(), screen.clone())?;
@@ -194,7 +188,7 @@ fn run(model: Model, args: &Args) -> Result<u8, Error> {
     let bars = Bars::new(&screen, &sources, clock).map(Arc::new);
     let messages = Arc::new(Messages::new(bars.is_none()));
     let reports = args.reports();
-    let builder = ReportBuilder::new(model, &sources, limits.concurrency, clock, reports.have_reads());
+    let builder = ReportBuilder::new(model, Arc::clone(&sources), limits.concurrency, clock, reports.have_reads());
     let builder = Arc::new(builder.named(names));
     let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone(), messages.clone()];
     observers.extend(bars.clone().map(|bars| bars as Arc<dyn Observer>));
@@ -242,21 +236,14 @@ impl Args {
             sources.iter().map(Source::address).chain(via.as_ref().map(|via| &via.address)).chain(&self.proxy);
         let has_two_sockets = matches!(model, Model::Select | Model::Async) && addresses.any(is_name);
         let files_per_poem = 1 + u64::from(self.output.is_some()) + u64::from(has_two_sockets);
-        let possible = open_files.saturating_sub(OTHER_FILES) / files_per_poem;
-        let possible = NonZeroUsize::new(usize::try_from(possible).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN);
-        let wanted = Concurrency::wanted(self.limits.max_concurrency);
-        if possible.get() < wanted.of(sources) {
-            let poems = count(possible.get() as u64, "poem");
-            warn!("At most {poems} at once: the limit of open files is {open_files}");
+        let (concurrency, warning) = self.limits.concurrency(sources, open_files, files_per_poem);
+        if let Some(warning) = warning {
+            warn!("{warning}");
         }
         FetchLimits {
-            connect_timeout: self.limits.connect_timeout.0,
-            idle_timeout: self.limits.idle_timeout.0,
-            timeout: self.limits.timeout.0,
             max_size: Some(self.max_size).filter(|&size| size > 0),
-            retries: self.limits.retries,
             retry_after_max: self.retry_after_max,
-            concurrency: wanted.at_most(possible, sources),
+            ..self.limits.of_each(concurrency)
         }
     }
 

@@ -65,7 +65,7 @@ pub struct Args {
 
     /// Only these models: blocking, threads, select, async
     #[arg(long, help_heading = "Runs", value_name = "MODEL", value_delimiter = ',')]
-    #[arg(value_parser = Known { known: models, parse: model }, hide_possible_values = true)]
+    #[arg(value_parser = Known { known: client_args::models, parse: client_args::model }, hide_possible_values = true)]
     models: Vec<Model>,
 
     /// Race this client: NAME=COMMAND, in which a word {} becomes the addresses; may be given more than once
@@ -227,16 +227,6 @@ Exit status:
   1    some did not, or something failed
   2    the command line makes no sense
   130  interrupted by Ctrl-C";
-
-/// The names of all models.
-fn models() -> Vec<&'static str> {
-    Model::ALL.map(Model::name).to_vec()
-}
-
-fn model(text: &str) -> Result<Model, String> {
-    let known = Model::ALL.into_iter().find(|model| model.name() == text);
-    known.ok_or_else(|| "a model is blocking, threads, select or async".to_owned())
-}
 
 fn foreign(text: &str) -> Result<Foreign, String> {
     text.parse().map_err(|error| format!("{error}"))

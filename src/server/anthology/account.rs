@@ -32,6 +32,7 @@ pub(super) fn report(view: &View, at_once: AtOnce) -> Report {
     Report {
         schema: Report::SCHEMA,
         model: "async".into(),
+        simulated: None,
         started: view.started,
         elapsed_us: clock.elapsed_us,
         bound_us: bound(view.seen(), &tasks, at_once),
@@ -117,7 +118,7 @@ impl Clock {
             first_byte_us: at(record.first_byte),
             end_us: at(record.ended),
             events,
-            transform: record.change.as_ref().map(|change| self.change(change)),
+            transform: record.change.as_ref().map(|change| Box::new(self.change(change))),
             ..empty(store)
         }
     }
