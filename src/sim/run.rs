@@ -367,3 +367,102 @@ impl Observer for Told {
         self.0.tell(at, &format!("poem {}: {what}", task.number));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroUsize};
+
+    use super::*;
+    use crate::client::{Concurrency, FetchLimits, Source};
+    use crate::pace::{Pace, Plan, Tempo};
+    use crate::sim::{Costs, Kind, Link, Machine, Servers, server_of};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn number(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(number).expect("not 0")
+    }
+
+    /// So many poems of 30 bytes in three pieces, each from its own server, 100 ms away and back.
+    fn scenario(poems: u32) -> Scenario {
+        let pace = Pace {
+            num_bytes: std::num::NonZeroU64::new(10).expect("not 0"),
+            tempo: Tempo::Delay(200 * MS),
+            ..Pace::default()
+        };
+        let source = |poem| format!("10.0.0.{}:1", server_of(poem, poems, poems) % 255 + 1).parse().expect("a source");
+        Scenario {
+            servers: Servers {
+                number: number(poems),
+                kind: Kind::Slow,
+                plan: Plan::uniform(7, pace),
+                poem: vec![b'.'; 30].into(),
+                backlog: 128,
+                never_accept: false,
+                listen_after: Duration::ZERO,
+                never_read: false,
+            },
+            link: Link { rtt: 100 * MS, ..Link::default() },
+            sources: (0..poems).map(source).collect::<Vec<Source>>().into(),
+            limits: FetchLimits {
+                connect_timeout: None,
+                idle_timeout: None,
+                timeout: None,
+                max_size: None,
+                retries: 3,
+                retry_after_max: Duration::ZERO,
+                concurrency: Concurrency::Together(NonZeroUsize::MAX),
+            },
+            machine: Machine { costs: Costs::default(), processors: number(2), threads: number(1_000), stack: 1 << 21 },
+            seed: 7,
+            with_events: true,
+        }
+    }
+
+    #[test]
+    fn a_run_takes_two_round_trips_and_the_pace() {
+        for model in Model::ALL {
+            let report = run(model, &scenario(3), None);
+            // connect, and half a round trip for each of the last segment of the handshake and the poem
+            let one = Duration::from_micros(report.elapsed_us) / if model == Model::Blocking { 3 } else { 1 };
+            assert!(one >= 600 * MS && one < 601 * MS, "{model}: {one:?}");
+            assert_eq!((report.ok, report.tasks[2].events.entries().len()), (3, 3), "{model}");
+        }
+    }
+
+    #[test]
+    fn the_same_scenario_gives_the_same_bytes_a_hundred_times() {
+        let mut scenario = scenario(20);
+        scenario.link = Link { rtt: 100 * MS, jitter: 40 * MS, loss: 0.05 };
+        for model in Model::ALL {
+            let first = run(model, &scenario, None).to_json();
+            assert!((1..100).all(|_| run(model, &scenario, None).to_json() == first), "{model}");
+        }
+    }
+
+    #[test]
+    fn what_a_model_does_takes_its_time() {
+        let mut scenario = scenario(100);
+        let quick = run(Model::Select, &scenario, None);
+        scenario.machine.costs.read = 1_000_000;
+        let dear = run(Model::Select, &scenario, None);
+        // The reads of all poems fall together, and there is one thread: a hundred milliseconds each.
+        assert!(dear.elapsed_us > quick.elapsed_us + 100_000, "{} {}", quick.elapsed_us, dear.elapsed_us);
+        let on = |processors| {
+            let machine = Machine { processors: number(processors), ..scenario.machine.clone() };
+            run(Model::Threads, &Scenario { machine, ..scenario.clone() }, None).elapsed_us
+        };
+        assert!(on(1) > on(100) + 90_000, "{} {}", on(1), on(100));
+    }
+
+    #[test]
+    fn of_one_slow_server_poems_come_one_after_another() {
+        let mut scenario = scenario(5);
+        scenario.servers.number = number(1);
+        let report = run(Model::Async, &scenario, None);
+        let ends: Vec<u64> = report.tasks.iter().filter_map(|task| task.end_us).collect();
+        // The next client is accepted when the one before has left: half a round trip there and back.
+        let pauses: Vec<u64> = ends.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
+        assert_eq!(pauses, [500; 4]);
+    }
+}

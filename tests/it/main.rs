@@ -37,6 +37,7 @@ mod rooms;
 mod scale;
 mod schema;
 mod servers;
+mod sim;
 mod slowpoetry;
 mod terminal;
 mod transform;

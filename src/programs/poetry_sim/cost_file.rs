@@ -66,7 +66,8 @@ pub(super) fn calibrate(file: &Path) -> Result<u8, Error> {
         fs::create_dir_all(directory).map_err(|error| Error::cannot("make", directory.display(), &error))?;
     }
     whole_file::check(&path).map_err(|error| Error::cannot("write", path.display(), &error))?;
-    let costs = calibration::measure().map_err(|error| Error::cannot("measure", "this machine", &error))?;
+    let costs =
+        calibration::measure(Costs::default()).map_err(|error| Error::cannot("measure", "this machine", &error))?;
     let text = serde_json::to_string_pretty(&costs).expect("numbers have a JSON form") + "\n";
     whole_file::write(&path, text.as_bytes()).map_err(|error| Error::cannot("write", path.display(), &error))?;
     stdout::write_all(format!("{}\nWritten into {}\n", costs.table().to_text(), path.display()).as_bytes())?;

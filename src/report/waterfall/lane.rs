@@ -142,7 +142,7 @@ mod tests {
             phases(&lane(poem.clone())),
             [(NotStarted, 0, 300), (Connecting, 300, 500), (Waiting, 500, 700), (Receiving, 700, 900)]
         );
-        poem.transform = Some(TransformReport {
+        poem.transform = Some(Box::new(TransformReport {
             name: "shout".to_owned(),
             address: "127.0.0.1:1".to_owned(),
             status: Status::Refused,
@@ -152,7 +152,7 @@ mod tests {
             start_us: 800,
             connected_us: None,
             end_us: Some(900),
-        });
+        }));
         let lane = lane(poem);
         assert_eq!(phases(&lane)[3..], [(Receiving, 700, 800), (Transforming, 800, 900)]);
         assert_eq!(lane.note, "600 us, not transformed");

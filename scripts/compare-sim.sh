@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Compares the simulation with the real programs: twenty scenarios, the time of each and what became of each poem.
+set -euo pipefail
+
+usage() {
+    cat <<'TXT'
+Usage: scripts/compare-sim.sh [--within PERCENT] [--only WORD]
+
+Runs each scenario live, with servers and a client of this machine, and again with poetry-sim. Times have to agree within
+5 %, and status, limit, attempts and bytes of every poem exactly. Prints a table. Exit status 1: one of them does not agree.
+
+  --within PERCENT  how far times may be apart [default: 5]
+  --only WORD       only scenarios with this word in their names
+TXT
+}
+
+within=5 only=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --within) within=${2:?--within needs a number} && shift 2 ;;
+        --only) only=${2:?--only needs a word} && shift 2 ;;
+        -h | --help) usage && exit 0 ;;
+        *) echo "compare-sim.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
+    esac
+done
+command -v jq >/dev/null || { echo "compare-sim.sh: there is no jq" >&2 && exit 1; }
+
+cd "$(dirname "$0")/.."
+[ -n "${BIN-}" ] || cargo build --release --quiet --bins
+bin=${BIN:-${CARGO_TARGET_DIR:-target}/release}
+work=$(mktemp -d)
+servers=() failed=0
+trap 'stop; rm -rf "$work"' EXIT
+
+stop() {
+    [ ${#servers[@]} -eq 0 ] || kill -KILL "${servers[@]}" 2>/dev/null || true
+    [ ${#servers[@]} -eq 0 ] || wait "${servers[@]}" 2>/dev/null || true
+    servers=()
+}
+
+# outcome: of each poem, what has to be the same; from a report on stdin.
+outcome() { jq -c '[.tasks[] | [.status, .limit, .attempts, .bytes]]'; }
+
+# compare NAME MODEL KIND SERVERS POEMS CLIENT-FLAGS SERVER-FLAG...: runs it live and simulated, and prints a row.
+compare() {
+    local name=$1 model=$2 kind=$3 number=$4 poems=$5 flags=$6
+    shift 6
+    [[ $name == *"$only"* ]] || return 0
+    local client=get-poetry addresses=() client_flags=() line port live simulated verdict=agree
+    [ "$model" = async ] || client=get-poetry-$model
+    read -ra client_flags <<<"$flags"
+    for ((server = 0; server < number; server++)); do
+        mkfifo "$work/line"
+        "$bin/${kind}poetry" -q "$@" science >"$work/line" 2>>"$work/log" &
+        servers+=($!)
+        read -r line <"$work/line"
+        rm "$work/line"
+        line=${line%.} port=${line##*:}
+        addresses+=("$port*$((poems / number))")
+    done
+    RUST_LOG=off "$bin/$client" -q --json "${client_flags[@]}" "${addresses[@]}" >"$work/live" || true
+    stop
+    "$bin/poetry-sim" --json --model "$model" --server "$kind" --servers "$number" --poems "$poems" --poem science \
+        "${client_flags[@]}" "$@" >"$work/simulated" || true
+    live=$(jq .elapsed_us "$work/live") simulated=$(jq .elapsed_us "$work/simulated")
+    awk -v a="$live" -v b="$simulated" -v p="$within" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(d <= a * p / 100) }' || verdict='TIMES DIFFER'
+    [ "$(outcome <"$work/live")" = "$(outcome <"$work/simulated")" ] || verdict='POEMS DIFFER'
+    [ "$verdict" = agree ] || failed=1
+    awk -v name="$name" -v model="$model" -v poems="$poems" -v a="$live" -v b="$simulated" -v verdict="$verdict" \
+        'BEGIN { printf "%-28s %-8s %6d %9.3f s %9.3f s %+7.2f %%  %s\n", name, model, poems, a / 1e6, b / 1e6, 100 * (b - a) / a, verdict }'
+}
+
+printf '%-28s %-8s %6s %11s %11s %9s  %s\n' scenario model poems live simulated apart verdict
+slow=(--num-bytes 40 --delay 100ms)
+compare 'three slow servers' blocking slow 3 3 '' "${slow[@]}"
+compare 'three slow servers' threads slow 3 3 '' "${slow[@]}"
+compare 'three slow servers' select slow 3 3 '' "${slow[@]}"
+compare 'three slow servers' async slow 3 3 '' "${slow[@]}"
+compare 'two at a time' async slow 6 6 '-j 2' "${slow[@]}"
+compare 'one slow server, five poems' threads slow 1 5 '' --num-bytes 100 --delay 100ms
+compare 'one slow server, five poems' select slow 1 5 '' --num-bytes 100 --delay 100ms
+compare 'a full listen queue' async slow 1 20 '' --num-bytes 400 --delay 200ms --backlog 5
+compare 'a rate' async slow 4 4 '' --rate 300
+compare 'a jitter' async slow 1 1 '' --num-bytes 20 --delay 100ms --jitter 60ms --seed 7
+compare 'reset after 400 bytes' select slow 3 3 '' "${slow[@]}" --cut-at 400 --cut rst
+compare 'ended after a second' async slow 3 3 '' "${slow[@]}" --cut-at 1s --cut fin
+compare 'silence, idle timeout' async slow 3 3 '--idle-timeout 2s' "${slow[@]}" --cut-at 400 --cut hang
+compare 'silence, timeout' blocking slow 3 3 '--timeout 2s' "${slow[@]}" --cut-at 400 --cut hang
+compare 'three failures, retries' async slow 3 3 '--retries 5' --num-bytes 20 --delay 200ms --fail-first 3
+compare 'refused, retries' threads slow 3 3 '--retries 5' --num-bytes 20 --delay 200ms --listen-after 500ms
+compare 'nobody accepts' select slow 3 3 '--connect-timeout 3s' --never-accept
+compare 'a fast server' select fast 1 2000 '' --first-byte-delay 6s
+compare 'a fast server, trickling' async fast 1 2000 '' --num-bytes 100 --delay 1s
+compare 'a hundred at a time' async fast 1 2000 '-j 100' --first-byte-delay 200ms
+compare 'a fast server' threads fast 1 500 '' --first-byte-delay 4s
+compare 'a fast server, cut' async fast 1 1000 '--timeout 5s' --num-bytes 100 --delay 1s --cut-at 3s --cut hang
+exit "$failed"

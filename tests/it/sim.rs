@@ -1,0 +1,176 @@
+//! The simulation as its users meet it: it ends as a live run does, and is the same every time.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{CLIENTS, Finished, Service, finish, poem_file, program};
+use crate::schema::violations;
+
+/// A run of poetry-sim with these costs, whatever was measured on this machine.
+fn sim(costs: &str, args: &[&str]) -> Finished {
+    finish(program("poetry-sim").args(["--costs", costs]).args(args))
+}
+
+fn text(finished: Finished) -> String {
+    String::from_utf8(finished.stdout).expect("UTF-8")
+}
+
+fn report(finished: &Finished) -> Value {
+    serde_json::from_slice(&finished.stdout).expect("JSON")
+}
+
+/// What became of each poem.
+fn outcome(report: &Value) -> Vec<[&Value; 5]> {
+    let tasks = report["tasks"].as_array().expect("tasks");
+    tasks.iter().map(|task| ["status", "limit", "attempts", "bytes", "error"].map(|field| &task[field])).collect()
+}
+
+/// Live and simulated, with three servers of their own: the same becomes of every poem, and nobody is faster than the
+/// pace and the limits allow.
+fn agree(server_flags: &[&str], client_flags: &[&str]) {
+    let poem = poem_file(&"so many words\n".repeat(40));
+    let path = poem.path().to_str().expect("UTF-8");
+    let free = tempfile::NamedTempFile::new().expect("a file");
+    let names = ["process", "connect", "read", "copy_kib", "step", "wait", "descriptor", "ready", "task", "poll"];
+    let nothing: serde_json::Map<String, Value> =
+        names.into_iter().chain(["switch", "thread"]).map(|name| (name.to_owned(), 0.into())).collect();
+    fs::write(free.path(), Value::from(nothing).to_string()).expect("written");
+    let free = free.path().to_str().expect("UTF-8");
+    for client in CLIENTS {
+        let servers = [0; 3].map(|_| Service::slow(poem.path(), server_flags));
+        let ports: Vec<String> = servers.iter().map(Service::port).collect();
+        let live = finish(program(client).args(["-q", "--json"]).args(client_flags).args(&ports));
+        let model = client.strip_prefix("get-poetry-").unwrap_or("async");
+        let flags = [&["--json", "--model", model, "--poem", path][..], server_flags, client_flags].concat();
+        let simulated = sim(free, &flags);
+        let (live_report, simulated_report) = (report(&live), report(&simulated));
+        // The kernel's words for the server's end are the same; who it is is not.
+        assert_eq!(outcome(&live_report), outcome(&simulated_report), "{model} {server_flags:?}");
+        assert_eq!(live.code(), simulated.code());
+        let time = |report: &Value| report["elapsed_us"].as_u64().expect("a time");
+        // A retry's pause is by chance: from half to one and a half times of a tenth of a second.
+        let chance = if client_flags.contains(&"--retries") { 300_000 } else { 2_000 };
+        assert!(time(&live_report) + chance >= time(&simulated_report), "{model} {server_flags:?}");
+    }
+}
+
+#[test]
+fn a_poem_in_pieces_is_the_same_live_and_simulated() {
+    agree(&["--num-bytes", "100", "--delay", "40ms"], &[]);
+}
+
+#[test]
+fn cuts_are_the_same_live_and_simulated() {
+    agree(&["--num-bytes", "100", "--delay", "20ms", "--cut-at", "250", "--cut", "rst"], &[]);
+    agree(&["--num-bytes", "100", "--delay", "20ms", "--cut-at", "250", "--cut", "fin"], &["-j", "2"]);
+}
+
+#[test]
+fn limits_are_the_same_live_and_simulated() {
+    let silence = ["--num-bytes", "100", "--delay", "20ms", "--cut-at", "250", "--cut", "hang"];
+    agree(&silence, &["--idle-timeout", "200ms"]);
+    agree(&silence, &["--timeout", "200ms"]);
+    agree(&["--never-accept"], &["--connect-timeout", "200ms"]);
+}
+
+#[test]
+fn retries_are_the_same_live_and_simulated() {
+    agree(&["--num-bytes", "200", "--delay", "10ms", "--fail-first", "1"], &["--retries", "2"]);
+    agree(&["--num-bytes", "200", "--delay", "10ms", "--fail-first", "2"], &["--retries", "1"]);
+}
+
+#[test]
+fn the_same_command_line_gives_the_same_bytes() {
+    let args = ["--json", "--servers", "30", "--num-bytes", "500", "--rtt", "80ms", "--jitter", "30ms", "--loss", "3"];
+    let faults = ["--seed", "7", "--fail-first", "1", "--retries", "3", "-j", "9"];
+    let run = || sim("default", &[&args[..], &faults].concat()).stdout;
+    let first = run();
+    assert!(first.len() > 10_000);
+    for _ in 0..5 {
+        assert!(run() == first);
+    }
+    let other = sim("default", &[&args[..], &["--seed", "8"], &faults[2..]].concat()).stdout;
+    assert!(other != first);
+}
+
+#[test]
+fn a_report_says_that_it_is_simulated_and_fits_its_schema() {
+    let all = sim("default", &["--json", "--servers", "2", "--num-bytes", "1000"]);
+    let all = report(&all);
+    let reports = all.as_array().expect("a list");
+    let models: Vec<&Value> = reports.iter().map(|report| &report["model"]).collect();
+    assert_eq!(models, ["blocking", "threads", "select", "async"]);
+    for report in reports {
+        assert_eq!(violations("report.schema.json", report), [""; 0]);
+        assert!(report["simulated"]["cpu_us"].as_u64() > Some(0));
+        assert_eq!(report["tasks"][0]["events"].as_array().expect("reads").len(), 3);
+    }
+}
+
+#[test]
+fn a_limit_of_descriptors_or_threads_is_kept() {
+    let args = ["--server", "fast", "--size", "10", "--rtt", "50ms", "--servers", "500"];
+    let few = sim("default", &[&args[..], &["--json", "--model", "select", "--open-files", "132"]].concat());
+    assert_eq!(few.stderr, "At most 100 poems at once: the limit of open files is 132\n");
+    assert_eq!(report(&few)["simulated"]["at_once"], 100);
+    let few = sim("default", &[&args[..], &["--json", "--model", "threads", "--threads", "70"]].concat());
+    assert_eq!((&report(&few)["peak"]["threads"], &report(&few)["ok"]), (&71.into(), &500.into()));
+    assert_eq!(report(&few)["simulated"]["stacks_kb"], 70 * 2_048);
+}
+
+#[test]
+fn what_waits_for_ever_is_interrupted_and_told() {
+    let args = ["--model", "async", "--json", "--cut-at", "100", "--cut", "hang", "--idle-timeout", "0"];
+    let finished = sim("default", &args);
+    let report = report(&finished);
+    assert_eq!((finished.code(), &report["ok"]), (1, &0.into()));
+    assert!(outcome(&report).iter().all(|task| task[0] == "interrupted"));
+}
+
+#[test]
+fn one_event_at_a_time_is_a_line_each() {
+    let args = ["--step", "--servers", "1", "--model", "select", "--size", "20", "--rtt", "100ms"];
+    let told = text(sim("default", &args));
+    let events: Vec<&str> = told.lines().take_while(|line| !line.is_empty() && !line.starts_with("model")).collect();
+    let whats: Vec<&str> = events.iter().filter_map(|line| line.split(" s  ").nth(1)).collect();
+    assert_eq!(
+        whats,
+        [
+            "poem 1: connects",
+            "poem 1: is connected",
+            "server 1: accepts its connection 1",
+            "server 1: sends 10 bytes",
+            "poem 1: reads 10 bytes",
+            "server 1: sends 10 bytes, and ends the stream",
+            "poem 1: reads 10 bytes",
+            "poem 1: is whole, with 20 bytes",
+        ],
+        "{told}"
+    );
+    assert!(told.contains("Simulated. Costs: not measured on this machine, see --calibrate"), "{told}");
+}
+
+#[test]
+fn a_sweep_is_a_picture() {
+    let place = tempfile::tempdir().expect("a directory");
+    let picture = place.path().join("sweep.svg");
+    let chart = picture.to_str().expect("UTF-8");
+    let args = ["--sweep", "1,10,100", "--server", "fast", "--rtt", "10ms", "--csv", "--chart", chart];
+    let rows = text(sim("default", &args));
+    assert_eq!(rows.lines().count(), 1 + 3 * 4, "{rows}");
+    let drawn = fs::read_to_string(picture).expect("a picture");
+    assert!(drawn.starts_with("<svg") && drawn.contains("simulated"));
+}
+
+#[test]
+fn what_polling_costs_shows_over_the_number_of_poems() {
+    let cpu = |model, poems| {
+        let args =
+            ["--server", "fast", "--num-bytes", "700", "--delay", "100ms", "--jitter", "90ms", "--poem", "science"];
+        let run = sim("default", &[&args[..], &["--json", "--model", model, "--servers", poems]].concat());
+        report(&run)["simulated"]["cpu_us"].as_f64().expect("a time")
+    };
+    let more = |model| cpu(model, "3000") / cpu(model, "300");
+    assert!(more("select") > 1.5 * more("async"), "select {}, async {}", more("select"), more("async"));
+}
