@@ -79,7 +79,7 @@ compare 'three slow servers' async slow 3 3 '' "${slow[@]}"
 compare 'two at a time' async slow 6 6 '-j 2' "${slow[@]}"
 compare 'one slow server, five poems' threads slow 1 5 '' --num-bytes 100 --delay 100ms
 compare 'one slow server, five poems' select slow 1 5 '' --num-bytes 100 --delay 100ms
-compare 'a full listen queue' async slow 1 20 '' --num-bytes 400 --delay 200ms --backlog 5
+compare 'one slow server, thirty poems' async slow 1 30 '' --num-bytes 400 --delay 50ms
 compare 'a rate' async slow 4 4 '' --rate 300
 compare 'a jitter' async slow 1 1 '' --num-bytes 20 --delay 100ms --jitter 60ms --seed 7
 compare 'reset after 400 bytes' select slow 3 3 '' "${slow[@]}" --cut-at 400 --cut rst
@@ -87,7 +87,7 @@ compare 'ended after a second' async slow 3 3 '' "${slow[@]}" --cut-at 1s --cut 
 compare 'silence, idle timeout' async slow 3 3 '--idle-timeout 2s' "${slow[@]}" --cut-at 400 --cut hang
 compare 'silence, timeout' blocking slow 3 3 '--timeout 2s' "${slow[@]}" --cut-at 400 --cut hang
 compare 'three failures, retries' async slow 3 3 '--retries 5' --num-bytes 20 --delay 200ms --fail-first 3
-compare 'refused, retries' threads slow 3 3 '--retries 5' --num-bytes 20 --delay 200ms --listen-after 500ms
+compare 'a failure, a retry' threads slow 3 3 '--retries 1' --num-bytes 20 --delay 200ms --fail-first 1
 compare 'nobody accepts' select slow 3 3 '--connect-timeout 3s' --never-accept
 compare 'a fast server' select fast 1 2000 '' --first-byte-delay 6s
 compare 'a fast server, trickling' async fast 1 2000 '' --num-bytes 100 --delay 1s

@@ -378,6 +378,11 @@ impl Fetch {
             self.fail(&Failure::Bug, self.now);
         }
     }
+
+    /// The run is over before this poem is, which is interrupted: nobody hears of it any more.
+    pub(crate) fn interrupt(&mut self) {
+        self.settled = true;
+    }
 }
 
 /// The questions.

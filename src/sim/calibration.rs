@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::time::ClockId;
+use socket2::{Domain, Socket, Type};
 
 use super::Costs;
 use crate::client::{Concurrency, FetchLimits, Job, Model, ReportBuilder, Sink, Source};
@@ -100,9 +101,17 @@ fn poll_of(descriptors: usize) -> io::Result<u64> {
     Ok(time / CALLS)
 }
 
+/// A listener whose queue has room for all: a SYN that is dropped would be a second's wait.
+fn listen() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(4 * i32::try_from(SOCKETS).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
 /// Pairs of connected TCP sockets: those of a client, and of a server.
 fn connections(number: usize) -> io::Result<Vec<(TcpStream, TcpStream)>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = listen()?;
     let address = listener.local_addr()?;
     let connect = |_| {
         let client = TcpStream::connect(address)?;
@@ -124,7 +133,7 @@ fn read_of(bytes: usize) -> io::Result<u64> {
 
 /// A socket, its connect(2), and its close(2) when the other end is closed.
 fn connect() -> io::Result<u64> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = listen()?;
     let address = listener.local_addr()?;
     let mut time = 0;
     for _ in 0..SOCKETS {
@@ -194,7 +203,7 @@ fn thread() -> io::Result<u64> {
 
 /// The processor time of a client of this model, with its report, while a server sends so many bytes one by one.
 fn client(model: Model, pokes: u32) -> io::Result<u64> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = listen()?;
     let address: SocketAddr = listener.local_addr()?;
     let server = thread::Builder::new().spawn(move || serve(&listener, pokes))?;
     let sources: Arc<[Source]> = (0..SOCKETS).map(|_| Source::Poem(address.into())).collect();

@@ -108,15 +108,19 @@ const SIZES: [(&str, &str, Field); 7] = [
 ];
 
 impl Costs {
-    /// All costs as a table: name, value with its unit, what it is the cost of.
-    pub fn table(&self) -> Table {
+    /// All costs: name, value with its unit, what it is the cost of.
+    pub fn rows(&self) -> impl Iterator<Item = [String; 3]> {
         let mut costs = self.clone();
+        let fields = TIMES.iter().map(|field| (field, "ns")).chain(SIZES.iter().map(|field| (field, "bytes")));
+        fields.map(move |((name, what, field), unit)| {
+            [(*name).to_owned(), format!("{} {unit}", field(&mut costs)), (*what).to_owned()]
+        })
+    }
+
+    /// The same as a table.
+    pub fn table(&self) -> Table {
         let mut table = Table::new(["cost", "value", "of"]);
-        for (fields, unit) in [(&TIMES[..], "ns"), (&SIZES[..], "bytes")] {
-            for (name, what, field) in fields {
-                table.push(vec![(*name).to_owned(), format!("{} {unit}", field(&mut costs)), (*what).to_owned()]);
-            }
-        }
+        self.rows().for_each(|row| table.push(row.to_vec()));
         table
     }
 

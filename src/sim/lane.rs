@@ -64,6 +64,11 @@ impl Lane {
         Box::new(Self { fetch, poem, state, timer: Nanos::MAX, attempts: 0, worked: 0, is_queued: false })
     }
 
+    /// The run is over, and this poem is not.
+    pub(super) fn interrupt(&mut self) {
+        self.fetch.interrupt();
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.state, State::Settled)
     }

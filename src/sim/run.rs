@@ -158,6 +158,7 @@ impl<'a> World<'a> {
                 }
             }
         }
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.interrupt());
         now
     }
 

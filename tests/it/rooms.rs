@@ -31,13 +31,14 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "programs",
         &[
-            "cli", "server", "race", "client", "messages", "daemon", "net", "report", "cache", "pace", "proto",
+            "cli", "server", "race", "sim", "client", "messages", "daemon", "net", "report", "cache", "pace", "proto",
             "unicode",
         ],
     ),
     ("cli", &["report", "pace", "net"]),
     ("server", &["net", "proto", "pace", "cache", "unicode", "report"]),
     ("race", &["client", "report"]),
+    ("sim", &["client", "net", "pace", "report"]),
     ("client", &["proto", "report"]),
     ("messages", &["net", "proto"]),
     ("net", &["pace"]),

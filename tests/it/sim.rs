@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{CLIENTS, Finished, Service, finish, poem_file, program};
+use crate::harness::{CLIENTS, Finished, Service, finish, program};
 use crate::schema::violations;
 
 /// A run of poetry-sim with these costs, whatever was measured on this machine.
@@ -29,7 +29,8 @@ fn outcome(report: &Value) -> Vec<[&Value; 5]> {
 /// Live and simulated, with three servers of their own: the same becomes of every poem, and nobody is faster than the
 /// pace and the limits allow.
 fn agree(server_flags: &[&str], client_flags: &[&str]) {
-    let poem = poem_file(&"so many words\n".repeat(40));
+    let poem = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(poem.path(), "so many words\n".repeat(40)).expect("written");
     let path = poem.path().to_str().expect("UTF-8");
     let free = tempfile::NamedTempFile::new().expect("a file");
     let names = ["process", "connect", "read", "copy_kib", "step", "wait", "descriptor", "ready", "task", "poll"];
@@ -166,8 +167,7 @@ fn a_sweep_is_a_picture() {
 #[test]
 fn what_polling_costs_shows_over_the_number_of_poems() {
     let cpu = |model, poems| {
-        let args =
-            ["--server", "fast", "--num-bytes", "700", "--delay", "100ms", "--jitter", "90ms", "--poem", "science"];
+        let args = ["--server", "fast", "--num-bytes", "700", "--delay", "10s", "--jitter", "9s", "--poem", "science"];
         let run = sim("default", &[&args[..], &["--json", "--model", model, "--servers", poems]].concat());
         report(&run)["simulated"]["cpu_us"].as_f64().expect("a time")
     };

@@ -32,7 +32,7 @@ use crate::sim::{self, Costs, Kind, Link, Machine, Scenario, Servers};
 /// there. What each call takes is a cost model's, which is measured on this machine with --calibrate. The same command line gives
 /// the same report, to the byte.
 #[derive(Debug, Parser)]
-#[command(version, after_long_help = AFTER_HELP)]
+#[command(version, after_long_help = after_help())]
 #[command(mut_args(own_words))]
 pub struct Args {
     /// Only these models: blocking, threads, select, async; all: each of them
@@ -113,6 +113,8 @@ pub struct Args {
     stack: NonZeroUsize,
 
     /// Take what each call costs from FILE, as --calibrate writes it; default: from the table below
+    ///
+    /// The word default stands for that table, whatever has been measured on this machine.
     #[arg(long, help_heading = "Costs", value_name = "FILE")]
     costs: Option<PathBuf>,
 
@@ -218,13 +220,41 @@ Fix all chance [default: 0]
 
 The first server's jitter is that of a slowpoetry with this seed, the second one's has the next number, and so on.";
 
-const AFTER_HELP: &str = "\
-Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes are like 10, 10k, 64KiB or 1M bytes.
+const EXAMPLES: &str = "\
+Examples:
+  poetry-sim --servers 3 --waterfall
+      Three slow poems, in no time
+  poetry-sim --step --servers 1 --model select --num-bytes 1000
+      One event at a time, for somebody who wants to follow
+  poetry-sim --server fast --servers 1000000 --rtt 200ms --open-files 20000
+      A million poems from far away, 20,000 descriptors
+  poetry-sim --model threads --server fast --servers 100000 --rtt 1s --threads 100000 --stack 8MiB
+      What a hundred thousand stacks take
+  poetry-sim --sweep 1,10,100,1000,10000,100000 --server fast --num-bytes 100 --rtt 100ms --jitter 20ms --chart sweep.svg
+      A picture, over the number of poems
+  poetry-sim --servers 20 --fail-first 1 --retries 3 --rtt 80ms --loss 2 --seed 7 --timeline run.svg
+      Faults, retries, and segments that get lost
 
 Exit status:
   0    all poems arrived
   1    some did not, or something failed
   2    the command line makes no sense";
+
+/// What the help says at its end, with the table of what each call costs.
+fn after_help() -> String {
+    let costs = Costs::default();
+    let rows: Vec<[String; 3]> = costs.rows().collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let (names, values) = (width(0), width(1));
+    let line = |[name, value, what]: &[String; 3]| format!("  {name:names$} {value:>values$}  {what}\n");
+    let table: String = rows.iter().map(line).collect();
+    format!(
+        "Durations are like 100ms, '1m 30s' or a bare number of seconds; sizes are like 10, 10k, 64KiB or 1M bytes.\n\n\
+         What each model is taken to do stands in docs/what-waiting-costs-at-a-million.md, and so does what is left out: \
+         bandwidth, full buffers, and the processor time of servers.\n\n\
+         Costs:\n{table}\n{EXAMPLES}"
+    )
+}
 
 /// The `main` of the program.
 pub fn main() -> ExitCode {
