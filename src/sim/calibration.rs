@@ -105,6 +105,8 @@ fn poll_of(descriptors: usize) -> io::Result<u64> {
 fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    // Whoever waits for longer than that for the next one has lost it.
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     socket.listen(4 * i32::try_from(SOCKETS).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
@@ -209,7 +211,7 @@ fn client(model: Model, pokes: u32) -> io::Result<u64> {
     let sources: Arc<[Source]> = (0..SOCKETS).map(|_| Source::Poem(address.into())).collect();
     let limits = FetchLimits {
         connect_timeout: Some(Duration::from_secs(30)),
-        idle_timeout: Some(Duration::from_secs(300)),
+        idle_timeout: Some(Duration::from_secs(10)),
         timeout: None,
         max_size: None,
         retries: 0,

@@ -116,7 +116,7 @@ impl Lane {
         let at = deadline.div_ceil(TICK).saturating_mul(TICK);
         if at < self.timer {
             self.timer = at;
-            net.queue.push(at, Event::Timer(self.poem));
+            net.queue.push_timer(at, Event::Timer(self.poem));
         }
     }
 

@@ -11,6 +11,8 @@ pub(crate) type Nanos = u64;
 #[derive(Debug)]
 pub(super) struct Queue<E> {
     heap: BinaryHeap<Reverse<Entry<E>>>,
+    /// Timers, apart: there may be a million of them that nobody will wait for, and the others are few.
+    timers: BinaryHeap<Reverse<Entry<E>>>,
     /// Events put in so far.
     number: u64,
 }
@@ -24,7 +26,7 @@ struct Entry<E> {
 
 impl<E> Queue<E> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), number: 0 }
+        Self { heap: BinaryHeap::new(), timers: BinaryHeap::new(), number: 0 }
     }
 
     /// Has an event happen at a time that is not past.
@@ -33,9 +35,21 @@ impl<E> Queue<E> {
         self.number += 1;
     }
 
+    /// The same for one that is far off, as a rule.
+    pub(super) fn push_timer(&mut self, at: Nanos, event: E) {
+        self.timers.push(Reverse(Entry { at, number: self.number, event }));
+        self.number += 1;
+    }
+
     /// The next event.
     pub(super) fn pop(&mut self) -> Option<(Nanos, E)> {
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
+        let is_timer = match (self.heap.peek(), self.timers.peek()) {
+            // The first one is the largest in reverse.
+            (Some(event), Some(timer)) => timer > event,
+            (event, _) => event.is_none(),
+        };
+        let heap = if is_timer { &mut self.timers } else { &mut self.heap };
+        heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
     }
 
     /// Events put in so far.
@@ -75,7 +89,7 @@ mod tests {
         fn events_come_in_order_of_time_and_else_as_they_were_put_in(times in proptest::collection::vec(0u64..20, 0..200)) {
             let mut queue = Queue::new();
             for (number, time) in times.iter().enumerate() {
-                queue.push(*time, number);
+                if number % 3 == 0 { queue.push_timer(*time, number) } else { queue.push(*time, number) }
             }
             prop_assert_eq!(queue.events(), times.len() as u64);
             let mut expected: Vec<(u64, usize)> = times.into_iter().zip(0..).collect();

@@ -35,6 +35,7 @@ pub(super) fn report(histories: &[History]) -> Report {
     Report {
         schema: Report::SCHEMA,
         model: TITLE.into(),
+        simulated: None,
         started: first,
         elapsed_us: micros(over),
         bound_us: None,

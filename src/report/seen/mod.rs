@@ -166,6 +166,7 @@ impl Seen {
         Report {
             schema: Report::SCHEMA,
             model: Cow::Owned(name.to_owned()),
+            simulated: None,
             started: started + Duration::from_micros(self.zero()),
             elapsed_us: tasks.iter().filter_map(|task| task.end_us).max().unwrap_or(0),
             bound_us: took.and_then(|took| took.into_iter().max()),
