@@ -267,7 +267,7 @@ fn run(args: &Args) -> Result<u8, Error> {
     }
     check_picture(args.timeline.as_deref())?;
     check_picture(args.chart.as_deref())?;
-    args.drawing.check(args.timeline.is_some(), args.waterfall)?;
+    args.drawing.check(args.timeline.is_some(), args.waterfall).map_err(|(_, error)| error)?;
     let (costs, place) = cost_file::costs(args.costs.as_deref())?;
     let narrator = args.step.then(step::narrator);
     let (mut rows, mut kept) = (Vec::new(), Vec::new());
