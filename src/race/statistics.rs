@@ -4,7 +4,8 @@
 //! There is no chance in them: the same measurements have the same intervals.
 //!
 //! - [`interval`] of a median is made of order statistics (Hettmansperger and Sheather, "Confidence intervals based on
-//!   interpolated order statistics", 1986). It asks nothing of the distribution, and needs six measurements.
+//!   interpolated order statistics", 1986). It asks next to nothing of the distribution (of two lumps far apart, six
+//!   measurements cover the median in 93 of 100), and needs six measurements.
 //! - [`Ratio`] is that of two things that were measured in pairs. The logarithms of the pairs' ratios are trimmed, so that one
 //!   outlier in ten is nothing, and Student's t says how far the mean of the rest may be off (Yuen, "The two-sample
 //!   trimmed t for unequal population variances", 1974; here of one sample). Three pairs are enough.
@@ -43,13 +44,14 @@ pub fn interval(values: &[u64], confidence: f64) -> Option<(u64, u64)> {
 
 /// The probability that the median lies between the order statistics of each depth, from both ends: from 1 to the middle.
 fn covered_by_order(number: usize) -> Vec<f64> {
-    let mut term = 0.5_f64.powi(i32::try_from(number).unwrap_or(i32::MAX));
+    // Its logarithm: of a thousand values the first term is already less than a float can be.
+    let mut term = -float(number) * std::f64::consts::LN_2;
     let mut outside = 0.0;
     let mut covered = Vec::new();
     for depth in 1..=number / 2 {
-        outside += 2.0 * term;
+        outside += 2.0 * term.exp();
         covered.push(1.0 - outside);
-        term *= float(number - depth + 1) / float(depth);
+        term += (float(number - depth + 1) / float(depth)).ln();
     }
     covered
 }
@@ -75,6 +77,11 @@ impl Ratio {
         let mean = kept.iter().sum::<f64>() / float(kept.len());
         let off = (number >= 3).then(|| margin(&logs, trimmed, confidence));
         Some(Self { estimate: mean.exp(), interval: off.map(|off| ((mean - off).exp(), (mean + off).exp())) })
+    }
+
+    /// The ratio of the second to the first.
+    pub fn inverted(self) -> Self {
+        Self { estimate: 1.0 / self.estimate, interval: self.interval.map(|(low, high)| (1.0 / high, 1.0 / low)) }
     }
 
     /// Whether the interval says that the two are not equal.
@@ -184,6 +191,17 @@ mod tests {
         assert_eq!(interval(&[], 0.95), None);
     }
 
+    #[test]
+    fn an_interval_of_very_many_values_is_that_of_the_normal_distribution() {
+        for number in [1_000_u32, 1_100, 10_001] {
+            let values: Vec<u64> = (1..=number.into()).collect();
+            let (low, high) = interval(&values, 0.95).expect("many");
+            let half = 1.96 * f64::from(number).sqrt() / 2.0;
+            assert!((wide(high - low) - 2.0 * half).abs() < 3.0, "{number}: {low} to {high}");
+            assert!((low + high).abs_diff(u64::from(number) + 1) < 2, "{number}: {low} to {high}");
+        }
+    }
+
     /// Noise of one of three kinds, with 0 in its middle: well-behaved, with outliers, and late but never early.
     fn noise(kind: usize, chance: &mut Rng) -> f64 {
         let mut uniform = || chance.f64().max(f64::MIN_POSITIVE);
@@ -250,5 +268,16 @@ mod tests {
         assert_eq!(Ratio::of_pairs([], 0.95), None);
         let one = Ratio::of_pairs([(0, 0)], 0.95).expect("one");
         assert!((one.estimate - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_ratio_the_other_way_round_is_that_of_the_pairs_the_other_way_round() {
+        let pairs = [(20, 10), (22, 10), (24, 11), (19, 9)];
+        let there = Ratio::of_pairs(pairs, 0.95).expect("a ratio").inverted();
+        let back = Ratio::of_pairs(pairs.map(|(this, that)| (that, this)), 0.95).expect("a ratio");
+        let ((low, high), (other_low, other_high)) = (there.interval.expect("four"), back.interval.expect("four"));
+        assert!((there.estimate - back.estimate).abs() < 1e-9);
+        assert!((low - other_low).abs() < 1e-9 && (high - other_high).abs() < 1e-9);
+        assert!(there.differs() && high < 1.0);
     }
 }
