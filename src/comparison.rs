@@ -113,6 +113,8 @@ impl<Q: Quantity> Comparison<Q> {
     /// Judges it, with the value of each quantity.
     pub fn judge(&self, value: impl Fn(Q) -> f64) -> Verdict {
         let (left, right) = (self.left.value(&value), self.right.value(&value));
+        // What is divided by nothing compares with everything, and proves nothing.
+        let are_numbers = left.is_finite() && right.is_finite();
         let holds = match self.relation {
             Relation::Less => left < right,
             Relation::LessOrEqual => left <= right,
@@ -120,7 +122,7 @@ impl<Q: Quantity> Comparison<Q> {
             Relation::GreaterOrEqual => left >= right,
             Relation::Greater => left > right,
         };
-        Verdict { holds, sides: (left, right) }
+        Verdict { holds: holds && are_numbers, sides: (left, right) }
     }
 }
 

@@ -191,6 +191,8 @@ mod tests {
             ("0.1 m > async - 4", true, "6 and 5.9"),
             ("async == 9.9", true, "9.9 and 9.9"),
             ("blocking.threads = 5", false, "4 and 5"),
+            ("async / 0 > 1", false, "inf and 1"),
+            ("1 < async / (bound - bound)", false, "1 and inf"),
         ] {
             let is = if holds { "holds" } else { "does not hold" };
             assert_eq!(judge(text), (holds, format!("{text} {is}: {sides}")));
