@@ -84,6 +84,7 @@ impl Reader {
 
 const OF_A_RACE: &str =
     "the result of a race: what can be drawn are its single runs, which poetry-race --report DIR writes";
+const BROKEN: &str = "it breaks off before its end";
 const NEITHER: &str = "neither a report of a client nor a recording of a server";
 
 fn runs(text: &str) -> Result<Vec<Run>, String> {
@@ -100,6 +101,7 @@ fn runs(text: &str) -> Result<Vec<Run>, String> {
         },
         Some(Ok(Probe { report: Some(_), .. })) => reports(text, |wrapped: Wrapped| wrapped.report),
         Some(Ok(Probe { models: Some(_), .. })) => Err(OF_A_RACE.to_owned()),
+        Some(Err(error)) if error.is_eof() => Err(BROKEN.to_owned()),
         _ => Err(NEITHER.to_owned()),
     }
 }
@@ -193,6 +195,7 @@ mod tests {
         let newer = good.replace("\"schema\":2", "\"schema\":9");
         assert_eq!(why(&newer), "a report of schema 9; this program knows those up to 2");
         assert!(why(&(good.clone() + "{\"schema\":2,")).starts_with("no report: "));
+        assert_eq!(why(&good[..good.len() / 2]), BROKEN);
         assert!(
             why(&good.replace("\"ok\"", "\"fine\"")).starts_with("no report: "),
             "{}",
