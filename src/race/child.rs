@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -18,6 +19,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::VARIABLE;
 use super::cost::Cost;
+use super::tree::End;
 use crate::client::Model;
 use crate::report::{Peak, Report};
 use crate::units::{Micros, micros};
@@ -33,15 +35,29 @@ pub struct Client<'a> {
     pub args: &'a [String],
 }
 
+/// What became of one run.
+#[derive(Debug)]
+pub struct Ended {
+    /// What the client tells; `None`: it was ended before it could.
+    pub report: Option<Report>,
+    /// What it cost.
+    pub cost: Cost,
+    /// Why it is no time, if there is no report: `was ended by SIGKILL without a report`.
+    pub failure: Option<String>,
+}
+
+/// The exit status of a client whose command line makes no sense: no other run would be better.
+const USAGE: i32 = 2;
+
 /// Runs a client once. `start` starts it, and `meanwhile` is called now and then while it runs.
 ///
 /// # Errors
-/// It cannot be started or watched, or leaves no report.
+/// It cannot be started or watched, or makes nothing of its command line.
 pub fn run(
     client: Client<'_>,
     start: impl FnOnce(&mut Command) -> io::Result<Child>,
     meanwhile: impl Fn(),
-) -> io::Result<(Report, Cost)> {
+) -> io::Result<Ended> {
     // In memory: nothing of it is left, however the race ends.
     let mut report = File::from(memfd_create("report", MFdFlags::MFD_CLOEXEC)?);
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?;
@@ -63,10 +79,20 @@ pub fn run(
     let mut json = Vec::new();
     report.rewind()?;
     report.read_to_end(&mut json)?;
-    let no_report = |_| io::Error::other(format!("it left no report ({status})"));
-    let report: Report = serde_json::from_slice(&json).map_err(no_report)?;
+    let Ok(report) = serde_json::from_slice::<Report>(&json) else { return broken(status, cpu) };
     let cost = cost(&report, elapsed, cpu, &before, &after);
-    Ok((report, cost))
+    Ok(Ended { report: Some(report), cost, failure: None })
+}
+
+/// What became of a run that left no report: somebody has killed the client, or memory ran out, or it has panicked.
+fn broken(status: ExitStatus, cpu: io::Result<Duration>) -> io::Result<Ended> {
+    let end = match (status.code(), status.signal()) {
+        (Some(USAGE), _) => return Err(io::Error::other(format!("it left no report ({status})"))),
+        (_, Some(signal)) => End::Signaled(signal),
+        (code, None) => End::Exited(code.unwrap_or_default()),
+    };
+    let cost = Cost { cpu_us: cpu.ok().map(micros), ..Cost::default() };
+    Ok(Ended { report: None, cost, failure: Some(format!("{end} without a report")) })
 }
 
 fn cost(report: &Report, elapsed: Duration, cpu: io::Result<Duration>, before: &Usage, after: &Usage) -> Cost {

@@ -53,7 +53,7 @@ pub struct Run {
     pub report: Report,
     /// The cost of its processes.
     pub cost: Cost,
-    /// Why it does not count, if it does not and that is no poem: a client that is not ours failed itself.
+    /// Why it does not count, if it does not and that is no poem: the client itself failed.
     pub failure: Option<String>,
     /// Processes that a client which is not ours has left behind, and that were ended.
     pub left_behind: usize,

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::{
@@ -215,9 +218,95 @@ fn rounds_go_on_until_the_times_are_known() {
     let width = (bound(1) - bound(0)) / time;
     assert!((6..=100).contains(&rounds) && bound(0) <= time && time <= bound(1), "{model}");
     assert!(width < 0.02 || rounds == 100, "{width} after {rounds} rounds");
-    let unknown = finished.stderr.contains("poetry-race: after 100 rounds some time is known to ");
+    let unknown = finished.stderr.contains("poetry-race: after 100 rounds the time of async is known to ");
     assert_eq!(unknown, width >= 0.02, "{finished:?}");
     assert!(finished.stderr.contains("run 1: async got 1 poem in "), "{finished:?}");
+}
+
+#[test]
+fn rounds_go_on_for_one_that_lost_a_poem_in_the_first_ones() {
+    // Five of the first six rounds would have no interval.
+    let server = Server::start(|number, stream| match number {
+        0 => reset(stream),
+        _ => send_whole(stream, b"a poem\n"),
+    });
+    let finished = race(&["--runs", "auto", "--models", "select", "--json"], &[&server.port()]);
+    let model = json(&finished.stdout)["models"][0].clone();
+    assert_eq!((finished.code(), &model["missing"]), (1, &1.into()), "{finished:?}");
+    assert!(model["runs"].as_u64() >= Some(6) && model["interval_us"].is_array(), "{model}");
+}
+
+#[test]
+fn a_client_that_is_killed_loses_its_run_and_no_other() {
+    static IS_HERE: AtomicBool = AtomicBool::new(false);
+    let server = Server::start(|number, stream| match number {
+        // The client of the second run is held until it is gone.
+        1 => {
+            IS_HERE.store(true, Ordering::Release);
+            drop(read_out(stream));
+        }
+        _ => send_whole(stream, b"a poem\n"),
+    });
+    let place = tempfile::tempdir().expect("a directory");
+    let directory = place.path().to_str().expect("UTF-8");
+    let options = ["--warm-up", "0", "--runs", "2", "--models", "select,async", "--json", "--report", directory];
+    let racing = Running::start(program("poetry-race").args(options).arg(server.port()));
+    eventually("the second client is there", || IS_HERE.load(Ordering::Acquire));
+    kill(child_of(racing.pid()), Signal::SIGKILL).expect("it is there");
+    let finished = racing.finish();
+    assert_eq!(finished.code(), 1, "{finished:?}");
+    assert!(finished.has_line("poetry-race: 1 poem did not arrive, and 1 run failed"), "{finished:?}");
+    let told = "poetry-race: was ended by SIGKILL without a report (1 time: round 1, async)";
+    assert!(finished.has_line(told), "{finished:?}");
+    let result = json(&finished.stdout);
+    assert_eq!(violations("race.schema.json", &result), [""; 0]);
+    let counted: Vec<&Value> = result["runs"].as_array().expect("runs").iter().map(|run| &run["counted"]).collect();
+    assert_eq!(counted, [true, false, true, true]);
+    let report = json(&files(place.path())["1-001-2-async.json"]);
+    assert_eq!(violations("report.schema.json", &report), [""; 0]);
+    assert_eq!(report["tasks"][0]["status"], "interrupted");
+}
+
+/// The only child of a process.
+fn child_of(parent: u32) -> Pid {
+    let parent = format!("PPid:\t{parent}\n");
+    let numbers =
+        fs::read_dir("/proc").expect("processes").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_child = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|it| it.contains(&parent));
+    let children: Vec<i32> = numbers.filter_map(|name| name.parse().ok()).filter(is_child).collect();
+    let [child] = children[..] else { panic!("one child, and not {children:?}") };
+    Pid::from_raw(child)
+}
+
+#[test]
+fn what_cannot_be_written_costs_nothing_that_can() {
+    let server = Server::poem("a poem\n");
+    let place = tempfile::tempdir().expect("a directory");
+    let (directory, junit) = (place.path().join("results"), place.path().join("race.xml"));
+    fs::create_dir_all(directory.join("1-001-1-select.json")).expect("a directory");
+    let [wanted, xml] = [&directory, &junit].map(|path| path.to_str().expect("UTF-8"));
+    let full = fs::File::options().write(true).open("/dev/full").expect("a full disk");
+    let options = ["--warm-up", "0", "--runs", "1", "--models", "select,async", "--report", wanted, "--junit", xml];
+    let mut command = program("poetry-race");
+    let finished =
+        Running::start_as_is(command.args(options).arg(server.port()).stdout(full).stderr(Stdio::piped())).finish();
+    assert_eq!(finished.code(), 1);
+    assert_eq!(finished.complaint(), format!("poetry-race: cannot write {wanted}/1-001-1-select.json: is a directory"));
+    let result = json(&fs::read(directory.join("race.json")).expect("the result"));
+    assert_eq!(result["runs"].as_array().map(Vec::len), Some(2));
+    let written = ["1-001-2-async.json", "models.csv", "runs.csv"].map(|name| directory.join(name).is_file());
+    assert_eq!((written, junit.is_file()), ([true; 3], true));
+}
+
+#[test]
+fn what_is_named_twice_makes_no_sense() {
+    for (options, why) in [
+        (["--sweep", "1,10,1"], "--sweep names 1 twice"),
+        (["--models", "async,select,async"], "--models names async twice"),
+    ] {
+        let finished = race(&options, &["1"]);
+        assert_eq!((finished.code(), finished.complaint()), (2, format!("poetry-race: {why}").as_str()));
+    }
 }
 
 #[test]

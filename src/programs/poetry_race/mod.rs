@@ -16,7 +16,7 @@ use clap::{Arg, Parser};
 
 use self::demo::Demo;
 use self::outcome::{Heat, Outcome, Verdict};
-use self::stage::Stage;
+use self::stage::{Ledger, Stage};
 use self::through::Through;
 use super::client_args::{self, DrawingArgs, Repeated, TargetArgs, check_file, check_picture};
 use super::limit_args::{LimitArgs, TransformArgs};
@@ -250,6 +250,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     let models = args.models()?;
+    args.check_sweep()?;
     args.check_files()?;
     let signals = Signals::block_with_hangup();
     let (clock, environment) = (Instant::now(), machine::environment());
@@ -261,21 +262,29 @@ fn run(args: &Args) -> Result<u8, Error> {
         None => args.targets.resolve()?,
     };
     let mut heats = Vec::new();
+    let mut unwritten = None;
     let mut relay_us = None;
     for targets in args.fields(&targets) {
         let relays = if args.needs_relays() { Some(Through::start(&Repeated::all(&targets)?)?) } else { None };
         if let Some(relays) = &relays {
             relay_us = Some(relays.toll()?);
         }
-        let runs = stage.all_runs(args, &targets, &models, relays.as_ref())?;
+        let Ledger { runs, unwritten: error } = stage.all_runs(args, &targets, &models, relays.as_ref())?;
+        unwritten = unwritten.or(error);
         heats.push(Heat::new(&models, runs, &targets, args.concurrency()));
     }
     stage.clear();
     let verdicts = args.verdicts(&heats);
     let outcome = Outcome { environment, targets, heats, verdicts, relay_us, elapsed: clock.elapsed() };
-    stdout::write_all(args.form(&outcome).as_bytes())?;
     // What can be written is, whatever becomes of the rest.
-    let written = [args.draw(&outcome), args.chart(&outcome), args.write_report(&outcome), args.write_junit(&outcome)];
+    let written = [
+        unwritten.map_or(Ok(()), Err),
+        stdout::write_all(args.form(&outcome).as_bytes()),
+        args.draw(&outcome),
+        args.chart(&outcome),
+        args.write_report(&outcome),
+        args.write_junit(&outcome),
+    ];
     let status = judge(&outcome);
     written.into_iter().collect::<Result<(), Error>>().map(|()| status)
 }
@@ -287,6 +296,9 @@ impl Args {
             true => Model::ALL.to_vec(),
             false => self.models.clone(),
         };
+        if let Some(twice) = named_twice(&ours) {
+            return Err(Error::usage(format!("--models names {} twice", twice.name())));
+        }
         let mut models: Vec<Racer> = ours.into_iter().map(Racer::Ours).collect();
         for theirs in self.clients.iter().map(|client| Racer::Theirs(client.name())) {
             if models.contains(&theirs) {
@@ -300,6 +312,12 @@ impl Args {
             }
         }
         Ok(models)
+    }
+
+    /// Checks that no number of poems is there twice: what it came to would be under one name.
+    fn check_sweep(&self) -> Result<(), Error> {
+        let twice = named_twice(&self.sweep);
+        twice.map_or(Ok(()), |number| Err(Error::usage(format!("--sweep names {number} twice"))))
     }
 
     /// Checks whatever is to be written at the end, and makes the directory.
@@ -397,6 +415,11 @@ impl Args {
         let Some(path) = &self.junit else { return Ok(()) };
         write("write", path, &outcome.to_junit())
     }
+}
+
+/// The first of these that is there a second time.
+fn named_twice<T: PartialEq>(list: &[T]) -> Option<&T> {
+    list.iter().enumerate().find(|(index, one)| list[..*index].contains(one)).map(|(_, one)| one)
 }
 
 /// Writes a file, or says what it cannot do with which.

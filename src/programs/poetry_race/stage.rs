@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Args, Heat, Repeated, Rounds, Through, say, write};
+use super::{Args, Repeated, Rounds, Through, say, write};
 use crate::cli::open_files::{self, SoftLimit};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, terminal};
-use crate::client::{Model, Source, Target};
-use crate::race::child::{self, Client};
+use crate::client::{Model, ReportBuilder, Source, Target};
+use crate::race::child::{self, Client, Ended};
 use crate::race::estimate::Estimate;
 use crate::race::foreign::Foreign;
-use crate::race::{Cost, Racer, Run, rotated, theirs, tree};
-use crate::report::{Report, Status};
+use crate::race::{Cost, Racer, Run, Summary, rotated, summaries, theirs, tree};
+use crate::report::{Calls, Report, Status};
 use crate::sync::lock;
 use crate::units::count;
 
@@ -49,10 +49,18 @@ struct Course<'a> {
     words: Vec<String>,
     /// The limit of open files of each other client.
     limit: SoftLimit,
-    poems: usize,
+    targets: &'a [Repeated],
+    sources: Vec<Source>,
     estimate: Estimate,
     /// Runs that have begun.
     begun: usize,
+}
+
+/// The runs of a heat.
+pub(super) struct Ledger {
+    pub(super) runs: Vec<Run>,
+    /// Why the report of a run could not be written: of several, the first reason.
+    pub(super) unwritten: Option<Error>,
 }
 
 /// What came of one run.
@@ -90,7 +98,7 @@ impl Stage {
         targets: &[Repeated],
         models: &[Racer],
         relays: Option<&Through>,
-    ) -> Result<Vec<Run>, Error> {
+    ) -> Result<Ledger, Error> {
         let mut course = Course::new(args, targets, models, relays)?;
         let most = course.rounds().map(|rounds| args.warm_up + rounds * models.len());
         self.progress.set_style(style(most.is_some()));
@@ -99,21 +107,22 @@ impl Stage {
             let later = course.later(1, 0);
             self.run(&mut course, Model::Async.into(), &later)?;
         }
-        let mut runs = Vec::new();
+        let (mut runs, mut unwritten) = (Vec::new(), None);
         for round in 1.. {
             for (index, model) in rotated(models, round).into_iter().enumerate() {
                 let later = course.later(round, index + 1);
                 let Ran { report, own, cost, failure, left_behind } = self.run(&mut course, model, &later)?;
-                let run =
-                    Run { round, position: index + 1, model, poems: course.poems, report, cost, failure, left_behind };
-                course.keep(&run, own.as_ref())?;
+                let (position, poems) = (index + 1, course.sources.len());
+                let run = Run { round, position, model, poems, report, cost, failure, left_behind };
+                // What a race has come to is worth more than the disk has room for.
+                unwritten = unwritten.or(course.keep(&run, own.as_ref()).err());
                 runs.push(run);
             }
-            if course.is_over(round, &runs, targets) {
+            if course.rounds().map_or_else(|| self.is_known(&course, round, &runs), |rounds| round >= rounds) {
                 break;
             }
         }
-        Ok(runs)
+        Ok(Ledger { runs, unwritten })
     }
 
     /// Runs one client; `later` are those that will follow, if that is known.
@@ -139,18 +148,18 @@ impl Stage {
 
     fn run_ours(&self, course: &Course<'_>, model: Model, meanwhile: impl Fn()) -> Result<Ran, Error> {
         let client = Client { model, programs: &course.programs, args: &course.words };
+        let (clock, started) = (Instant::now(), SystemTime::now());
         let relays = course.relays.filter(|_| course.args.through);
         relays.inspect(|relays| relays.begin());
         let run = child::run(client, |command| self.start(command), meanwhile);
         let program = course.programs.join(model.program());
-        let (report, cost) = run.map_err(|error| Error::cannot("run", program.display(), &error))?;
-        Ok(match relays {
-            None => Ran { report, own: None, cost, failure: None, left_behind: 0 },
-            Some(relays) => {
-                let seen = relays.report(model.name());
-                Ran { report: seen, own: Some(report), cost, failure: None, left_behind: 0 }
-            }
-        })
+        let ended = run.map_err(|error| Error::cannot("run", program.display(), &error))?;
+        let Ended { report, cost, failure } = ended;
+        let (report, own) = match relays {
+            None => (report.unwrap_or_else(|| course.nothing(model, started, clock)), None),
+            Some(relays) => (relays.report(model.name()), report),
+        };
+        Ok(Ran { report, own, cost, failure, left_behind: 0 })
     }
 
     fn run_theirs(&self, course: &Course<'_>, name: Racer, meanwhile: impl Fn()) -> Result<Ran, Error> {
@@ -174,6 +183,18 @@ impl Stage {
         let cost = ended.ledger.map_or_else(Cost::default, |ledger| theirs::cost(&ledger, &report));
         let left_behind = ended.ledger.map_or(0, |ledger| ledger.left_behind);
         Ok(Ran { report, own: None, cost, failure: ended.failure, left_behind })
+    }
+
+    /// Whether each time is known, or never will be, which is said.
+    fn is_known(&self, course: &Course<'_>, round: usize, runs: &[Run]) -> bool {
+        if round < LEAST {
+            return false;
+        }
+        let Some(unknown) = course.unknown(runs) else { return true };
+        if round >= MOST {
+            self.progress.suspend(|| say(&format!("poetry-race: after {round} rounds {unknown}\n")));
+        }
+        round >= MOST
     }
 
     /// Shows for how long a run has been under way, and what is left: something moves ten times a second.
@@ -208,7 +229,7 @@ impl Stage {
 impl<'a> Course<'a> {
     fn new(
         args: &'a Args,
-        targets: &[Repeated],
+        targets: &'a [Repeated],
         models: &'a [Racer],
         relays: Option<&'a Through>,
     ) -> Result<Self, Error> {
@@ -227,8 +248,9 @@ impl<'a> Course<'a> {
             limit: relays.map_or_else(SoftLimit::now, Through::limit),
             programs: programs.parent().unwrap_or(Path::new("")).to_owned(),
             words,
-            poems: sources.len(),
+            targets,
             estimate: Estimate::new(&sources, args.concurrency()),
+            sources,
             begun: 0,
         })
     }
@@ -244,28 +266,35 @@ impl<'a> Course<'a> {
         rounds.flat_map(|round| rotated(self.models, round)).skip(done).collect()
     }
 
-    /// Whether no other round is needed.
-    fn is_over(&self, round: usize, runs: &[Run], targets: &[Repeated]) -> bool {
-        if let Some(rounds) = self.rounds() {
-            return round >= rounds;
-        }
-        if round < LEAST {
-            return false;
-        }
-        let heat = Heat::new(self.models, runs.to_vec(), targets, self.args.concurrency());
-        let widths = heat.summaries.iter().filter_map(|summary| summary.standing.as_ref()?.width());
-        let widest = widths.fold(0.0, f64::max);
-        if widest >= KNOWN && round >= MOST {
-            say(&format!("poetry-race: after {round} rounds some time is known to {:.1} % only\n", 100.0 * widest));
-        }
-        widest < KNOWN || round >= MOST
+    /// What is not known yet of a model that has a time at all, in words: of several, what is known worst.
+    fn unknown(&self, runs: &[Run]) -> Option<String> {
+        let summaries = summaries(self.models, runs, &self.sources, self.args.concurrency());
+        // A few runs that count have no interval.
+        let width =
+            |summary: &Summary| Some((summary.model, summary.standing.as_ref()?.width().unwrap_or(f64::INFINITY)));
+        let widest = summaries.iter().filter_map(width).max_by(|(_, this), (_, that)| this.total_cmp(that));
+        let (model, width) = widest.filter(|(_, width)| *width >= KNOWN)?;
+        Some(match width.is_finite() {
+            true => format!("the time of {model} is known to {:.1} % only", 100.0 * width),
+            false => format!("too few runs of {model} count for its time to be known"),
+        })
+    }
+
+    /// The report of a client that could not make one: nothing is known of its poems.
+    fn nothing(&self, model: Model, started: SystemTime, clock: Instant) -> Report {
+        let names = self.targets.iter().flat_map(|one| std::iter::repeat_n(one.target.name.clone(), one.times));
+        let builder = ReportBuilder::new(model, &self.sources, self.args.concurrency(), clock, false).named(names);
+        let mut report = Report { started, ..builder.report(Calls::default()) };
+        // Why is told of the client.
+        report.tasks.iter_mut().for_each(|task| task.error = None);
+        report
     }
 
     /// Writes the report of a run, if it is wanted; and what the client says of it itself, if it was seen from between.
     fn keep(&self, run: &Run, own: Option<&Report>) -> Result<(), Error> {
         let Some(directory) = &self.args.report else { return Ok(()) };
         let Run { round, position, model, .. } = run;
-        let name = format!("{}-{round:03}-{position}-{model}", self.poems);
+        let name = format!("{}-{round:03}-{position}-{model}", self.sources.len());
         if let Some(own) = own {
             write("write", &directory.join(format!("{name}-own.json")), &own.to_json())?;
         }
@@ -277,10 +306,10 @@ impl<'a> Course<'a> {
         let next = later.split_first().filter(|_| self.rounds().is_some());
         let left = next.and_then(|(next, later)| self.estimate.left(*next, Duration::ZERO, later));
         let Report { tasks, elapsed_us, .. } = &ran.report;
-        let ok = tasks.iter().take(self.poems).filter(|task| task.status == Status::Ok).count();
-        let poems = match self.poems - ok {
+        let ok = tasks.iter().take(self.sources.len()).filter(|task| task.status == Status::Ok).count();
+        let poems = match self.sources.len() - ok {
             0 => count(ok as u64, "poem"),
-            _ => format!("{ok} of {}", count(self.poems as u64, "poem")),
+            _ => format!("{ok} of {}", count(self.sources.len() as u64, "poem")),
         };
         let failure = ran.failure.as_ref().map_or_else(String::new, |failure| format!(" and {failure}"));
         let of = all.filter(|&all| all > 0).map_or_else(String::new, |all| format!(" of {all}"));
