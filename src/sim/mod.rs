@@ -101,7 +101,10 @@ pub struct Machine {
 }
 
 /// Who hears of each event as it happens.
-pub struct Narrator(Box<dyn Fn(Duration, &str) + Send + Sync>);
+pub struct Narrator(Box<Narrate>);
+
+/// What a narrator calls with the moment of an event and its sentence.
+type Narrate = dyn Fn(Duration, &str) + Send + Sync;
 
 impl Narrator {
     /// Calls `tell` for each event, with its virtual time.
