@@ -283,7 +283,7 @@ impl<'a> Course<'a> {
     /// The report of a client that could not make one: nothing is known of its poems.
     fn nothing(&self, model: Model, started: SystemTime, clock: Instant) -> Report {
         let names = self.targets.iter().flat_map(|one| std::iter::repeat_n(one.target.name.clone(), one.times));
-        let builder = ReportBuilder::new(model, &self.sources, self.args.concurrency(), clock, false).named(names);
+        let builder = ReportBuilder::new(model, &self.sources[..], self.args.concurrency(), clock, false).named(names);
         let mut report = Report { started, ..builder.report(Calls::default()) };
         // Why is told of the client.
         report.tasks.iter_mut().for_each(|task| task.error = None);
