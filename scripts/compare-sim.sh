@@ -4,21 +4,24 @@ set -euo pipefail
 
 usage() {
     cat <<'TXT'
-Usage: scripts/compare-sim.sh [--within PERCENT] [--only WORD]
+Usage: scripts/compare-sim.sh [--within PERCENT] [--only WORD] [--cpu]
 
 Runs each scenario live, with servers and a client of this machine, and again with poetry-sim. Times have to agree within
 5 %, and status, limit, attempts and bytes of every poem exactly. Prints a table. Exit status 1: one of them does not agree.
 
   --within PERCENT  how far times may be apart [default: 5]
   --only WORD       only scenarios with this word in their names
+  --cpu             instead, calibrate, and compare processor times of select and async with the ledger of poetry-race, for
+                    1,000 and 10,000 poems of one fastpoetry: within 25 %
 TXT
 }
 
-within=5 only=
+within=5 only='' cpu=''
 while [ $# -gt 0 ]; do
     case $1 in
         --within) within=${2:?--within needs a number} && shift 2 ;;
         --only) only=${2:?--only needs a word} && shift 2 ;;
+        --cpu) cpu=yes && shift ;;
         -h | --help) usage && exit 0 ;;
         *) echo "compare-sim.sh: unknown argument '$1'; see --help" >&2 && exit 2 ;;
     esac
@@ -69,6 +72,38 @@ compare() {
     awk -v name="$name" -v model="$model" -v poems="$poems" -v a="$live" -v b="$simulated" -v verdict="$verdict" \
         'BEGIN { printf "%-28s %-8s %6d %9.3f s %9.3f s %+7.2f %%  %s\n", name, model, poems, a / 1e6, b / 1e6, 100 * (b - a) / a, verdict }'
 }
+
+# compare_cpu POEMS: prints a row for each model.
+compare_cpu() {
+    local poems=$1 model live simulated
+    mkfifo "$work/line"
+    "$bin/fastpoetry" -q science >"$work/line" 2>>"$work/log" &
+    servers+=($!)
+    read -r line <"$work/line"
+    rm "$work/line"
+    line=${line%.} port=${line##*:}
+    "$bin/poetry-race" --models select,async --runs 5 --json "$port*$poems" >"$work/race" 2>>"$work/log"
+    stop
+    for model in select async; do
+        live=$(jq --arg model "$model" '.models[] | select(.model == $model) | .cost.cpu_us' "$work/race")
+        simulated=$("$bin/poetry-sim" --costs "$work/costs" --json --model "$model" --server fast --servers 1 \
+            --poems "$poems" --poem science | jq .simulated.cpu_us)
+        awk -v model="$model" -v poems="$poems" -v a="$live" -v b="$simulated" 'BEGIN {
+            apart = 100 * (b - a) / a
+            agree = apart <= 25 && apart >= -25
+            printf "%-8s %6d %9.1f ms %9.1f ms %+7.2f %%  %s\n", model, poems, a / 1e3, b / 1e3, apart, agree ? "agree" : "CPU DIFFERS"
+            exit !agree
+        }' || failed=1
+    done
+}
+
+if [ -n "$cpu" ]; then
+    "$bin/poetry-sim" --calibrate "$work/costs"
+    printf '%-8s %6s %12s %12s %9s  %s\n' model poems live simulated apart verdict
+    compare_cpu 1000
+    compare_cpu 10000
+    exit "$failed"
+fi
 
 printf '%-28s %-8s %6s %11s %11s %9s  %s\n' scenario model poems live simulated apart verdict
 slow=(--num-bytes 40 --delay 100ms)

@@ -30,6 +30,9 @@ const TIMES: usize = 5;
 /// Bytes that a server sends one by one while all connections of a run wait.
 const POKES: u32 = 200;
 
+/// Bytes that a server sends to all of them at once.
+const BURSTS: u32 = 20;
+
 /// The pause between two of them: the client is asleep again by then.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -46,26 +49,29 @@ pub fn measure(memory: Costs) -> io::Result<Costs> {
     costs.ready = median(ready)?;
     costs.switch = median(switch)?;
     costs.thread = median(thread)?.saturating_sub(costs.switch);
-    let quiet = median(|| client(Model::Select, 0))?;
-    let poked = median(|| client(Model::Select, POKES))?;
-    // Each poem: begins, is connected to, is read from, ends.
-    let each = quiet / SOCKETS as u64;
-    costs.step = each.saturating_sub(costs.connect + 2 * costs.read) / 2;
-    let round = poked.saturating_sub(quiet) / u64::from(POKES);
-    costs.descriptor = round.saturating_sub(costs.wait + costs.read + costs.step + costs.switch) / SOCKETS as u64;
-    // Some rounds were in what every poem takes.
-    costs.step = costs.step.saturating_sub(ROUNDS * costs.descriptor / 2);
-    let quiet = median(|| client(Model::Async, 0))?;
-    let poked = median(|| client(Model::Async, POKES))?;
-    let round = poked.saturating_sub(quiet) / u64::from(POKES);
-    costs.poll = round.saturating_sub(2 * costs.wait + costs.ready + costs.read + costs.step + costs.switch);
-    let known = costs.connect + 2 * costs.read + 2 * costs.step + 3 * (costs.ready + costs.poll);
-    costs.task = (quiet / SOCKETS as u64).saturating_sub(known);
+    let alone = |model, sockets, pokes| move || client(model, sockets, pokes, false);
+    let rounds = |sockets| -> io::Result<u64> {
+        let quiet = median(alone(Model::Select, sockets, 0))?;
+        Ok(median(alone(Model::Select, sockets, POKES))?.saturating_sub(quiet) / u64::from(POKES))
+    };
+    // Between few sockets and many: what a thread that was asleep has to fetch into its caches is in both.
+    costs.descriptor = rounds(SOCKETS)?.saturating_sub(rounds(SOCKETS / 4)?) / (SOCKETS - SOCKETS / 4) as u64;
+    let hot = |model| -> io::Result<[u64; 2]> {
+        let quiet = median(alone(model, SOCKETS, 0))?;
+        let all = median(|| client(model, SOCKETS, BURSTS, true))?;
+        let events = u64::from(BURSTS) * SOCKETS as u64;
+        Ok([quiet / SOCKETS as u64, all.saturating_sub(quiet) / events])
+    };
+    // Of each poem: it is connected to, the poem comes, and then its end.
+    let [poem, event] = hot(Model::Select)?;
+    costs.step = event.saturating_sub(costs.read + costs.descriptor);
+    let known = costs.connect + 2 * costs.read + 2 * costs.step;
+    costs.poem = poem.saturating_sub(known + 3 * costs.descriptor);
+    let [task, event] = hot(Model::Async)?;
+    costs.poll = event.saturating_sub(costs.ready + costs.read + costs.step);
+    costs.task = task.saturating_sub(known + costs.poem + 2 * (costs.ready + costs.poll));
     Ok(costs)
 }
-
-/// Rounds of a readiness loop in a run of which nobody is in the way: connected, the poem, its end.
-const ROUNDS: u64 = 3;
 
 /// The median of some measurements, in nanoseconds.
 fn median(mut measure: impl FnMut() -> io::Result<u64>) -> io::Result<u64> {
@@ -203,12 +209,13 @@ fn thread() -> io::Result<u64> {
     Ok((cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)? - before) / THREADS)
 }
 
-/// The processor time of a client of this model, with its report, while a server sends so many bytes one by one.
-fn client(model: Model, pokes: u32) -> io::Result<u64> {
+/// The processor time of a client of this model with so many poems, and its report, while a server sends so many bytes: each
+/// to one poem, or one to each.
+fn client(model: Model, sockets: usize, pokes: u32, to_all: bool) -> io::Result<u64> {
     let listener = listen()?;
     let address: SocketAddr = listener.local_addr()?;
-    let server = thread::Builder::new().spawn(move || serve(&listener, pokes))?;
-    let sources: Arc<[Source]> = (0..SOCKETS).map(|_| Source::Poem(address.into())).collect();
+    let server = thread::Builder::new().spawn(move || serve(&listener, sockets, pokes, to_all))?;
+    let sources: Arc<[Source]> = (0..sockets).map(|_| Source::Poem(address.into())).collect();
     let limits = FetchLimits {
         connect_timeout: Some(Duration::from_secs(30)),
         idle_timeout: Some(Duration::from_secs(10)),
@@ -233,12 +240,15 @@ fn client(model: Model, pokes: u32) -> io::Result<u64> {
     }
 }
 
-/// Accepts all, sends bytes to one after another, and then a short poem to each.
-fn serve(listener: &TcpListener, pokes: u32) -> io::Result<()> {
-    let mut clients = (0..SOCKETS).map(|_| Ok(listener.accept()?.0)).collect::<io::Result<Vec<_>>>()?;
-    for (_, number) in (0..pokes).zip((0..SOCKETS).cycle()) {
+/// Accepts all, sends bytes to one after another or to all at once, and then a short poem to each.
+fn serve(listener: &TcpListener, sockets: usize, pokes: u32, to_all: bool) -> io::Result<()> {
+    let mut clients = (0..sockets).map(|_| Ok(listener.accept()?.0)).collect::<io::Result<Vec<_>>>()?;
+    for (_, number) in (0..pokes).zip((0..sockets).cycle()) {
         thread::sleep(PAUSE);
-        clients[number].write_all(b".")?;
+        match to_all {
+            true => clients.iter_mut().try_for_each(|client| client.write_all(b"."))?,
+            false => clients[number].write_all(b".")?,
+        }
     }
     clients.into_iter().try_for_each(|mut client| client.write_all(b"poetry\n"))
 }
@@ -256,8 +266,8 @@ mod tests {
             ("ready", ready()),
             ("switch", switch()),
             ("thread", thread()),
-            ("select", client(Model::Select, 1)),
-            ("async", client(Model::Async, 1)),
+            ("select", client(Model::Select, 50, 1, false)),
+            ("async", client(Model::Async, 50, 1, true)),
         ] {
             let nanos = measured.expect(what);
             assert!(nanos > 0 && nanos < 10_000_000_000, "{what}: {nanos} ns");

@@ -13,6 +13,8 @@ use crate::report::table::Table;
 pub struct Costs {
     /// The start and the end of a client's process.
     pub process: u64,
+    /// A poem, from its beginning to its entry in the report, besides all that follows.
+    pub poem: u64,
     /// A socket, connect(2), and close(2).
     pub connect: u64,
     /// A recv(2), of few bytes or of none.
@@ -55,16 +57,17 @@ impl Default for Costs {
     fn default() -> Self {
         Self {
             process: 2_500_000,
-            connect: 22_000,
+            poem: 9_600,
+            connect: 18_000,
             read: 900,
-            copy_kib: 80,
-            step: 250,
-            wait: 500,
-            descriptor: 60,
-            ready: 150,
-            task: 6_000,
-            poll: 500,
-            switch: 4_000,
+            copy_kib: 160,
+            step: 1_900,
+            wait: 150,
+            descriptor: 480,
+            ready: 130,
+            task: 9_700,
+            poll: 210,
+            switch: 3_400,
             thread: 25_000,
             process_bytes: 4_500_000,
             poem_bytes: 500,
@@ -81,8 +84,9 @@ impl Default for Costs {
 type Field = fn(&mut Costs) -> &mut u64;
 
 /// The costs of time, with what they are the costs of.
-const TIMES: [(&str, &str, Field); 12] = [
+const TIMES: [(&str, &str, Field); 13] = [
     ("process", "the start and the end of a client", |costs| &mut costs.process),
+    ("poem", "a poem, from its beginning to the report", |costs| &mut costs.poem),
     ("connect", "socket(2), connect(2) and close(2)", |costs| &mut costs.connect),
     ("read", "recv(2) of few bytes, or of none", |costs| &mut costs.read),
     ("copy_kib", "recv(2), besides, for each KiB", |costs| &mut costs.copy_kib),

@@ -314,7 +314,8 @@ impl<'a> World<'a> {
         self.turns.next().map(|index| u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    fn begin(&mut self, poem: u32, clock: &Clock) {
+    fn begin(&mut self, poem: u32, clock: &mut Clock) {
+        clock.spend(self.manner.costs.poem);
         self.lanes[poem as usize] = Some(Lane::begin(self.job, poem, &self.net, clock));
         self.at_once += 1;
         self.most_at_once = self.most_at_once.max(self.at_once);

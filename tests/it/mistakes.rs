@@ -251,6 +251,15 @@ const MISTAKES: &[(&[&str], i32, &str)] = &[
     (&["get-poetry", "--timeline", "x.png", "1"], 2, "a picture is SVG, and x.png does not end in .svg"),
     (&["poetry-race"], 2, "<ADDR>... is missing; see --help"),
     (
+        &["poetry-sim", "--loss", "51"],
+        2,
+        "invalid value '51' for '--loss <PERCENT>': it must be a number from 0 to 50; see --help",
+    ),
+    (&["poetry-sim", "--servers", "3", "--poems", "2"], 2, "3 servers have more than 2 poems; see --help"),
+    (&["poetry-sim", "--record", "x"], 2, "--record is for a server that is there, and these are simulated"),
+    (&["poetry-sim", "--json", "--step"], 2, "--json cannot be used with --step; see --help"),
+    (&["poetry-sim", "--costs", "Cargo.toml"], 2, "Cargo.toml: these are no costs: expected value at line 1 column 2"),
+    (
         &["poetry-race", "--runs", "0", "1"],
         2,
         "invalid value '0' for '--runs <N>': it must be a whole number of at least 1, or auto; see --help",

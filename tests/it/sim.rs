@@ -33,7 +33,8 @@ fn agree(server_flags: &[&str], client_flags: &[&str]) {
     fs::write(poem.path(), "so many words\n".repeat(40)).expect("written");
     let path = poem.path().to_str().expect("UTF-8");
     let free = tempfile::NamedTempFile::new().expect("a file");
-    let names = ["process", "connect", "read", "copy_kib", "step", "wait", "descriptor", "ready", "task", "poll"];
+    let names =
+        ["process", "poem", "connect", "read", "copy_kib", "step", "wait", "descriptor", "ready", "task", "poll"];
     let nothing: serde_json::Map<String, Value> =
         names.into_iter().chain(["switch", "thread"]).map(|name| (name.to_owned(), 0.into())).collect();
     fs::write(free.path(), Value::from(nothing).to_string()).expect("written");
