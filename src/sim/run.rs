@@ -427,7 +427,7 @@ mod tests {
             let report = run(model, &scenario(3), None);
             // connect, and half a round trip for each of the last segment of the handshake and the poem
             let one = Duration::from_micros(report.elapsed_us) / if model == Model::Blocking { 3 } else { 1 };
-            assert!(one >= 600 * MS && one < 601 * MS, "{model}: {one:?}");
+            assert!(one >= 600 * MS && one < 602 * MS, "{model}: {one:?}");
             assert_eq!((report.ok, report.tasks[2].events.entries().len()), (3, 3), "{model}");
         }
     }

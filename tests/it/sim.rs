@@ -71,9 +71,9 @@ fn cuts_are_the_same_live_and_simulated() {
 #[test]
 fn limits_are_the_same_live_and_simulated() {
     let silence = ["--num-bytes", "100", "--delay", "20ms", "--cut-at", "250", "--cut", "hang"];
-    agree(&silence, &["--idle-timeout", "200ms"]);
-    agree(&silence, &["--timeout", "200ms"]);
-    agree(&["--never-accept"], &["--connect-timeout", "200ms"]);
+    agree(&silence, &["--idle-timeout", "700ms"]);
+    agree(&silence, &["--timeout", "700ms"]);
+    agree(&["--never-accept"], &["--connect-timeout", "700ms"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_sweep_is_a_picture() {
 #[test]
 fn what_polling_costs_shows_over_the_number_of_poems() {
     let cpu = |model, poems| {
-        let args = ["--server", "fast", "--num-bytes", "700", "--delay", "10s", "--jitter", "9s", "--poem", "science"];
+        let args = ["--server", "fast", "--num-bytes", "400", "--delay", "10s", "--jitter", "9s", "--poem", "science"];
         let run = sim("default", &[&args[..], &["--json", "--model", model, "--servers", poems]].concat());
         report(&run)["simulated"]["cpu_us"].as_f64().expect("a time")
     };
