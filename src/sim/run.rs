@@ -75,8 +75,10 @@ struct World<'a> {
     is_asleep: bool,
     /// It has been woken from that.
     is_woken: bool,
-    /// It has a processor, or waits for one.
+    /// It waits for a processor.
     is_main_queued: bool,
+    /// It has one.
+    is_main_working: bool,
     /// The poem that the blocking client is about.
     current: Option<u32>,
     threads: u32,
@@ -113,6 +115,7 @@ impl<'a> World<'a> {
             is_asleep: false,
             is_woken: false,
             is_main_queued: false,
+            is_main_working: false,
             current: None,
             threads: 0,
             processors: scenario.machine.processors.get(),
@@ -147,6 +150,7 @@ impl<'a> World<'a> {
                     self.net.queue.push(clock.now(), Event::Pause(thread));
                 }
                 Event::Pause(thread) => {
+                    self.is_main_working &= thread != MAIN;
                     if thread == MAIN && !self.is_asleep && !self.is_main_queued {
                         self.is_main_queued = true;
                         self.runnable.push_back(MAIN);
@@ -191,7 +195,10 @@ impl<'a> World<'a> {
     fn wake_main(&mut self, now: Nanos) {
         if self.is_asleep {
             (self.is_asleep, self.is_woken) = (false, true);
-            self.wants_processor(MAIN, now);
+            // If it is about to fall asleep, it goes on when that stretch is over: it cannot be on two processors.
+            if !self.is_main_working {
+                self.wants_processor(MAIN, now);
+            }
         }
     }
 
@@ -202,7 +209,7 @@ impl<'a> World<'a> {
             clock.spend(costs.switch);
             return self.go_on(thread - 1, clock);
         }
-        self.is_main_queued = false;
+        (self.is_main_queued, self.is_main_working) = (false, true);
         let was_asleep = std::mem::take(&mut self.is_woken);
         if was_asleep {
             clock.spend(costs.switch);
@@ -455,6 +462,17 @@ mod tests {
             run(Model::Threads, &Scenario { machine, ..scenario.clone() }, None).elapsed_us
         };
         assert!(on(1) > on(100) + 90_000, "{} {}", on(1), on(100));
+    }
+
+    #[test]
+    fn one_thread_is_never_on_two_processors() {
+        let mut scenario = scenario(50);
+        scenario.machine.costs.descriptor = 1_000_000;
+        for model in [Model::Blocking, Model::Select, Model::Async] {
+            let report = run(model, &scenario, None);
+            let cpu = report.simulated.expect("it is").cpu_us - scenario.machine.costs.process / 1_000;
+            assert!(cpu <= report.elapsed_us + 50_000, "{model}: {cpu} of {}", report.elapsed_us);
+        }
     }
 
     #[test]
