@@ -201,6 +201,7 @@ fn sizes(text: &str) -> Result<usize, String> {
 
 /// The flags of the servers mean the same here, with other defaults; some need a server that is there.
 fn own_words(arg: Arg) -> Arg {
+    let arg = if IN_LONG_HELP.contains(&arg.get_id().as_str()) { arg.hide_short_help(true) } else { arg };
     match arg.get_id().as_str() {
         "seed" => arg.help("Fix all chance [default: 0]").long_help(StyledStr::from(SEED)).help_heading("Runs"),
         "delay" => arg.help("Time from one piece to the next [default: 100ms, or 0 of fast servers]"),
@@ -214,6 +215,30 @@ fn own_words(arg: Arg) -> Arg {
         _ => arg,
     }
 }
+
+/// What is less often asked for.
+const IN_LONG_HELP: [&str; 20] = [
+    "poems",
+    "chart",
+    "backlog",
+    "first_byte_delay",
+    "cycle",
+    "never_accept",
+    "listen_after",
+    "never_read",
+    "script",
+    "replay",
+    "connect_timeout",
+    "idle_timeout",
+    "processors",
+    "threads",
+    "stack",
+    "csv",
+    "markdown",
+    "compact",
+    "animate",
+    "size",
+];
 
 const SEED: &str = "\
 Fix all chance [default: 0]
