@@ -1,7 +1,7 @@
 //! Simulation: a run of a client in virtual time, without a socket, a thread or a sleep.
 //!
-//! What decides is what decides in a live run: on one side [`Fetch`](crate::client::Fetch), the life of a poem, with its
-//! limits and retries, and [`Turns`](crate::client::Turns); on the other side the servers' [`Plan`] and the cursor in its
+//! What decides is what decides in a live run: on one side `Fetch`, the life of a poem, with its
+//! limits and retries, and `Turns`; on the other side the servers' [`Plan`] and the cursor in its
 //! schedule. Between them is a [`Link`], and around the client a machine: [`Costs`] says what each call takes, and there are so
 //! many processors. An event scheduler takes all of them from one event to the next.
 //!

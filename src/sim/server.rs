@@ -1,4 +1,4 @@
-//! The server's half of a simulation: who is accepted when, and what is sent when, as [`Plan`] and [`Cursor`] decide it.
+//! The server's half of a simulation: who is accepted when, and what is sent when, as `Plan` and `Cursor` decide it.
 //!
 //! A slow server is `slowpoetry`: one client at a time, and the others wait in the listen queue. A fast one is `fastpoetry`:
 //! it accepts at once, and serves all side by side. Neither needs processor time: it is the client that is measured.
