@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getpid};
 /// Looks for descendants, again and again: of processes that are none only what is new is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Descendants {
-    /// Processes that are none. They do not become any, as long as they live.
+    /// Processes that are none, or are not looked for. They do not become any, as long as they live.
     strangers: BTreeSet<i32>,
 }
 
@@ -26,6 +26,15 @@ enum Kin {
 }
 
 impl Descendants {
+    /// Looks for those that begin from now on. A process that was there before this program (a shell that executes another
+    /// program leaves its jobs to it), and all that such a one starts, is somebody else's.
+    pub(crate) fn from_now_on() -> Self {
+        let mut descendants = Self::default();
+        let there: Vec<i32> = descendants.look().into_iter().map(Pid::as_raw).collect();
+        descendants.strangers.extend(there);
+        descendants
+    }
+
     /// All that there are now, those that have ended and are not waited for included; in order of their numbers.
     pub(crate) fn look(&mut self) -> Vec<Pid> {
         let here = getpid().as_raw();
@@ -109,6 +118,8 @@ mod tests {
             assert!(!found.contains(&getpid()) && !found.contains(&Pid::from_raw(1)), "{found:?}");
         }
         assert!(descendants.strangers.contains(&1));
+        let found = Descendants::from_now_on().look();
+        assert!(!ours.iter().any(|pid| found.contains(pid)), "they were there before: {ours:?} in {found:?}");
         drop(shell.stdin.take());
         assert!(shell.wait().expect("ours").success());
     }

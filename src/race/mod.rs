@@ -18,6 +18,7 @@ pub mod foreign;
 pub mod junit;
 mod racer;
 mod rotation;
+mod spawn;
 pub mod statistics;
 mod summary;
 pub mod theirs;

@@ -1,13 +1,15 @@
 //! A client that is not ours, run once: all that is known of it is what its processes cost, and what it said last.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::io::{self, PipeReader, Read};
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use super::cost::Cost;
 use super::foreign::Foreign;
+use super::spawn::spawn;
 use super::tree::{self, Ledger};
 use crate::client::Source;
 use crate::report::Report;
@@ -27,7 +29,10 @@ pub struct Ended {
     pub failure: Option<String>,
 }
 
-/// Runs a client once, to fetch the poems from these sources, for at most the time `limit`. `start` starts it, and
+/// What starts a client.
+pub type Start<'a> = &'a dyn Fn() -> io::Result<Pid>;
+
+/// Runs a client once, to fetch the poems from these sources, for at most the time `limit`. `start` has it started, and
 /// `meanwhile` is called now and then. What it says on stdout is nobody's, and it has no stdin.
 ///
 /// # Errors
@@ -36,25 +41,20 @@ pub fn run(
     client: &Foreign,
     sources: &[Source],
     limit: Option<Duration>,
-    start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    start: impl FnOnce(Start<'_>) -> io::Result<Pid>,
     meanwhile: impl Fn(),
 ) -> io::Result<Ended> {
-    let mut command = Command::new(client.program());
-    command.args(client.arguments(sources)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let words = [vec![client.program().to_owned()], client.arguments(sources)].concat();
+    let (stderr, its) = io::pipe()?;
+    let said = thread::Builder::new().name("stderr".to_owned()).spawn(|| last_line(stderr))?;
     let mut is_started = false;
-    let mut said = None;
-    let ran = tree::run(
-        &mut command,
-        limit,
-        |command| {
-            let mut child = start(command)?;
-            is_started = true;
-            let stderr = child.stderr.take();
-            said = stderr.map(|stderr| thread::Builder::new().name("stderr".to_owned()).spawn(|| last_line(stderr)));
-            Ok(child)
-        },
-        meanwhile,
-    );
+    let started = || {
+        let command = start(&|| spawn(&words, &its))?;
+        is_started = true;
+        Ok(command)
+    };
+    let ran = tree::run(limit, started, meanwhile);
+    drop(its);
     match ran {
         Err(error) if !is_started => {
             let failure = format!("cannot run {}: {}", client.program(), crate::errors::reason(&error));
@@ -63,7 +63,7 @@ pub fn run(
         ran => {
             let ledger = ran?;
             // Nothing is left that could hold it open.
-            let last = said.and_then(Result::ok).and_then(|said| said.join().ok()).flatten();
+            let last = said.join().ok().flatten();
             let because = last.map_or_else(String::new, |line| format!(": {line}"));
             let failure = (!ledger.end.is_success()).then(|| format!("{}{because}", ledger.end));
             Ok(Ended { ledger: Some(ledger), failure })
@@ -88,7 +88,7 @@ pub fn cost(ledger: &Ledger, report: &Report) -> Cost {
 }
 
 /// The last line that is not empty, of all that comes.
-fn last_line(mut stderr: ChildStderr) -> Option<String> {
+fn last_line(mut stderr: PipeReader) -> Option<String> {
     let (mut kept, mut buffer) = (VecDeque::new(), [0; KEPT]);
     while let Ok(bytes @ 1..) = stderr.read(&mut buffer) {
         kept.extend(&buffer[..bytes]);
@@ -112,7 +112,7 @@ mod tests {
 
     fn ended(client: &str, limit: Option<Duration>) -> Ended {
         let sources = [1, 2].map(|port| format!("127.0.0.1:{port}").parse().expect("a source"));
-        run(&client.parse().expect("a client"), &sources, limit, Command::spawn, || {}).expect("it is watched")
+        run(&client.parse().expect("a client"), &sources, limit, |start| start(), || {}).expect("it is watched")
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -102,22 +101,23 @@ const LAST: Duration = Duration::from_secs(2);
 /// `meanwhile` is called now and then.
 ///
 /// # Errors
-/// It cannot be started or watched, or something of it cannot be ended.
+/// It cannot be started or watched, or something of it cannot be ended; or nobody knows how it has ended, as this process was
+/// started with SIGCHLD ignored.
 pub fn run(
-    command: &mut Command,
     limit: Option<Duration>,
-    start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    start: impl FnOnce() -> io::Result<Pid>,
     meanwhile: impl Fn(),
 ) -> io::Result<Ledger> {
     prctl::set_child_subreaper(true)?;
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let clock = Instant::now();
     let until = limit.and_then(|limit| clock.checked_add(limit));
-    let mut tree = Tree::new(&start(command)?)?;
+    let descendants = Descendants::from_now_on();
+    let mut tree = Tree::new(start()?, descendants)?;
     let watched = tree.watch(until, meanwhile);
     let wall_us = micros(clock.elapsed());
     let left_behind = match watched {
-        Ok(true) => tree.bury_command().wait_for(PARTING),
+        Ok(true) => tree.bury_command().and_then(|()| tree.wait_for(PARTING)),
         // All of it is in the way.
         _ => Ok(0),
     };
@@ -162,18 +162,10 @@ struct Tree {
 }
 
 impl Tree {
-    fn new(command: &Child) -> io::Result<Self> {
-        let command = Pid::from_raw(i32::try_from(command.id()).map_err(io::Error::other)?);
-        let tree = |ended| Self {
-            command,
-            ended,
-            descendants: Descendants::default(),
-            peak_threads: 0,
-            peak_rss_kb: 0,
-            processor_us: 0,
-            end: End::Exited(0),
-        };
-        pidfd(command).map(tree)
+    fn new(command: Pid, descendants: Descendants) -> io::Result<Self> {
+        // Without a descriptor for it, it must not stay either.
+        let ended = pidfd(command).inspect_err(|_| send(Signal::SIGKILL, [command]))?;
+        Ok(Self { command, ended, descendants, peak_threads: 0, peak_rss_kb: 0, processor_us: 0, end: End::Exited(0) })
     }
 
     /// Looks at the processes until the command has ended; false: it has not, and its time is over.
@@ -222,15 +214,15 @@ impl Tree {
     }
 
     /// The command has ended: asks what it cost and how that was.
-    fn bury_command(&mut self) -> &mut Self {
+    fn bury_command(&mut self) -> io::Result<()> {
         // In nanoseconds, see clock_getcpuclockid(3), as long as nobody has waited for it.
         let time = ClockId::pid_cpu_clock_id(self.command).and_then(ClockId::now);
         self.processor_us = time.map_or(0, |time| micros(time.into()));
-        if let Some(status) = bury(self.command) {
-            let signal = status.terminating_signal().map(End::Signaled);
-            self.end = status.exit_status().map(End::Exited).or(signal).unwrap_or(self.end);
-        }
-        self
+        let status =
+            bury(self.command).ok_or_else(|| io::Error::other("nobody knows how it ended: is SIGCHLD ignored?"))?;
+        let signal = status.terminating_signal().map(End::Signaled);
+        self.end = status.exit_status().map(End::Exited).or(signal).unwrap_or(self.end);
+        Ok(())
     }
 
     /// Waits until no process is left, for at most so long. Returns how many are.
@@ -267,27 +259,31 @@ impl Tree {
     }
 }
 
-/// Ends all descendants of this process, at once, when nobody will ask what became of them: a signal ends this process.
-pub fn end_all() {
-    let mut descendants = Descendants::default();
+/// Ends all these descendants of this process when nobody will ask what became of them: a signal ends this process.
+pub(crate) fn end_all(descendants: &mut Descendants) {
     ask_to_end(descendants.look());
-    let until = Instant::now() + GRACE;
-    let alive = |pid: &Pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        field(&status, "State:").is_some_and(|state| !state.starts_with(['Z', 'X']))
-    };
+    let asked = Instant::now();
     loop {
-        let left: Vec<Pid> = descendants.look().into_iter().filter(alive).collect();
-        let time = until.saturating_duration_since(Instant::now());
-        if left.is_empty() || time.is_zero() {
-            return send(Signal::SIGKILL, left);
+        let left: Vec<Pid> = descendants.look().into_iter().filter(|&pid| is_alive(pid)).collect();
+        if left.is_empty() || asked.elapsed() > GRACE + LAST {
+            return;
+        }
+        let time = GRACE.saturating_sub(asked.elapsed());
+        if time.is_zero() {
+            // Again and again: one may have started another one just before.
+            send(Signal::SIGKILL, left.clone());
         }
         let ends: Vec<OwnedFd> = left.iter().filter_map(|&pid| pidfd(pid).ok()).collect();
         let ends: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
-        if ends.len() == left.len() && wait_for_any(&ends, time).is_err() {
-            return send(Signal::SIGKILL, left);
-        }
+        // One that has ended since is none to wait for. Without descriptors there is only time.
+        let _ = wait_for_any(&ends, time.max(PAUSES.0));
     }
+}
+
+/// Whether it has not ended.
+fn is_alive(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    field(&status, "State:").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// The processor time of this thread.
@@ -333,7 +329,7 @@ fn number(status: &str, name: &str) -> u64 {
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::io::Write;
-    use std::process::Stdio;
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
     use crate::test_process;
@@ -346,8 +342,16 @@ mod tests {
         command
     }
 
+    fn started(command: &mut Command) -> io::Result<Pid> {
+        command.spawn().map(|child| pid(&child))
+    }
+
+    fn pid(child: &Child) -> Pid {
+        Pid::from_raw(child.id().cast_signed())
+    }
+
     fn ledger(script: &str, limit: Option<Duration>) -> Ledger {
-        let ledger = run(&mut shell(script), limit, Command::spawn, || {}).expect("a ledger");
+        let ledger = run(limit, || started(&mut shell(script)), || {}).expect("a ledger");
         assert!(Descendants::default().look().is_empty(), "{script}: something is left");
         ledger
     }
@@ -370,7 +374,7 @@ mod tests {
                 assert_eq!((ledger.end.to_string().as_str(), end.is_success()), (words, script == "exit 0"));
                 assert!(ledger.peak_threads == 1, "{ledger:?}");
             }
-            let none = run(&mut Command::new("/no/such/program"), None, Command::spawn, || {});
+            let none = run(None, || started(&mut Command::new("/no/such/program")), || {});
             assert_eq!(none.expect_err("no program").kind(), io::ErrorKind::NotFound);
         });
     }
@@ -389,11 +393,38 @@ mod tests {
                 let place = tempfile::tempdir().expect("a folder");
                 let mut command = shell(script);
                 command.arg(place.path().join("fifo"));
-                let ledger = run(&mut command, None, Command::spawn, || {}).expect("a ledger");
+                let ledger = run(None, || started(&mut command), || {}).expect("a ledger");
                 assert_eq!(ledger.end, End::Exited(0), "{script}");
                 assert!((1..=left).contains(&ledger.left_behind), "{script}: {ledger:?}");
                 assert!(Descendants::default().look().is_empty(), "{script}: something is left");
             }
+        });
+    }
+
+    #[test]
+    fn a_process_that_was_there_before_is_nobody_of_the_command() {
+        alone("a_process_that_was_there_before_is_nobody_of_the_command", || {
+            // As a shell leaves its jobs to a program that it executes.
+            let mut bystander = shell("read line; exit 7").stdin(Stdio::piped()).spawn().expect("a shell");
+            let ledger = run(None, || started(&mut shell("exit 0")), || {}).expect("a ledger");
+            assert_eq!((ledger.left_behind, ledger.peak_threads, ledger.end), (0, 1, End::Exited(0)), "{ledger:?}");
+            end_all(&mut Descendants::from_now_on());
+            drop(bystander.stdin.take());
+            assert_eq!(bystander.wait().expect("ours").code(), Some(7), "it goes on");
+        });
+    }
+
+    #[test]
+    fn all_are_ended_also_one_that_does_not_want_to_and_begins_another() {
+        alone("all_are_ended_also_one_that_does_not_want_to_and_begins_another", || {
+            prctl::set_child_subreaper(true).expect("it may");
+            let mut descendants = Descendants::from_now_on();
+            let script = "trap '' TERM; echo; while :; do sh -c 'trap - TERM; sleep 999'; done";
+            let mut stubborn = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+            io::Read::read_exact(&mut stubborn.stdout.take().expect("piped"), &mut [0]).expect("it runs");
+            end_all(&mut descendants);
+            assert!(!descendants.look().into_iter().any(is_alive));
+            assert!(!stubborn.wait().expect("ours").success());
         });
     }
 
@@ -426,10 +457,10 @@ mod tests {
     fn threads_and_memory_are_those_of_all_processes() {
         alone("threads_and_memory_are_those_of_all_processes", || {
             let stdin = RefCell::new(None);
-            let start = |command: &mut Command| {
+            let start = |mut command: Command| {
                 let mut child = command.stdin(Stdio::piped()).spawn()?;
                 *stdin.borrow_mut() = child.stdin.take();
-                Ok(child)
+                Ok(pid(&child))
             };
             let looks = Cell::new(0);
             // Lets the shells go when all of them have been there for two looks.
@@ -444,7 +475,7 @@ mod tests {
             // A shell takes stdin away from what it runs beside itself.
             let reader = "sh -c 'read line; exit 0' <&3";
             let script = format!("exec 3<&0; {reader} & {reader} & {reader} & wait; exit 0");
-            let ledger = run(&mut shell(&script), None, start, meanwhile).expect("a ledger");
+            let ledger = run(None, || start(shell(&script)), meanwhile).expect("a ledger");
             assert_eq!((ledger.peak_threads, ledger.end, ledger.left_behind), (4, End::Exited(0), 0), "{ledger:?}");
             assert!(ledger.peak_rss_kb > 4 * 100, "{ledger:?}");
         });

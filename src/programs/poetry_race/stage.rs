@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command};
+use std::process::{self, Child};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,9 +16,11 @@ use crate::cli::open_files::{self, SoftLimit};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{Error, terminal};
 use crate::client::{Model, ReportBuilder, Source, Target};
+use crate::descendants::Descendants;
 use crate::race::child::{self, Client, Ended};
 use crate::race::estimate::Estimate;
 use crate::race::foreign::Foreign;
+use crate::race::theirs::Start;
 use crate::race::{Cost, Racer, Run, Summary, rotated, summaries, theirs, tree};
 use crate::report::{Calls, Report, Status};
 use crate::sync::lock;
@@ -35,7 +37,9 @@ const MOST: usize = 100;
 /// The parts of a race that have to be cleared away when a signal ends it: the bar, the client that runs.
 pub(super) struct Stage {
     progress: ProgressBar,
-    child: Mutex<Option<u32>>,
+    child: Mutex<Option<Pid>>,
+    /// Whatever is started from the beginning on.
+    descendants: Mutex<Descendants>,
 }
 
 /// What runs in one heat, and what is known of it.
@@ -76,7 +80,8 @@ struct Ran {
 
 impl Stage {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { progress: progress(), child: Mutex::new(None) })
+        let descendants = Mutex::new(Descendants::from_now_on());
+        Arc::new(Self { progress: progress(), child: Mutex::new(None), descendants })
     }
 
     /// Has the process end on each of these signals.
@@ -151,7 +156,7 @@ impl Stage {
         let (clock, started) = (Instant::now(), SystemTime::now());
         let relays = course.relays.filter(|_| course.args.through);
         relays.inspect(|relays| relays.begin());
-        let run = child::run(client, |command| self.start(command), meanwhile);
+        let run = child::run(client, |command| self.start(|| command.spawn(), pid_of), meanwhile);
         let program = course.programs.join(model.program());
         let ended = run.map_err(|error| Error::cannot("run", program.display(), &error))?;
         let Ended { report, cost, failure } = ended;
@@ -169,10 +174,10 @@ impl Stage {
             return Err(Error::failure(format!("nobody knows {name}")));
         };
         relays.begin();
-        let start = |command: &mut Command| {
+        let start = |start: Start<'_>| {
             // It may call select(2), which fails beyond a thousand.
             course.limit.restore();
-            let started = self.start(command);
+            let started = self.start(start, |pid| Some(*pid));
             open_files::raise_limit();
             started
         };
@@ -202,28 +207,32 @@ impl Stage {
         self.progress.set_message(format!("{model} {:.1} s{}", elapsed.as_secs_f64(), about(left)));
     }
 
-    fn start(&self, command: &mut Command) -> io::Result<Child> {
+    fn start<T>(&self, start: impl FnOnce() -> io::Result<T>, pid: impl FnOnce(&T) -> Option<Pid>) -> io::Result<T> {
         let mut running = lock(&self.child);
-        let child = command.spawn()?;
-        *running = Some(child.id());
-        Ok(child)
+        let started = start()?;
+        *running = pid(&started);
+        Ok(started)
     }
 
     /// Ends the client that runs, and the process. Holds the lock to the end, so that no other client is started.
     fn leave(&self, signal: Signal) -> ! {
         let child = lock(&self.child);
         // Ctrl-C on a terminal has reached it already.
-        if let Some(pid) = child.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
+        if let Some(pid) = *child {
             let _ = kill(pid, signal);
             let until = Instant::now() + LAST_WORDS;
             while kill(pid, None).is_ok() && Instant::now() < until {
                 thread::park_timeout(Duration::from_millis(1));
             }
         }
-        tree::end_all();
+        tree::end_all(&mut lock(&self.descendants));
         self.progress.finish_and_clear();
         process::exit(signals::exit_status(signal).into());
     }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().map(Pid::from_raw)
 }
 
 impl<'a> Course<'a> {
