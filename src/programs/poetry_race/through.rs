@@ -1,11 +1,12 @@
 //! The relays of a race: one in front of each address, which sees what its client does.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::net::{Shutdown, shutdown};
 
 use super::say;
 use crate::address::Address;
@@ -14,6 +15,7 @@ use crate::cli::open_files::{self, SoftLimit};
 use crate::client::{Source, Target};
 use crate::net::descriptors::Descriptors;
 use crate::net::{self, Door, ServerLimits, Stop, Stoppable};
+use crate::race::statistics::median;
 use crate::report::Report;
 use crate::report::seen::{Keep, Place};
 use crate::server::watcher::{Sighted, Watcher};
@@ -34,6 +36,9 @@ const BACKLOG: i32 = 4_096;
 
 /// How often a first byte is waited for to know what a relay costs, with it and without.
 const SAMPLES: usize = 101;
+
+/// A first byte that takes longer than this does not come.
+const LONGEST_SAMPLE: Duration = Duration::from_secs(10);
 
 /// The relays, on one thread of this process.
 pub(super) struct Through {
@@ -129,21 +134,19 @@ impl Through {
     /// of the connection on.
     ///
     /// # Errors
-    /// A connection on this machine fails.
+    /// A connection on this machine fails. To be asked once: its server is gone then.
     pub(super) fn toll(&self) -> Result<Micros, Error> {
         let (relay, server) = &self.toll;
         let direct = address(server)?;
-        let cannot = |error| Error::cannot("measure", "the relay", &error);
+        let cannot = |error: io::Error| Error::cannot("measure", "the relay", &error);
         let (mut with, mut without) = (Vec::with_capacity(SAMPLES), Vec::with_capacity(SAMPLES));
-        let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(|| {
-                while let Ok((mut client, _)) = server.accept()
-                    && !is_over.load(Relaxed)
-                {
+            let serve = || {
+                while let Ok((mut client, _)) = server.accept() {
                     let _ = client.write_all(b".");
                 }
-            });
+            };
+            thread::Builder::new().spawn_scoped(scope, serve).map_err(|error| Error::no_thread(&error))?;
             let mut ask = || {
                 for _ in 0..SAMPLES {
                     without.push(first_byte(direct)?);
@@ -151,12 +154,13 @@ impl Through {
                 }
                 Ok(())
             };
-            let asked = ask();
-            is_over.store(true, Relaxed);
-            // It waits for somebody.
-            asked.and(TcpStream::connect(direct).map(drop)).map_err(cannot)
+            let asked = ask().map_err(cannot);
+            // It waits for somebody: there may be no descriptor left to connect to it.
+            let ended = shutdown(server, Shutdown::Both).map_err(|errno| cannot(errno.into()));
+            asked.and(ended)
         })?;
-        Ok(median(with).saturating_sub(median(without)))
+        let [with, without] = [with, without].map(|times| median(times).unwrap_or(0));
+        Ok(with.saturating_sub(without))
     }
 }
 
@@ -172,16 +176,16 @@ impl Drop for Through {
 }
 
 /// The time from connect(2) to the first byte.
-fn first_byte(address: SocketAddr) -> std::io::Result<Micros> {
+fn first_byte(address: SocketAddr) -> io::Result<Micros> {
     let clock = Instant::now();
     let mut stream = TcpStream::connect(address)?;
-    stream.read_exact(&mut [0])?;
+    // Nobody may be able to accept it.
+    stream.set_read_timeout(Some(LONGEST_SAMPLE))?;
+    stream.read_exact(&mut [0]).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })?;
     Ok(micros(clock.elapsed()))
-}
-
-fn median(mut times: Vec<Micros>) -> Micros {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or(0)
 }
 
 fn listen() -> Result<TcpListener, Error> {
