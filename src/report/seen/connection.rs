@@ -94,6 +94,8 @@ impl Connection {
 
     /// What it has come to by `now`.
     pub(super) fn verdict(&self, now: Micros) -> Verdict {
+        // It may have begun, and gone on, after its client was gone: whoever passes it on was late.
+        let now = self.latest().max(now);
         let left = |error: &str, (end, bytes): (Micros, u64)| {
             let stalled = if self.is_stalled { ", which took nothing any more" } else { "" };
             Verdict { status: Status::Interrupted, error: Some(format!("{error}{stalled}")), end, bytes }
@@ -119,6 +121,12 @@ impl Connection {
             (None, Some((end, bytes))) if bytes == self.bytes => left("closed early by the client", (end, bytes)),
             (None, _) => left("still open with the client", (now, self.bytes)),
         }
+    }
+
+    /// The latest that is known of it, as long as it has no end.
+    fn latest(&self) -> Micros {
+        let read = self.reads.entries().last().map(|(at, _)| *at);
+        [Some(self.begin), self.connected, self.first, read].into_iter().flatten().max().unwrap_or(self.begin)
     }
 
     /// Whether it had failed before `begin`, as far as is known `now`. Of a client that leaves and connects anew at once,
