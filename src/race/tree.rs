@@ -193,11 +193,8 @@ impl Tree {
         let (mut threads, mut memory) = (0, 0);
         let mut alive = Vec::new();
         for pid in self.descendants.look() {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            if status.is_empty() {
-                continue;
-            }
-            if field(&status, "State:").is_some_and(|state| state.starts_with(['Z', 'X'])) {
+            let status = status(pid);
+            if !is_alive(&status) {
                 if pid != self.command {
                     bury(pid);
                 }
@@ -264,7 +261,7 @@ pub(crate) fn end_all(descendants: &mut Descendants) {
     ask_to_end(descendants.look());
     let asked = Instant::now();
     loop {
-        let left: Vec<Pid> = descendants.look().into_iter().filter(|&pid| is_alive(pid)).collect();
+        let left: Vec<Pid> = descendants.look().into_iter().filter(|&pid| is_alive(&status(pid))).collect();
         if left.is_empty() || asked.elapsed() > GRACE + LAST {
             return;
         }
@@ -280,10 +277,14 @@ pub(crate) fn end_all(descendants: &mut Descendants) {
     }
 }
 
-/// Whether it has not ended.
-fn is_alive(pid: Pid) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    field(&status, "State:").is_some_and(|state| !state.starts_with(['Z', 'X']))
+/// proc_pid_status(5); empty if there is no such process.
+fn status(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+/// Whether a process has not ended, all of its threads: the first one may have, and is a zombie as long as others are there.
+fn is_alive(status: &str) -> bool {
+    field(status, "State:").is_some_and(|state| !state.starts_with(['Z', 'X'])) || number(status, "Threads:") > 1
 }
 
 /// The processor time of this thread.
@@ -415,6 +416,20 @@ mod tests {
     }
 
     #[test]
+    fn a_process_whose_first_thread_has_ended_is_alive() {
+        let status = |state: &str, threads: u64| format!("Name:\tx\nState:\t{state}\nThreads:\t{threads}\n");
+        for (text, expected) in [
+            (status("S (sleeping)", 1), true),
+            (status("Z (zombie)", 1), false),
+            (status("Z (zombie)", 2), true),
+            (status("X (dead)", 1), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_alive(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn all_are_ended_also_one_that_does_not_want_to_and_begins_another() {
         alone("all_are_ended_also_one_that_does_not_want_to_and_begins_another", || {
             prctl::set_child_subreaper(true).expect("it may");
@@ -423,7 +438,7 @@ mod tests {
             let mut stubborn = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
             io::Read::read_exact(&mut stubborn.stdout.take().expect("piped"), &mut [0]).expect("it runs");
             end_all(&mut descendants);
-            assert!(!descendants.look().into_iter().any(is_alive));
+            assert!(!descendants.look().into_iter().any(|pid| is_alive(&status(pid))));
             assert!(!stubborn.wait().expect("ours").success());
         });
     }

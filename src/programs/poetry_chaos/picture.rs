@@ -102,29 +102,26 @@ impl Painter {
         if forgotten > 0 {
             info!(forgotten, "The report has room for {MOST}: {} left out", count(forgotten, "connection"));
         }
-        let result = self.write(&report);
-        if let Err(error) = &result {
+        let written = self.write(&report);
+        for error in written.iter().filter_map(|written| written.as_ref().err()) {
             error!("{}", error.message);
         }
-        result.is_ok()
+        written.iter().all(Result::is_ok)
     }
 
-    fn write(&self, report: &Report) -> Result<(), Error> {
+    /// Writes what can be written, whatever becomes of the rest.
+    fn write(&self, report: &Report) -> [Result<(), Error>; 2] {
         let PictureArgs { report: file, timeline, waterfall, drawing } = &self.args;
         let write = |what, path: &PathBuf, text: &str| {
             whole_file::write(path, text.as_bytes()).map_err(|error| Error::cannot(what, path.display(), &error))
         };
-        if let Some(path) = file {
-            write("write the report to", path, &report.to_json())?;
-        }
         let chart = drawing.chart(std::slice::from_ref(report));
-        if let Some(path) = timeline {
-            write("write the picture to", path, &drawing.svg(&chart))?;
-        }
+        let told = file.as_ref().map(|path| write("write the report to", path, &report.to_json()));
+        let drawn = timeline.as_ref().map(|path| write("write the picture to", path, &drawing.svg(&chart)));
         if *waterfall {
             // An error there has nobody who could be told of it.
             let _ = io::stderr().write_all(text::draw(&chart, terminal::canvas()).as_bytes());
         }
-        Ok(())
+        [told, drawn].map(|written| written.unwrap_or(Ok(())))
     }
 }
