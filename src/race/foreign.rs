@@ -51,7 +51,9 @@ pub enum ForeignError {
         place: &'static str,
     },
     /// The command does not say where the addresses go.
-    #[error("no word of the command is {{}}, {{ports}} or {{urls}}: which poems is it to fetch?")]
+    #[error(
+        "no word of the command is {{}}, {{ports}} or {{urls}}: which poems is it to fetch? (A server fills a {{}} after its -- itself)"
+    )]
     Nowhere,
 }
 
@@ -178,7 +180,10 @@ mod tests {
             ("a=", "there is no command after the ="),
             ("a= # b {}", "there is no command after the ="),
             ("a={} b", "the command begins with {}, and an address is no program"),
-            ("a=b", "no word of the command is {}, {ports} or {urls}: which poems is it to fetch?"),
+            (
+                "a=b",
+                "no word of the command is {}, {ports} or {urls}: which poems is it to fetch? (A server fills a {} after its -- itself)",
+            ),
             ("a=b --to={}", "--to={}: {} has to be a word of its own, which becomes one word for each address"),
             ("a=b x{urls}", "x{urls}: {urls} has to be a word of its own, which becomes one word for each address"),
         ] {

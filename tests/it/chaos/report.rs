@@ -65,6 +65,11 @@ fn a_signal_shows_what_is_under_way() {
     let told = (report.tasks.len(), task.status, task.error.as_deref());
     assert_eq!(told, (1, Status::Interrupted, Some("still open with the client")));
     drop(client);
+    // Without a grace, a stop would be faster than the news of that.
+    eventually("who left is told", || {
+        proxy.signal(Signal::SIGUSR1);
+        read(&place).tasks[0].error.as_deref() == Some("closed early by the client")
+    });
     proxy.stop();
     assert_eq!(read(&place).tasks[0].error.as_deref(), Some("closed early by the client"));
     drop(hold);
@@ -97,17 +102,29 @@ fn of_very_many_connections_the_latest_are_told() {
     let place = tempfile::tempdir().expect("a folder");
     let server = Server::poem("a poem\n");
     let proxy = watched(&place, &["-v", "--compact"], &server.port());
-    let held = proxy.connect();
-    eventually("it is there", || proxy.has_said("Connection") || !proxy.has_ended());
-    for _ in 0..1_005 {
+    for _ in 0..1_006 {
         fetch(proxy.address).expect("a poem");
     }
-    drop(held);
     let stopped = proxy.stop();
     let report = read(&place);
     assert_eq!(report.tasks.len(), 1_000);
     assert!(stopped.stderr.contains("The report has room for 1000: 6 connections left out"), "{}", stopped.stderr);
-    assert_eq!(report.tasks.last().map(|task| task.task), Some(1_006));
+    let numbers = [report.tasks.first(), report.tasks.last()].map(|task| task.map(|task| task.task));
+    assert_eq!(numbers, [Some(7), Some(1_006)]);
+}
+
+#[test]
+fn what_can_be_written_is_whatever_becomes_of_the_rest() {
+    let place = tempfile::tempdir().expect("a folder");
+    let server = Server::poem("a poem\n");
+    let proxy = watched(&place, &[], &server.port());
+    fs::create_dir(place.path().join("report.json")).expect("in the way");
+    fetch(proxy.address).expect("a poem");
+    let stopped = proxy.stop();
+    assert_eq!(stopped.code(), 1, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("cannot write the report to "), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("poetry-chaos  Got 1 poem in "), "{}", stopped.stderr);
+    assert!(place.path().join("picture.svg").exists());
 }
 
 #[test]
