@@ -186,3 +186,8 @@ fn what_polling_costs_shows_over_the_number_of_poems() {
     let more = |model| cpu(model, "3000") / cpu(model, "300");
     assert!(more("select") > 1.5 * more("async"), "select {}, async {}", more("select"), more("async"));
 }
+
+#[test]
+fn the_page_about_a_million_is_true() {
+    crate::harness::follow("what-waiting-costs-at-a-million.md", 1);
+}
