@@ -7,9 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::source::Source;
 use super::turns::Concurrency;
 use super::{Event, Failure, Model, Observer, Task, Via};
-use crate::report::{
-    Attempt, Attempts, Calls, Events, HttpReport, Report, Simulated, Status, TaskReport, TransformReport,
-};
+use crate::report::{Attempt, Calls, HttpReport, Report, Simulated, Status, TaskReport, TransformReport};
 use crate::sync::lock;
 use crate::units::{Micros, micros};
 
@@ -37,24 +35,8 @@ impl ReportBuilder {
     ) -> Self {
         let sources = sources.into();
         let unheard_of = |(index, source): (usize, &Source)| TaskReport {
-            task: index + 1,
-            address: source.to_string(),
-            name: None,
-            status: Status::Interrupted,
-            error: None,
-            limit: None,
-            bytes: 0,
-            attempts: 0,
-            start_us: None,
-            attempt_us: None,
-            connected_us: None,
-            first_byte_us: None,
-            whole_us: None,
-            end_us: None,
-            events: Events::default(),
-            earlier: Attempts::default(),
-            transform: None,
             http: source.url().map(|_| HttpReport::default()),
+            ..TaskReport::unbegun(index + 1, source.to_string())
         };
         Self {
             model,

@@ -241,6 +241,32 @@ impl Status {
     }
 }
 
+impl TaskReport {
+    /// The report of a poem of which nothing has happened yet; until it is settled, it counts as interrupted.
+    pub fn unbegun(task: usize, address: String) -> Self {
+        Self {
+            task,
+            address,
+            name: None,
+            status: Status::Interrupted,
+            error: None,
+            limit: None,
+            bytes: 0,
+            attempts: 0,
+            start_us: None,
+            attempt_us: None,
+            connected_us: None,
+            first_byte_us: None,
+            whole_us: None,
+            end_us: None,
+            events: Events::default(),
+            earlier: Attempts::default(),
+            transform: None,
+            http: None,
+        }
+    }
+}
+
 impl Report {
     /// The version of the format that this type serializes to.
     pub const SCHEMA: u32 = 2;

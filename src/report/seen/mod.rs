@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use self::connection::{Connection, Verdict};
-use super::{Attempt, Attempts, Calls, Events, Report, Status, TaskReport};
+use super::{Attempt, Calls, Events, Report, Status, TaskReport};
 use crate::units::Micros;
 
 /// What happens on a connection.
@@ -189,24 +189,11 @@ fn lane(task: usize, place: &Place, attempts: &[&Connection], zero: Micros, now:
         shifted
     };
     let mut report = TaskReport {
-        task,
-        address: place.address.clone(),
         name: attempts.iter().find_map(|attempt| attempt.name.clone()).or_else(|| place.name.clone()),
-        status: Status::Interrupted,
         error: Some("never connected to".to_owned()),
-        limit: None,
-        bytes: 0,
         attempts: u32::try_from(attempts.len()).unwrap_or(u32::MAX),
         start_us: attempts.first().map(|first| since(first.begin)),
-        attempt_us: None,
-        connected_us: None,
-        first_byte_us: None,
-        whole_us: None,
-        end_us: None,
-        events: Events::default(),
-        earlier: Attempts::default(),
-        transform: None,
-        http: None,
+        ..TaskReport::unbegun(task, place.address.clone())
     };
     for (number, connection) in (1..).zip(attempts) {
         let mut verdict = connection.verdict(now);

@@ -8,7 +8,7 @@ use super::standing::Standing;
 use super::store::Store;
 use super::view::{Seen, View};
 use crate::report::waterfall::{Chart, svg};
-use crate::report::{Attempts, Calls, Events, Report, Status, TaskReport, TransformReport};
+use crate::report::{Calls, Events, Report, Status, TaskReport, TransformReport};
 use crate::units::{Micros, micros};
 
 /// What a lane says of a source that was not fetched.
@@ -143,26 +143,7 @@ impl Clock {
 }
 
 fn empty(store: &Store) -> TaskReport {
-    TaskReport {
-        task: store.number,
-        address: store.source.place.to_string(),
-        name: None,
-        status: Status::Ok,
-        error: None,
-        limit: None,
-        bytes: 0,
-        attempts: 0,
-        start_us: None,
-        attempt_us: None,
-        connected_us: None,
-        first_byte_us: None,
-        whole_us: None,
-        end_us: None,
-        events: Events::default(),
-        earlier: Attempts::default(),
-        transform: None,
-        http: None,
-    }
+    TaskReport { name: None, status: Status::Ok, ..TaskReport::unbegun(store.number, store.source.place.to_string()) }
 }
 
 /// The least time in which these could have come, each taking as long as it did, and so many at once.
