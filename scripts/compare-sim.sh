@@ -12,7 +12,7 @@ Runs each scenario live, with servers and a client of this machine, and again wi
   --within PERCENT  how far times may be apart [default: 5]
   --only WORD       only scenarios with this word in their names
   --cpu             instead, calibrate, and compare processor times of select and async with the ledger of poetry-race, for
-                    1,000 and 10,000 poems of one fastpoetry: within 25 %
+                    1,000 and 10,000 poems of one fastpoetry, at once and in seven pieces: within 25 %
 TXT
 }
 
@@ -73,11 +73,12 @@ compare() {
         'BEGIN { printf "%-28s %-8s %6d %9.3f s %9.3f s %+7.2f %%  %s\n", name, model, poems, a / 1e6, b / 1e6, 100 * (b - a) / a, verdict }'
 }
 
-# compare_cpu POEMS: prints a row for each model.
+# compare_cpu NAME POEMS FLAG...: prints a row for each model; the flags are the server's.
 compare_cpu() {
-    local poems=$1 model live simulated
+    local name=$1 poems=$2 model live simulated line port
+    shift 2
     mkfifo "$work/line"
-    "$bin/fastpoetry" -q science >"$work/line" 2>>"$work/log" &
+    "$bin/fastpoetry" -q "$@" science >"$work/line" 2>>"$work/log" &
     servers+=($!)
     read -r line <"$work/line"
     rm "$work/line"
@@ -87,11 +88,11 @@ compare_cpu() {
     for model in select async; do
         live=$(jq --arg model "$model" '.models[] | select(.model == $model) | .cost.cpu_us' "$work/race")
         simulated=$("$bin/poetry-sim" --costs "$work/costs" --json --model "$model" --server fast --servers 1 \
-            --poems "$poems" --poem science | jq .simulated.cpu_us)
-        awk -v model="$model" -v poems="$poems" -v a="$live" -v b="$simulated" 'BEGIN {
+            --poems "$poems" --poem science "$@" | jq .simulated.cpu_us)
+        awk -v name="$name" -v model="$model" -v poems="$poems" -v a="$live" -v b="$simulated" 'BEGIN {
             apart = 100 * (b - a) / a
             agree = apart <= 25 && apart >= -25
-            printf "%-8s %6d %9.1f ms %9.1f ms %+7.2f %%  %s\n", model, poems, a / 1e3, b / 1e3, apart, agree ? "agree" : "CPU DIFFERS"
+            printf "%-10s %-8s %6d %9.1f ms %9.1f ms %+7.2f %%  %s\n", name, model, poems, a / 1e3, b / 1e3, apart, agree ? "agree" : "CPU DIFFERS"
             exit !agree
         }' || failed=1
     done
@@ -99,9 +100,11 @@ compare_cpu() {
 
 if [ -n "$cpu" ]; then
     "$bin/poetry-sim" --calibrate "$work/costs"
-    printf '%-8s %6s %12s %12s %9s  %s\n' model poems live simulated apart verdict
-    compare_cpu 1000
-    compare_cpu 10000
+    printf '%-10s %-8s %6s %12s %12s %9s  %s\n' scenario model poems live simulated apart verdict
+    for poems in 1000 10000; do
+        compare_cpu 'at once' "$poems"
+        compare_cpu 'trickling' "$poems" --num-bytes 100 --delay 500ms --jitter 450ms
+    done
     exit "$failed"
 fi
 

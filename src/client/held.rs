@@ -15,7 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::Failure;
 
 /// The most bytes in memory, of all poems together.
-const IN_MEMORY: usize = 64 << 20;
+pub(crate) const IN_MEMORY: usize = 64 << 20;
 
 /// The size of a region. Where it is costs eight bytes, so that very long poems hardly need memory.
 const REGION: usize = 256 << 10;
@@ -25,6 +25,9 @@ const REGION: usize = 256 << 10;
 pub(super) struct Store {
     limit: usize,
     in_memory: usize,
+    in_file: u64,
+    /// The most bytes that there ever were, in both.
+    most: u64,
     file: Option<File>,
     /// Regions of the file that belong to nobody.
     free: Vec<u64>,
@@ -44,7 +47,7 @@ pub(super) struct Held {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { limit: IN_MEMORY, in_memory: 0, file: None, free: Vec::new(), regions: 0 }
+        Self { limit: IN_MEMORY, in_memory: 0, in_file: 0, most: 0, file: None, free: Vec::new(), regions: 0 }
     }
 }
 
@@ -54,6 +57,17 @@ impl Store {
     /// # Errors
     /// They fit neither into memory nor on the disk. What the poem has is only good to be released.
     pub(super) fn add(&mut self, held: &mut Held, bytes: &[u8]) -> Result<(), Failure> {
+        let result = self.keep(held, bytes);
+        self.most = self.most.max(self.in_memory as u64 + self.in_file);
+        result
+    }
+
+    /// The most bytes that were held at one time.
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    fn keep(&mut self, held: &mut Held, bytes: &[u8]) -> Result<(), Failure> {
         if held.regions.is_empty() {
             let fits = bytes.len() <= self.limit.saturating_sub(self.in_memory);
             if fits && held.memory.try_reserve(bytes.len()).is_ok() {
@@ -91,6 +105,7 @@ impl Store {
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             file.write_all_at(now, region * REGION as u64 + used)?;
             held.in_file += now.len() as u64;
+            self.in_file += now.len() as u64;
             bytes = later;
         }
         Ok(())
@@ -113,6 +128,7 @@ impl Store {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, region * REGION as u64).map_err(temporary)?;
         held.in_file -= length as u64;
+        self.in_file -= length as u64;
         held.regions.pop_front();
         self.give_back(region);
         Ok(Some(bytes))
@@ -121,6 +137,7 @@ impl Store {
     /// Drops what is left of a poem.
     pub(super) fn release(&mut self, held: Held) {
         self.in_memory -= held.memory.len();
+        self.in_file -= held.in_file;
         for region in held.regions {
             self.give_back(region);
         }
@@ -192,7 +209,12 @@ mod tests {
             for (held, poem) in held.into_iter().zip(&poems) {
                 assert!(taken(&mut store, held) == *poem, "{limit}: {}", poem.len());
             }
-            assert_eq!((store.in_memory, store.regions, store.file.is_some()), (0, 0, false), "{limit}");
+            assert_eq!(
+                (store.in_memory, store.in_file, store.regions, store.file.is_some()),
+                (0, 0, 0, false),
+                "{limit}"
+            );
+            assert_eq!(store.most(), poems.iter().map(|poem| poem.len() as u64).sum::<u64>());
         }
     }
 

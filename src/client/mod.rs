@@ -46,6 +46,7 @@ use crate::address::Address;
 use crate::report::Calls;
 pub use failure::Failure;
 pub(crate) use fetch::{Fetch, Flow, For, Next, Patience};
+pub(crate) use held::IN_MEMORY;
 pub use http::HttpOptions;
 pub use naming::{Template, TemplateError};
 pub use observer::{Event, Observer, Task};

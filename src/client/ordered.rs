@@ -111,6 +111,11 @@ impl OrderedWriter {
         self.store.add(&mut self.slots[task].held, bytes)
     }
 
+    /// The most bytes that were held at one time.
+    pub(super) fn most_held(&self) -> u64 {
+        self.store.most()
+    }
+
     /// Writes live. Bytes that an earlier attempt has written are compared instead of written twice.
     fn show(&mut self, task: usize, bytes: &[u8]) -> Result<(), Failure> {
         let slot = &mut self.slots[task];

@@ -27,8 +27,11 @@ enum Kind {
     Nowhere,
     /// Written where they are fetched, or by a scribe, if a model has asked for one.
     Files(Arc<Files>, OnceLock<Scribe>),
-    Stream(Mutex<OrderedWriter>),
+    Stream(Mutex<OrderedWriter>, Clock),
 }
+
+/// The time since some moment. It may be a virtual one.
+type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
 /// The end of a poem, as far as the sink is concerned.
 #[derive(Debug)]
@@ -40,10 +43,10 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    fn of(deliver: impl FnOnce() -> Vec<(usize, Failure)>) -> Self {
-        let begun = Instant::now();
+    fn of(clock: &Clock, deliver: impl FnOnce() -> Vec<(usize, Failure)>) -> Self {
+        let begun = clock();
         let lost = deliver();
-        Self { took: begun.elapsed(), lost }
+        Self { took: clock().saturating_sub(begun), lost }
     }
 
     /// There was nothing to do.
@@ -79,7 +82,17 @@ impl Sink {
     /// A sink that writes `tasks` poems to one stream. Poems that must wait are kept in
     /// memory, or in a temporary file if they are long.
     pub fn stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize) -> Self {
-        Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks))))
+        Self::timed_stream(writer, order, tasks, real_clock())
+    }
+
+    /// The same for a stream that takes its time on this clock.
+    pub(crate) fn timed_stream(writer: Box<dyn Write + Send>, order: Order, tasks: usize, clock: Clock) -> Self {
+        Self(Kind::Stream(Mutex::new(OrderedWriter::new(writer, order, tasks)), clock))
+    }
+
+    /// The most bytes that have waited for their turn on a stream at one time.
+    pub(crate) fn most_held(&self) -> u64 {
+        if let Kind::Stream(ordered, _) = &self.0 { lock(ordered).most_held() } else { 0 }
     }
 
     /// Has files written by a scribe, who calls `tell` when there is something to be looked at. Without files there is
@@ -104,7 +117,7 @@ impl Sink {
     fn scribe(&self) -> Option<&Scribe> {
         match &self.0 {
             Kind::Files(_, scribe) => scribe.get(),
-            Kind::Nowhere | Kind::Stream(_) => None,
+            Kind::Nowhere | Kind::Stream(..) => None,
         }
     }
 
@@ -142,7 +155,7 @@ impl Sink {
                 Some(scribe) => scribe.write(task, bytes),
                 None => files.write(task, bytes),
             },
-            Kind::Stream(ordered) => lock(ordered).write(task, bytes),
+            Kind::Stream(ordered, _) => lock(ordered).write(task, bytes),
         }
     }
 
@@ -164,7 +177,7 @@ impl Sink {
     pub(super) fn learn_name(&self, task: usize, json: &[u8]) -> Result<(), Failure> {
         match &self.0 {
             Kind::Files(files, _) => files.learn_name(task, json),
-            Kind::Nowhere | Kind::Stream(_) => Ok(()),
+            Kind::Nowhere | Kind::Stream(..) => Ok(()),
         }
     }
 
@@ -180,9 +193,9 @@ impl Sink {
                     scribe.finish(task);
                     None
                 }
-                None => Some(Delivery::of(|| lost(files.finish(task)))),
+                None => Some(Delivery::of(&real_clock(), || lost(files.finish(task)))),
             },
-            Kind::Stream(ordered) => Some(Delivery::of(|| lock(ordered).settle(task, State::Whole))),
+            Kind::Stream(ordered, clock) => Some(Delivery::of(clock, || lock(ordered).settle(task, State::Whole))),
         }
     }
 
@@ -200,7 +213,7 @@ impl Sink {
                 Some(scribe) => scribe.void(task),
                 None => files.void(task),
             },
-            Kind::Stream(ordered) => lock(ordered).void(task),
+            Kind::Stream(ordered, _) => lock(ordered).void(task),
         }
     }
 
@@ -210,7 +223,7 @@ impl Sink {
         self.void(task);
         match &self.0 {
             Kind::Nowhere | Kind::Files(..) => Delivery::nothing(),
-            Kind::Stream(ordered) => Delivery::of(|| lock(ordered).settle(task, State::Lost)),
+            Kind::Stream(ordered, clock) => Delivery::of(clock, || lock(ordered).settle(task, State::Lost)),
         }
     }
 
@@ -219,7 +232,7 @@ impl Sink {
     pub(crate) fn end(&self) -> Vec<(usize, Failure)> {
         match &self.0 {
             Kind::Nowhere | Kind::Files(..) => Vec::new(),
-            Kind::Stream(ordered) => lock(ordered).end(),
+            Kind::Stream(ordered, _) => lock(ordered).end(),
         }
     }
 
@@ -232,12 +245,18 @@ impl Sink {
     }
 }
 
+/// The time since now.
+fn real_clock() -> Clock {
+    let start = Instant::now();
+    Box::new(move || start.elapsed())
+}
+
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nowhere => "Nowhere",
             Self::Files(..) => "Files",
-            Self::Stream(_) => "Stream",
+            Self::Stream(..) => "Stream",
         })
     }
 }

@@ -1,10 +1,11 @@
 //! A client as a child process: started, watched, and its cost read when it has ended.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,16 @@ pub struct Ended {
     pub cost: Cost,
     /// Why it is no time, if there is no report: `was ended by SIGKILL without a report`.
     pub failure: Option<String>,
+}
+
+/// The directory of the four programs: that of this one.
+///
+/// # Errors
+/// The system does not tell.
+pub fn programs() -> io::Result<PathBuf> {
+    let mut path = env::current_exe()?;
+    path.pop();
+    Ok(path)
 }
 
 /// The exit status of a client whose command line makes no sense: no other run would be better.

@@ -73,6 +73,9 @@ pub struct Simulated {
     pub stacks_kb: u64,
     /// The most poems that were under way at one time.
     pub at_once: u64,
+    /// The most that waited for its turn to be written, of poems that were written, in kB of 1,024 bytes.
+    #[serde(default)]
+    pub held_kb: u64,
     /// Events of the simulation.
     pub events: u64,
 }

@@ -1,79 +1,58 @@
-//! Calibration: what the calls of a client cost on this machine.
+//! Calibration: what single calls of a client cost on this machine, each measured by itself, many of them between two
+//! readings of the clock or of the kernel's counts.
 //!
-//! Single calls are measured by themselves, many of them between two readings of the clock. What the client does around them
-//! is measured in runs of the real models against a server that sends a byte now and then; what is left of a run's time, when
-//! all that is known is taken away, is the cost in question.
+//! What a client does around its calls is not measured here: that is [`fit`](super::fit)ted to runs of real clients.
 
+use std::fs;
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::Poll;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::time::ClockId;
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
+use tokio::runtime::Builder;
 
 use super::Costs;
-use crate::client::{Concurrency, FetchLimits, Job, Model, ReportBuilder, Sink, Source};
 
 /// Sockets of one measurement, two ends each: the usual limit of descriptors has room for them.
 const SOCKETS: usize = 400;
 
+/// Threads of one measurement.
+const THREADS: usize = 400;
+
+/// Calls of one measurement, where they need nothing.
+const CALLS: u64 = 2_000;
+
 /// Measurements of which the median counts.
 const TIMES: usize = 5;
 
-/// Bytes that a server sends one by one while all connections of a run wait.
-const POKES: u32 = 200;
-
-/// Bytes that a server sends to all of them at once.
-const BURSTS: u32 = 20;
-
-/// The pause between two of them: the client is asleep again by then.
-const PAUSE: Duration = Duration::from_millis(2);
-
-/// Measures the costs of time; those of memory are as they were. Takes some seconds.
+/// Measures the costs of single calls; the others are as they were. Takes a second.
 ///
 /// # Errors
 /// The system refuses what is measured.
-pub fn measure(memory: Costs) -> io::Result<Costs> {
-    let mut costs = memory;
-    costs.wait = median(|| poll_of(0))?;
+pub fn measure(costs: &mut Costs) -> io::Result<()> {
+    costs.wait = median(wait)?;
     costs.read = median(|| read_of(10))?;
     costs.copy_kib = median(|| read_of(64 << 10))?.saturating_sub(costs.read) / 64;
+    costs.write = median(write)?;
     costs.connect = median(connect)?;
     costs.ready = median(ready)?;
+    costs.poll = median(poll_a_task)?;
     costs.switch = median(switch)?;
-    costs.thread = median(thread)?.saturating_sub(costs.switch);
-    let alone = |model, sockets, pokes| move || client(model, sockets, pokes, false);
-    let rounds = |sockets| -> io::Result<u64> {
-        let quiet = median(alone(Model::Select, sockets, 0))?;
-        Ok(median(alone(Model::Select, sockets, POKES))?.saturating_sub(quiet) / u64::from(POKES))
-    };
-    // Between few sockets and many: what a thread that was asleep has to fetch into its caches is in both.
-    costs.descriptor = rounds(SOCKETS)?.saturating_sub(rounds(SOCKETS / 4)?) / (SOCKETS - SOCKETS / 4) as u64;
-    let hot = |model| -> io::Result<[u64; 2]> {
-        let quiet = median(alone(model, SOCKETS, 0))?;
-        let all = median(|| client(model, SOCKETS, BURSTS, true))?;
-        let events = u64::from(BURSTS) * SOCKETS as u64;
-        Ok([quiet / SOCKETS as u64, all.saturating_sub(quiet) / events])
-    };
-    // Of each poem: it is connected to, the poem comes, and then its end.
-    let [poem, event] = hot(Model::Select)?;
-    costs.step = event.saturating_sub(costs.read + costs.descriptor);
-    let known = costs.connect + 2 * costs.read + 2 * costs.step;
-    costs.poem = poem.saturating_sub(known + 3 * costs.descriptor);
-    let [task, event] = hot(Model::Async)?;
-    costs.poll = event.saturating_sub(costs.ready + costs.read + costs.step);
-    costs.task = task.saturating_sub(known + costs.poem + 2 * (costs.ready + costs.poll));
-    Ok(costs)
+    costs.socket_bytes = median(socket_bytes)?;
+    costs.kernel_thread_bytes = median(kernel_thread_bytes)?;
+    Ok(())
 }
 
-/// The median of some measurements, in nanoseconds.
+/// The median of some measurements.
 fn median(mut measure: impl FnMut() -> io::Result<u64>) -> io::Result<u64> {
     let mut all = (0..TIMES).map(|_| measure()).collect::<io::Result<Vec<u64>>>()?;
     all.sort_unstable();
@@ -92,28 +71,17 @@ fn thread_time(work: impl FnOnce() -> io::Result<()>) -> io::Result<u64> {
     Ok(cpu(ClockId::CLOCK_THREAD_CPUTIME_ID)? - before)
 }
 
-/// A poll(2) of so many descriptors of which none is ready.
-fn poll_of(descriptors: usize) -> io::Result<u64> {
-    const CALLS: u64 = 1_000;
-    let pairs = (0..descriptors).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
-    let mut sockets: Vec<PollFd<'_>> =
-        pairs.iter().map(|(end, _)| PollFd::new(end.as_fd(), PollFlags::POLLIN)).collect();
-    let time = thread_time(|| {
-        for _ in 0..CALLS {
-            poll(&mut sockets, PollTimeout::ZERO)?;
-        }
-        Ok(())
-    })?;
-    Ok(time / CALLS)
+/// A poll(2) of nothing.
+fn wait() -> io::Result<u64> {
+    let call = |_| poll(&mut [] as &mut [PollFd<'_>], PollTimeout::ZERO).map(drop).map_err(io::Error::from);
+    Ok(thread_time(|| (0..CALLS).try_for_each(call))? / CALLS)
 }
 
 /// A listener whose queue has room for all: a SYN that is dropped would be a second's wait.
 fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    // Whoever waits for longer than that for the next one has lost it.
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.listen(4 * i32::try_from(SOCKETS).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(SOCKETS).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
@@ -137,6 +105,18 @@ fn read_of(bytes: usize) -> io::Result<u64> {
     }
     let time = thread_time(|| pairs.iter_mut().try_for_each(|(client, _)| client.read_exact(&mut buffer)))?;
     Ok(time / SOCKETS as u64)
+}
+
+/// A write(2) of few bytes to a pipe.
+fn write() -> io::Result<u64> {
+    let (mut reader, mut writer) = io::pipe()?;
+    let (line, mut buffer) = ([b'.'; 10], [0; 1_000]);
+    let mut time = 0;
+    for _ in 0..CALLS / 100 {
+        time += thread_time(|| (0..100).try_for_each(|_| writer.write_all(&line)))?;
+        reader.read_exact(&mut buffer)?;
+    }
+    Ok(time / CALLS)
 }
 
 /// A socket, its connect(2), and its close(2) when the other end is closed.
@@ -178,9 +158,33 @@ fn ready() -> io::Result<u64> {
     Ok(time / CALLS / SOCKETS as u64)
 }
 
-/// What it costs that a thread falls asleep in a read, and is woken.
+/// A poll of a task that a runtime has woken.
+fn poll_a_task() -> io::Result<u64> {
+    let runtime = Builder::new_current_thread().build()?;
+    let mut left = CALLS;
+    let task = poll_fn(move |context| {
+        left -= 1;
+        context.waker().wake_by_ref();
+        if left > 0 { Poll::Pending } else { Poll::Ready(()) }
+    });
+    let time = thread_time(|| runtime.block_on(async { tokio::spawn(task).await }).map_err(io::Error::other))?;
+    Ok(time / CALLS)
+}
+
+/// What it costs that a thread falls asleep in a read, and another goes on, on the same processor.
 fn switch() -> io::Result<u64> {
-    const TURNS: u64 = 2_000;
+    // On a thread of its own: what this one may run on stays as it is, and the next one's is inherited.
+    let on_one_processor = thread::Builder::new().spawn(|| {
+        let mut processors = CpuSet::new();
+        processors.set(sched_getcpu());
+        sched_setaffinity(None, &processors)?;
+        ping_pong()
+    })?;
+    on_one_processor.join().map_err(|_| io::Error::other("a thread has panicked"))?
+}
+
+/// Two threads wake each other. Returns the processor time of each time that one falls asleep.
+fn ping_pong() -> io::Result<u64> {
     let (mut here, mut there) = UnixStream::pair()?;
     let before = cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
     let echo = thread::Builder::new().spawn(move || {
@@ -188,69 +192,56 @@ fn switch() -> io::Result<u64> {
         while there.read_exact(&mut byte).is_ok() && there.write_all(&byte).is_ok() {}
     })?;
     let mut byte = [0];
-    for _ in 0..TURNS {
+    for _ in 0..CALLS {
         here.write_all(&byte)?;
         here.read_exact(&mut byte)?;
     }
     drop(here);
     let _ = echo.join();
     // Two sleepers a turn, each of which writes and reads as well; a socket pair takes less for that than TCP.
-    Ok((cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)? - before) / (2 * TURNS))
+    Ok((cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)? - before) / (2 * CALLS))
 }
 
-/// The start and the end of a thread.
-fn thread() -> io::Result<u64> {
-    const THREADS: u64 = 200;
-    let before = cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
-    for _ in 0..THREADS {
-        let body = || drop(std::hint::black_box(vec![0_u8; crate::client::READ_SIZE]));
-        let _ = thread::Builder::new().spawn(body)?.join();
-    }
-    Ok((cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID)? - before) / THREADS)
-}
-
-/// The processor time of a client of this model with so many poems, and its report, while a server sends so many bytes: each
-/// to one poem, or one to each.
-fn client(model: Model, sockets: usize, pokes: u32, to_all: bool) -> io::Result<u64> {
-    let listener = listen()?;
-    let address: SocketAddr = listener.local_addr()?;
-    let server = thread::Builder::new().spawn(move || serve(&listener, sockets, pokes, to_all))?;
-    let sources: Arc<[Source]> = (0..sockets).map(|_| Source::Poem(address.into())).collect();
-    let limits = FetchLimits {
-        connect_timeout: Some(Duration::from_secs(30)),
-        idle_timeout: Some(Duration::from_secs(10)),
-        timeout: None,
-        max_size: None,
-        retries: 0,
-        retry_after_max: Duration::ZERO,
-        concurrency: Concurrency::Together(NonZeroUsize::MAX),
+/// The memory of all of the kernel that is counted under one of these names, see proc_meminfo(5).
+fn kernel_bytes(names: &[&str]) -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kilobytes = |line: &str| {
+        let (name, size) = line.split_once(':')?;
+        names.contains(&name).then(|| size.split_whitespace().next()?.parse::<u64>().ok())?
     };
-    let time = thread_time(|| {
-        let clock = Instant::now();
-        let builder = Arc::new(ReportBuilder::new(model, Arc::clone(&sources), limits.concurrency, clock, true));
-        let job = Arc::new(Job::new(Arc::clone(&sources), limits, Sink::discard(), vec![builder.clone()], clock, 0));
-        model.run(&job)?;
-        drop(builder.report(job.calls()).to_json());
-        Ok(())
-    })?;
-    match server.join() {
-        Ok(Ok(())) => Ok(time),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::other("the server has panicked")),
-    }
+    Ok(1_024 * text.lines().filter_map(kilobytes).sum::<u64>())
 }
 
-/// Accepts all, sends bytes to one after another or to all at once, and then a short poem to each.
-fn serve(listener: &TcpListener, sockets: usize, pokes: u32, to_all: bool) -> io::Result<()> {
-    let mut clients = (0..sockets).map(|_| Ok(listener.accept()?.0)).collect::<io::Result<Vec<_>>>()?;
-    for (_, number) in (0..pokes).zip((0..sockets).cycle()) {
-        thread::sleep(PAUSE);
-        match to_all {
-            true => clients.iter_mut().try_for_each(|client| client.write_all(b"."))?,
-            false => clients[number].write_all(b".")?,
-        }
+/// Memory of the kernel for one end of a connection.
+fn socket_bytes() -> io::Result<u64> {
+    const COUNTED: [&str; 1] = ["Slab"];
+    let before = kernel_bytes(&COUNTED)?;
+    let pairs = connections(SOCKETS)?;
+    let bytes = kernel_bytes(&COUNTED)?.saturating_sub(before);
+    Ok(bytes / (2 * pairs.len() as u64))
+}
+
+/// Memory of the kernel for a thread that sleeps.
+fn kernel_thread_bytes() -> io::Result<u64> {
+    const COUNTED: [&str; 3] = ["Slab", "KernelStack", "PageTables"];
+    let before = kernel_bytes(&COUNTED)?;
+    let (started, all_started) = mpsc::channel();
+    let (ends, end) = (0..THREADS).map(|_| mpsc::channel::<()>()).unzip::<_, _, Vec<_>, Vec<_>>();
+    let start = |end: mpsc::Receiver<()>| {
+        let started = started.clone();
+        thread::Builder::new().spawn(move || {
+            let _ = started.send(());
+            let _ = end.recv();
+        })
+    };
+    let threads = end.into_iter().map(start).collect::<io::Result<Vec<_>>>()?;
+    all_started.iter().take(THREADS).for_each(drop);
+    let bytes = kernel_bytes(&COUNTED)?.saturating_sub(before);
+    drop(ends);
+    for thread in threads {
+        let _ = thread.join();
     }
-    clients.into_iter().try_for_each(|mut client| client.write_all(b"poetry\n"))
+    Ok(bytes / THREADS as u64)
 }
 
 #[cfg(test)]
@@ -259,18 +250,17 @@ mod tests {
 
     #[test]
     fn each_measurement_finds_that_something_costs_something() {
-        for (what, measured) in [
-            ("poll", poll_of(100)),
-            ("read", read_of(10)),
-            ("connect", connect()),
-            ("ready", ready()),
-            ("switch", switch()),
-            ("thread", thread()),
-            ("select", client(Model::Select, 50, 1, false)),
-            ("async", client(Model::Async, 50, 1, true)),
-        ] {
-            let nanos = measured.expect(what);
-            assert!(nanos > 0 && nanos < 10_000_000_000, "{what}: {nanos} ns");
-        }
+        let mut costs = Costs::default();
+        measure(&mut costs).expect("measured");
+        let times = [costs.wait, costs.read, costs.copy_kib, costs.write, costs.connect, costs.ready, costs.poll];
+        assert!(times.into_iter().chain([costs.switch]).all(|time| time > 0 && time < 10_000_000), "{costs:?}");
+    }
+
+    #[test]
+    fn counts_of_the_kernel_are_read() {
+        let stacks = kernel_bytes(&["KernelStack"]).expect("read");
+        let all = kernel_bytes(&["KernelStack", "Slab", "PageTables"]).expect("read");
+        assert!(stacks > 0 && all > stacks, "{stacks} of {all}");
+        assert_eq!(kernel_bytes(&["Nothing"]).expect("read"), 0);
     }
 }

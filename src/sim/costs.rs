@@ -19,22 +19,29 @@ pub struct Costs {
     pub connect: u64,
     /// A recv(2), of few bytes or of none.
     pub read: u64,
-    /// What a recv(2) takes besides for each KiB.
+    /// What a recv(2) or write(2) takes besides for each KiB.
     pub copy_kib: u64,
+    /// A write(2) of few bytes to a stream.
+    pub write: u64,
     /// What the client itself does about an event of a poem, and writes down of it.
     pub step: u64,
     /// A call of poll(2) or epoll_wait(2) that finds nothing to wait for.
     pub wait: u64,
     /// What a round of the readiness loop takes besides for each descriptor: poll(2) looks at all, and so does the loop.
     pub descriptor: u64,
+    /// What a poll(2) that has to sleep takes besides for each descriptor: it enters itself into the wait queue of each, looks
+    /// at all again when it is woken, and leaves the queues.
+    pub enqueue: u64,
     /// What epoll_wait(2) takes besides for each socket that is ready.
     pub ready: u64,
     /// To make a task, with its socket in epoll and its timers, and to end it.
     pub task: u64,
     /// A poll of a task.
     pub poll: u64,
-    /// To put a thread to sleep, and to wake it again.
+    /// To put one thread to sleep, and to go on with another.
     pub switch: u64,
+    /// The same where there is no other: the processor is idle until the thread is woken, and has lost much of its caches.
+    pub idle: u64,
     /// The start and the end of a thread, with its stack.
     pub thread: u64,
     /// Memory of a client without poems.
@@ -61,13 +68,16 @@ impl Default for Costs {
             connect: 18_000,
             read: 900,
             copy_kib: 160,
+            write: 700,
             step: 1_900,
             wait: 150,
-            descriptor: 480,
+            descriptor: 110,
+            enqueue: 200,
             ready: 130,
             task: 9_700,
             poll: 210,
             switch: 3_400,
+            idle: 30_000,
             thread: 25_000,
             process_bytes: 4_500_000,
             poem_bytes: 500,
@@ -81,22 +91,25 @@ impl Default for Costs {
 }
 
 /// A field of the costs.
-type Field = fn(&mut Costs) -> &mut u64;
+pub type Field = fn(&mut Costs) -> &mut u64;
 
 /// The costs of time, with what they are the costs of.
-const TIMES: [(&str, &str, Field); 13] = [
+const TIMES: [(&str, &str, Field); 16] = [
     ("process", "the start and the end of a client", |costs| &mut costs.process),
     ("poem", "a poem, from its beginning to the report", |costs| &mut costs.poem),
     ("connect", "socket(2), connect(2) and close(2)", |costs| &mut costs.connect),
     ("read", "recv(2) of few bytes, or of none", |costs| &mut costs.read),
-    ("copy_kib", "recv(2), besides, for each KiB", |costs| &mut costs.copy_kib),
+    ("copy_kib", "recv(2) or write(2), besides, for each KiB", |costs| &mut costs.copy_kib),
+    ("write", "write(2) of few bytes to a stream", |costs| &mut costs.write),
     ("step", "what the client does about an event of a poem", |costs| &mut costs.step),
     ("wait", "poll(2) or epoll_wait(2) of nothing", |costs| &mut costs.wait),
     ("descriptor", "poll(2) and its loop, besides, for each descriptor", |costs| &mut costs.descriptor),
+    ("enqueue", "poll(2) that sleeps, besides, for each descriptor", |costs| &mut costs.enqueue),
     ("ready", "epoll_wait(2), besides, for each ready socket", |costs| &mut costs.ready),
     ("task", "to make a task with its socket and its timers, and to end it", |costs| &mut costs.task),
     ("poll", "a poll of a task", |costs| &mut costs.poll),
-    ("switch", "a thread falls asleep, and is woken", |costs| &mut costs.switch),
+    ("switch", "a thread falls asleep, and another goes on", |costs| &mut costs.switch),
+    ("idle", "a thread falls asleep, none goes on, and it is woken", |costs| &mut costs.idle),
     ("thread", "the start and the end of a thread", |costs| &mut costs.thread),
 ];
 
@@ -119,6 +132,14 @@ impl Costs {
         fields.map(move |((name, what, field), unit)| {
             [(*name).to_owned(), format!("{} {unit}", field(&mut costs)), (*what).to_owned()]
         })
+    }
+
+    /// The name of the cost that this is a field of.
+    pub fn name_of(field: Field) -> &'static str {
+        let (mut costs, mut marked) = (Self::default(), Self::default());
+        *field(&mut marked) = u64::MAX;
+        let mut fields = TIMES.iter().chain(&SIZES);
+        fields.find(|(.., its)| *its(&mut costs) != *its(&mut marked)).map_or("", |(name, ..)| name)
     }
 
     /// The same as a table.

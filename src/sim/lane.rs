@@ -10,7 +10,8 @@ use super::costs::Costs;
 use super::link::nanos;
 use super::queue::Nanos;
 use super::server::Net;
-use super::{Clock, Event, server_of};
+use super::stream::Stream;
+use super::{Clock, Event, TICK, server_of};
 use crate::client::{Failure, Fetch, Flow, For, Job, Model, Next, Patience, READ_SIZE};
 
 /// A poem that has begun and is not settled.
@@ -50,12 +51,11 @@ enum State {
 pub(super) struct Manner<'a> {
     pub(super) model: Model,
     pub(super) costs: &'a Costs,
+    /// Where poems are written.
+    pub(super) stream: &'a Stream,
     pub(super) servers: u32,
     pub(super) poems: u32,
 }
-
-/// The clocks of timers: poll(2) counts milliseconds, and so do the runtime's timers and the kernel's for a socket's limit.
-const TICK: Nanos = 1_000_000;
 
 impl Lane {
     pub(super) fn begin(job: &Arc<Job>, poem: u32, net: &Net<'_>, clock: &Clock) -> Box<Self> {
@@ -159,9 +159,9 @@ impl Lane {
             State::Receiving { .. } => return false,
         };
         match result {
-            Ok(true) => self.leg_is_over(Ok(()), net, clock),
+            Ok(true) => self.leg_is_over(Ok(()), manner, net, clock),
             Ok(false) => true,
-            Err(failure) => self.leg_is_over(Err(failure), net, clock),
+            Err(failure) => self.leg_is_over(Err(failure), manner, net, clock),
         }
     }
 
@@ -229,14 +229,22 @@ impl Lane {
         let (from, now) = (connection.read, net.instant(clock.now()));
         net.connections.get(id).read += bytes;
         let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(from + bytes).unwrap_or(usize::MAX);
-        let flow = self.fetch.received(net.poem().get(range).unwrap_or_default(), now)?;
+        let flow = self.fetch.received(net.poem().get(range).unwrap_or_default(), now);
+        manner.stream.spend(clock);
+        let (flow, now) = (flow?, net.instant(clock.now()));
         let patience = if flow == Flow::More { self.fetch.patience(For::Bytes, now) } else { patience };
         self.state = State::Receiving { connection: id, patience };
         Ok(flow == Flow::Enough)
     }
 
     /// A leg came to its end, and with it the attempt: a poem that no transform changes has one leg.
-    fn leg_is_over(&mut self, result: Result<(), Failure>, net: &mut Net<'_>, clock: &mut Clock) -> bool {
+    fn leg_is_over(
+        &mut self,
+        result: Result<(), Failure>,
+        manner: &Manner<'_>,
+        net: &mut Net<'_>,
+        clock: &mut Clock,
+    ) -> bool {
         let now = net.instant(clock.now());
         let result = match self.fetch.leg_ended(result, now) {
             Ok(true) => Err(Failure::Bug),
@@ -251,6 +259,7 @@ impl Lane {
             // There is no scribe: nothing is delivered elsewhere.
             Next::Delivery | Next::Settled => State::Settled,
         };
+        manner.stream.spend(clock);
         !self.is_settled()
     }
 

@@ -11,30 +11,35 @@
 //! | `link.rs` | latency, jitter, loss |
 //! | `server.rs`, `connection.rs` | the servers' half |
 //! | `lane.rs` | the client's half: one poem |
+//! | `stream.rs` | where poems are written, if they are |
 //! | `run.rs` | the models of waiting, and the processors |
-//! | `costs.rs`, [`calibration`] | what each call costs, and how that is measured |
+//! | `costs.rs`, [`calibration`], [`fit`] | what each call costs, and how that is measured |
 //!
 //! Chance follows from the seed, order from the queue: the same scenario gives the same report, to the byte.
 
 pub mod calibration;
 mod connection;
 mod costs;
+pub mod fit;
 mod lane;
 mod link;
 mod queue;
 mod run;
 mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::costs::Costs;
+pub use self::costs::{Costs, Field};
 pub use self::link::Link;
 use self::queue::Nanos;
 pub use self::run::run;
-use crate::client::{FetchLimits, Source};
+use crate::client::{FetchLimits, Order, Source};
 use crate::pace::Plan;
 use crate::poem::Poem;
 
@@ -49,6 +54,8 @@ pub struct Scenario {
     pub sources: Arc<[Source]>,
     /// The limits of each fetch.
     pub limits: FetchLimits,
+    /// The order in which poems are written to a stream; `None`: they are thrown away as they come.
+    pub order: Option<Order>,
     /// The machine of the client.
     pub machine: Machine,
     /// The seed of the link's chance and of the pauses before retries.
@@ -130,6 +137,9 @@ pub fn server_of(poem: u32, servers: u32, poems: u32) -> u32 {
     u32::try_from(server).unwrap_or(u32::MAX)
 }
 
+/// The clocks of timers: poll(2) counts milliseconds, and so do the runtime's timers and the kernel's for a socket's limit.
+const TICK: Nanos = 1_000_000;
+
 /// An event of a run.
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -138,9 +148,20 @@ enum Event {
     /// A timer of a poem goes off.
     Timer(u32),
     /// A processor begins with a thread.
-    Run(u32),
+    Run(u32, After),
     /// It is done with it for now.
     Pause(u32),
+}
+
+/// What a processor was about before it begins with a thread.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    /// The same thread.
+    Itself,
+    /// Another one.
+    Others,
+    /// Nothing: it was idle.
+    Idle,
 }
 
 /// The time within one stretch of work: when it began, and what it has taken so far.

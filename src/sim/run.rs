@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::lane::{Lane, Manner};
 use super::queue::Nanos;
 use super::server::Net;
-use super::{Clock, Event, Narrator, Scenario};
-use crate::client::{Job, Model, Observer, ReportBuilder, Sink, Task, Turns};
+use super::stream::Stream;
+use super::{After, Clock, Event, Narrator, Scenario};
+use crate::client::{IN_MEMORY, Job, Model, Observer, ReportBuilder, Sink, Task, Turns};
 use crate::report::{Peak, Report, Simulated};
 use crate::units::count;
 
@@ -23,14 +24,18 @@ pub fn run(model: Model, scenario: &Scenario, narrator: Option<&Arc<Narrator>>) 
     let builder = Arc::new(builder);
     let mut observers: Vec<Arc<dyn Observer>> = vec![builder.clone()];
     observers.extend(narrator.map(|narrator| Arc::new(Told(Arc::clone(narrator))) as Arc<dyn Observer>));
-    let (limits, sink) = (scenario.limits.clone(), Sink::discard());
+    let limits = scenario.limits.clone();
+    let (sink, stream) = match scenario.order {
+        Some(order) => Stream::sink(order, sources.len(), &scenario.machine.costs),
+        None => (Sink::discard(), Arc::default()),
+    };
     let job = Arc::new(Job::new(Arc::clone(sources), limits, sink, observers, clock, scenario.seed));
     job.counts.add_thread();
-    let mut world = World::new(model, scenario, &job, narrator.map(|narrator| &**narrator), clock);
+    let mut world = World::new(model, scenario, &job, &stream, narrator.map(|narrator| &**narrator), clock);
     let now = world.run();
     let (cpu, at_once, events) = (world.cpu, world.most_at_once, world.net.queue.events());
     drop(world);
-    let (calls, threads) = (job.calls(), job.peak_threads());
+    let (calls, threads, held) = (job.calls(), job.peak_threads(), job.sink().most_held());
     drop(job);
     let memory = scenario.machine.costs.memory(model, sources.len() as u64, at_once, threads);
     let simulated = Simulated {
@@ -39,10 +44,14 @@ pub fn run(model: Model, scenario: &Scenario, narrator: Option<&Arc<Narrator>>) 
         kernel_kb: memory.kernel / 1_024,
         stacks_kb: (threads - 1) * (scenario.machine.stack / 1_024),
         at_once,
+        held_kb: held / 1_024,
         events,
     };
     let report = take(builder).into_simulated(calls, Duration::from_nanos(now), simulated);
-    Report { peak: Some(Peak { threads, rss_kb: Some(memory.resident / 1_024) }), ..report }
+    Report {
+        peak: Some(Peak { threads, rss_kb: Some((memory.resident + held.min(IN_MEMORY as u64)) / 1_024) }),
+        ..report
+    }
 }
 
 /// The builder, which is nobody else's any more.
@@ -93,13 +102,14 @@ impl<'a> World<'a> {
         model: Model,
         scenario: &'a Scenario,
         job: &'a Arc<Job>,
+        stream: &'a Stream,
         narrator: Option<&'a Narrator>,
         clock: Instant,
     ) -> Self {
         let (servers, costs) = (&scenario.servers, &scenario.machine.costs);
         let poems = scenario.sources.len();
-        let manner =
-            Manner { model, costs, servers: servers.number.get(), poems: u32::try_from(poems).unwrap_or(u32::MAX) };
+        let (number, poems_of_all) = (servers.number.get(), u32::try_from(poems).unwrap_or(u32::MAX));
+        let manner = Manner { model, costs, stream, servers: number, poems: poems_of_all };
         Self {
             manner,
             scenario,
@@ -127,7 +137,8 @@ impl<'a> World<'a> {
     /// Lets everything happen until all poems are settled, or nothing will happen any more. Returns when that is.
     fn run(&mut self) -> Nanos {
         let mut now = 0;
-        self.wants_processor(MAIN, now);
+        (self.is_main_queued, self.processors) = (true, self.processors - 1);
+        self.net.queue.push(now, Event::Run(MAIN, After::Itself));
         while self.unsettled > 0 {
             let Some((at, event)) = self.net.queue.pop() else { break };
             now = at;
@@ -143,8 +154,13 @@ impl<'a> World<'a> {
                         self.is_ready(poem, now);
                     }
                 }
-                Event::Run(thread) => {
+                Event::Run(thread, after) => {
                     let mut clock = Clock::new(now);
+                    clock.spend(match after {
+                        After::Itself => 0,
+                        After::Others => self.manner.costs.switch,
+                        After::Idle => self.manner.costs.idle,
+                    });
                     self.work(thread, &mut clock);
                     self.cpu += clock.spent;
                     self.net.queue.push(clock.now(), Event::Pause(thread));
@@ -156,7 +172,10 @@ impl<'a> World<'a> {
                         self.runnable.push_back(MAIN);
                     }
                     match self.runnable.pop_front() {
-                        Some(next) => self.net.queue.push(now, Event::Run(next)),
+                        Some(next) => {
+                            let after = if next == thread { After::Itself } else { After::Others };
+                            self.net.queue.push(now, Event::Run(next, after));
+                        }
                         None => self.processors += 1,
                     }
                 }
@@ -173,7 +192,7 @@ impl<'a> World<'a> {
             return self.runnable.push_back(thread);
         }
         self.processors -= 1;
-        self.net.queue.push(now, Event::Run(thread));
+        self.net.queue.push(now, Event::Run(thread, After::Idle));
     }
 
     /// A poem can go on: its socket is ready, or its time is over.
@@ -204,16 +223,11 @@ impl<'a> World<'a> {
 
     /// A stretch of work of a thread.
     fn work(&mut self, thread: u32, clock: &mut Clock) {
-        let costs = self.manner.costs;
         if thread != MAIN {
-            clock.spend(costs.switch);
             return self.go_on(thread - 1, clock);
         }
         (self.is_main_queued, self.is_main_working) = (false, true);
         let was_asleep = std::mem::take(&mut self.is_woken);
-        if was_asleep {
-            clock.spend(costs.switch);
-        }
         match self.manner.model {
             Model::Blocking => self.work_one_by_one(clock),
             Model::Threads => self.start_a_thread(clock),
@@ -276,6 +290,7 @@ impl<'a> World<'a> {
             self.job.counts.add_wait();
             clock.spend(self.manner.costs.wait + self.sockets * self.manner.costs.descriptor);
             if self.ready.is_empty() {
+                clock.spend(self.sockets * self.manner.costs.enqueue);
                 self.is_asleep = true;
                 return;
             }
@@ -374,115 +389,5 @@ impl Observer for Told {
             _ => return,
         };
         self.0.tell(at, &format!("poem {}: {what}", task.number));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::{NonZeroU32, NonZeroUsize};
-
-    use super::*;
-    use crate::client::{Concurrency, FetchLimits, Source};
-    use crate::pace::{Pace, Plan, Tempo};
-    use crate::sim::{Costs, Kind, Link, Machine, Servers, server_of};
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn number(number: u32) -> NonZeroU32 {
-        NonZeroU32::new(number).expect("not 0")
-    }
-
-    /// So many poems of 30 bytes in three pieces, each from its own server, 100 ms away and back.
-    fn scenario(poems: u32) -> Scenario {
-        let pace = Pace {
-            num_bytes: std::num::NonZeroU64::new(10).expect("not 0"),
-            tempo: Tempo::Delay(200 * MS),
-            ..Pace::default()
-        };
-        let source = |poem| format!("10.0.0.{}:1", server_of(poem, poems, poems) % 255 + 1).parse().expect("a source");
-        Scenario {
-            servers: Servers {
-                number: number(poems),
-                kind: Kind::Slow,
-                plan: Plan::uniform(7, pace),
-                poem: vec![b'.'; 30].into(),
-                backlog: 128,
-                never_accept: false,
-                listen_after: Duration::ZERO,
-                never_read: false,
-            },
-            link: Link { rtt: 100 * MS, ..Link::default() },
-            sources: (0..poems).map(source).collect::<Vec<Source>>().into(),
-            limits: FetchLimits {
-                connect_timeout: None,
-                idle_timeout: None,
-                timeout: None,
-                max_size: None,
-                retries: 3,
-                retry_after_max: Duration::ZERO,
-                concurrency: Concurrency::Together(NonZeroUsize::MAX),
-            },
-            machine: Machine { costs: Costs::default(), processors: number(2), threads: number(1_000), stack: 1 << 21 },
-            seed: 7,
-            with_events: true,
-        }
-    }
-
-    #[test]
-    fn a_run_takes_two_round_trips_and_the_pace() {
-        for model in Model::ALL {
-            let report = run(model, &scenario(3), None);
-            // connect, and half a round trip for each of the last segment of the handshake and the poem
-            let one = Duration::from_micros(report.elapsed_us) / if model == Model::Blocking { 3 } else { 1 };
-            assert!(one >= 600 * MS && one < 602 * MS, "{model}: {one:?}");
-            assert_eq!((report.ok, report.tasks[2].events.entries().len()), (3, 3), "{model}");
-        }
-    }
-
-    #[test]
-    fn the_same_scenario_gives_the_same_bytes_a_hundred_times() {
-        let mut scenario = scenario(20);
-        scenario.link = Link { rtt: 100 * MS, jitter: 40 * MS, loss: 0.05 };
-        for model in Model::ALL {
-            let first = run(model, &scenario, None).to_json();
-            assert!((1..100).all(|_| run(model, &scenario, None).to_json() == first), "{model}");
-        }
-    }
-
-    #[test]
-    fn what_a_model_does_takes_its_time() {
-        let mut scenario = scenario(100);
-        let quick = run(Model::Select, &scenario, None);
-        scenario.machine.costs.read = 1_000_000;
-        let dear = run(Model::Select, &scenario, None);
-        // The reads of all poems fall together, and there is one thread: a hundred milliseconds each.
-        assert!(dear.elapsed_us > quick.elapsed_us + 100_000, "{} {}", quick.elapsed_us, dear.elapsed_us);
-        let on = |processors| {
-            let machine = Machine { processors: number(processors), ..scenario.machine.clone() };
-            run(Model::Threads, &Scenario { machine, ..scenario.clone() }, None).elapsed_us
-        };
-        assert!(on(1) > on(100) + 90_000, "{} {}", on(1), on(100));
-    }
-
-    #[test]
-    fn one_thread_is_never_on_two_processors() {
-        let mut scenario = scenario(50);
-        scenario.machine.costs.descriptor = 1_000_000;
-        for model in [Model::Blocking, Model::Select, Model::Async] {
-            let report = run(model, &scenario, None);
-            let cpu = report.simulated.expect("it is").cpu_us - scenario.machine.costs.process / 1_000;
-            assert!(cpu <= report.elapsed_us + 50_000, "{model}: {cpu} of {}", report.elapsed_us);
-        }
-    }
-
-    #[test]
-    fn of_one_slow_server_poems_come_one_after_another() {
-        let mut scenario = scenario(5);
-        scenario.servers.number = number(1);
-        let report = run(Model::Async, &scenario, None);
-        let ends: Vec<u64> = report.tasks.iter().filter_map(|task| task.end_us).collect();
-        // The next client is accepted when the one before has left: half a round trip there and back.
-        let pauses: Vec<u64> = ends.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
-        assert_eq!(pauses, [500; 4]);
     }
 }

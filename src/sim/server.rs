@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::connection::{Answer, At, Connection, Connections, End};
 use super::link::{Link, last_syn, nanos, syn_pause};
 use super::queue::{Nanos, Queue};
-use super::{Event, Kind, Narrator, Servers};
+use super::{Event, Kind, Narrator, Servers, TICK};
 use crate::net::close::LINGER_TIME;
-use crate::pace::{Cursor, Ending, FOREVER, Next};
+use crate::pace::{Cursor, Draws, Ending, FOREVER, Next};
 
 /// All servers of a run, their connections, and the link to them.
 pub(super) struct Net<'a> {
@@ -239,7 +239,9 @@ impl<'a> Net<'a> {
         let mut sent = 0;
         let (next, ending) = loop {
             match cursor.next(moment, length, true) {
-                Next::Wait(time) => break (Some((time < FOREVER).then(|| now + nanos(time))), None),
+                Next::Wait(time) => {
+                    break (Some((time < FOREVER).then(|| self.timer(server, now + nanos(time)))), None);
+                }
                 Next::Send { bytes, .. } => {
                     cursor.sent(bytes.end - bytes.start, moment);
                     sent += bytes.end - bytes.start;
@@ -276,6 +278,16 @@ impl<'a> Net<'a> {
             }
             (None, how) => self.said_all(id, how, now),
         }
+    }
+
+    /// When a server is woken that has something to do at this time. A fast one has the timers of its runtime, whose ticks
+    /// begin when the server does: at any moment.
+    fn timer(&self, server: u32, at: Nanos) -> Nanos {
+        if self.servers.kind == Kind::Slow {
+            return at;
+        }
+        let phase = Draws::new(self.seed, !u64::from(server)).up_to(TICK - 1);
+        phase + at.saturating_sub(phase).div_ceil(TICK) * TICK
     }
 
     /// Puts bytes, and an end, on their way to the client. In order: who is early waits for who is late.

@@ -1,7 +1,7 @@
 //! The course of a race: the clients in turns, what is shown of them meanwhile, and what is cleared away by a signal.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, Child};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -242,7 +242,7 @@ impl<'a> Course<'a> {
         models: &'a [Racer],
         relays: Option<&'a Through>,
     ) -> Result<Self, Error> {
-        let programs = std::env::current_exe().map_err(|error| Error::cannot("find", "the clients", &error))?;
+        let programs = child::programs().map_err(|error| Error::cannot("find", "the clients", &error))?;
         let source = |one: &Repeated| std::iter::repeat_n(one.target.source.clone(), one.times);
         let sources: Vec<Source> = targets.iter().flat_map(source).collect();
         let relayed = relays.filter(|_| args.through).map(|relays| {
@@ -255,7 +255,7 @@ impl<'a> Course<'a> {
             models,
             relays,
             limit: relays.map_or_else(SoftLimit::now, Through::limit),
-            programs: programs.parent().unwrap_or(Path::new("")).to_owned(),
+            programs,
             words,
             targets,
             estimate: Estimate::new(&sources, args.concurrency()),

@@ -5,8 +5,9 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::calibrate;
 use crate::cli::{Error, SUCCESS, read_text, stdout};
-use crate::sim::{Costs, calibration};
+use crate::sim::Costs;
 use crate::whole_file;
 
 /// Where the costs of a run come from.
@@ -66,10 +67,11 @@ pub(super) fn calibrate(file: &Path) -> Result<u8, Error> {
         fs::create_dir_all(directory).map_err(|error| Error::cannot("make", directory.display(), &error))?;
     }
     whole_file::check(&path).map_err(|error| Error::cannot("write", path.display(), &error))?;
-    let costs =
-        calibration::measure(Costs::default()).map_err(|error| Error::cannot("measure", "this machine", &error))?;
+    let (costs, fitted) = calibrate::calibrate()?;
     let text = serde_json::to_string_pretty(&costs).expect("numbers have a JSON form") + "\n";
     whole_file::write(&path, text.as_bytes()).map_err(|error| Error::cannot("write", path.display(), &error))?;
-    stdout::write_all(format!("{}\nWritten into {}\n", costs.table().to_text(), path.display()).as_bytes())?;
+    stdout::write_all(
+        format!("{}\n{}\nWritten into {}\n", costs.table().to_text(), fitted.to_text(), path.display()).as_bytes(),
+    )?;
     Ok(SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! poetry-sim as a program.
 
+mod calibrate;
 mod cost_file;
 mod outcome;
 mod step;
@@ -21,7 +22,7 @@ use super::faults::{FaultArgs, Usual};
 use super::limit_args::LimitArgs;
 use crate::cli::values::Known;
 use crate::cli::{Error, FAILURE, SUCCESS, values};
-use crate::client::{Model, Source};
+use crate::client::{Model, Order, Source};
 use crate::poem::{NamedPoem, Poem};
 use crate::report::Report;
 use crate::sim::{self, Costs, Kind, Link, Machine, Scenario, Servers};
@@ -92,6 +93,12 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Limits of each client")]
     limits: LimitArgs,
 
+    /// Write the poems, too, to a stream that takes its time, and say how much waits for its turn: in the order of completion, or
+    /// of request, the first unfinished poem live
+    #[arg(long, help_heading = "Limits of each client", value_name = "ORDER", value_enum)]
+    #[arg(help = "Write the poems, too, in the order of completion or request, and say how much waits for its turn")]
+    order: Option<WriteOrder>,
+
     /// Descriptors that a client may have [default: any number]
     #[arg(long, help_heading = "Machine", value_name = "N")]
     #[arg(value_parser = values::count::<u64>(), allow_negative_numbers = true)]
@@ -120,7 +127,7 @@ pub struct Args {
 
     /// Measure what each call costs on this machine, and write it into FILE [default: where runs look for it]
     ///
-    /// It takes some ten seconds, and wants a machine with nothing else to do. Runs look for it in XDG_CACHE_HOME or ~/.cache, as
+    /// Real clients run beside a real server for half a minute, which wants a machine with nothing else to do. Runs look for it in XDG_CACHE_HOME or ~/.cache, as
     /// poetry-sim.json.
     #[arg(long, help_heading = "Costs", value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
     #[arg(
@@ -166,6 +173,14 @@ pub struct Args {
 enum ServerKind {
     Slow,
     Fast,
+}
+
+/// The order in which poems are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lower")]
+enum WriteOrder {
+    Completion,
+    Request,
 }
 
 /// One word of `--model`.
@@ -217,7 +232,7 @@ fn own_words(arg: Arg) -> Arg {
 }
 
 /// What is less often asked for.
-const IN_LONG_HELP: [&str; 20] = [
+const IN_LONG_HELP: [&str; 21] = [
     "poems",
     "chart",
     "backlog",
@@ -230,6 +245,7 @@ const IN_LONG_HELP: [&str; 20] = [
     "replay",
     "connect_timeout",
     "idle_timeout",
+    "order",
     "processors",
     "threads",
     "stack",
@@ -386,6 +402,10 @@ impl Args {
             link: Link { rtt: self.rtt.unwrap_or_default(), jitter: jitter.unwrap_or_default(), loss: self.loss },
             sources,
             limits: self.limits.of_each(concurrency),
+            order: self.order.map(|order| match order {
+                WriteOrder::Completion => Order::Completion,
+                WriteOrder::Request => Order::Request { retries: self.limits.retries > 0, by_line: false },
+            }),
             machine: Machine {
                 costs: costs.clone(),
                 processors: self.processors,

@@ -27,6 +27,7 @@ pub(super) struct Row {
     memory_kb: u64,
     kernel_kb: u64,
     stacks_kb: u64,
+    held_kb: u64,
     reads: u64,
     waits: u64,
     wakeups: u64,
@@ -46,6 +47,7 @@ impl Row {
             memory_kb: peak.rss_kb.unwrap_or_default(),
             kernel_kb: simulated.kernel_kb,
             stacks_kb: simulated.stacks_kb,
+            held_kb: simulated.held_kb,
             reads: report.calls.reads,
             waits: report.calls.waits,
             wakeups: report.calls.wakeups,
@@ -86,8 +88,9 @@ fn times(rows: &[Row]) -> Table {
 }
 
 fn costs(rows: &[Row]) -> Table {
-    let mut table =
-        Table::new(["model", "poems", "cpu", "threads", "memory", "kernel", "stacks", "reads", "waits", "wake-ups"]);
+    let mut table = Table::new([
+        "model", "poems", "cpu", "threads", "memory", "held", "kernel", "stacks", "reads", "waits", "wake-ups",
+    ]);
     for row in rows {
         table.push(vec![
             row.model.to_string(),
@@ -95,6 +98,7 @@ fn costs(rows: &[Row]) -> Table {
             in_one_unit(&[row.cpu_us]).concat(),
             row.threads.to_string(),
             size(row.memory_kb),
+            size(row.held_kb),
             size(row.kernel_kb),
             size(row.stacks_kb),
             row.reads.to_string(),
@@ -106,7 +110,7 @@ fn costs(rows: &[Row]) -> Table {
 }
 
 /// A size in kB of 1,024 bytes for people.
-fn size(kb: u64) -> String {
+pub(super) fn size(kb: u64) -> String {
     match kb {
         ..10_000 => format!("{kb} KiB"),
         10_000..10_240_000 => format!("{} MiB", kb >> 10),
@@ -125,6 +129,7 @@ pub(super) fn csv(rows: &[Row]) -> String {
         "cpu_us",
         "threads",
         "memory_kb",
+        "held_kb",
         "kernel_kb",
         "stacks_kb",
         "reads",
@@ -132,7 +137,7 @@ pub(super) fn csv(rows: &[Row]) -> String {
         "wakeups",
     ]);
     for row in rows {
-        let numbers = [row.cpu_us, row.threads, row.memory_kb, row.kernel_kb, row.stacks_kb];
+        let numbers = [row.cpu_us, row.threads, row.memory_kb, row.held_kb, row.kernel_kb, row.stacks_kb];
         let mut cells = vec![row.model.to_string(), row.poems.to_string(), row.missing.to_string()];
         cells.extend([row.time_us.to_string(), row.bound_us.map_or_else(String::new, |bound| bound.to_string())]);
         cells.extend(numbers.into_iter().chain([row.reads, row.waits, row.wakeups]).map(|number| number.to_string()));

@@ -1,0 +1,228 @@
+//! `--calibrate`: real clients beside a real server, from which the costs are learned.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Args;
+use super::outcome::size;
+use crate::cli::listen::{ListenArgs, Trouble};
+use crate::cli::{Error, open_files, terminal};
+use crate::client::Model;
+use crate::net::descriptors::Descriptors;
+use crate::net::{self, Door, ServerLimits, Stop, Stoppable};
+use crate::race::child::{self, Client};
+use crate::race::statistics::median;
+use crate::report::table::Table;
+use crate::server::fast::FastServer;
+use crate::server::fault_plan::FaultPlan;
+use crate::sim::fit::{Measure, Probe, fit};
+use crate::sim::{Costs, Field, Scenario, calibration};
+use crate::units::in_one_unit;
+
+/// A run of a client, in the words of a command line, and the costs that it tells: one of time, one of memory.
+struct Run {
+    model: Model,
+    words: &'static str,
+    time: Option<Field>,
+    memory: Option<Field>,
+}
+
+/// Poems that are there at once.
+const MANY: &str = "--poems=1000";
+
+/// Poems that all wait for the server at the same time.
+const HELD: &str = "--poems=500 --first-byte-delay=500ms";
+
+/// Poems that come piece by piece now and then: the client sleeps before most of them.
+const SPARSE: &str = "--poems=1000 --num-bytes=100 --delay=200ms --jitter=180ms";
+
+/// The same so fast that a wake-up is for many of them.
+const DENSE: &str = "--poems=2000 --num-bytes=100 --delay=50ms --jitter=45ms";
+
+/// So many that a readiness loop never sleeps: while it looks at all of them, the next piece comes.
+const CROWDED: &str = "--poems=8000 --num-bytes=100 --delay=250ms --jitter=225ms";
+
+/// Each needs costs that are told by those before it, as a rule.
+const RUNS: [Run; 9] = [
+    run(Model::Blocking, "--poems=1", Some(|costs| &mut costs.process), Some(|costs| &mut costs.process_bytes)),
+    run(Model::Blocking, MANY, None, Some(|costs| &mut costs.poem_bytes)),
+    run(Model::Select, MANY, Some(|costs| &mut costs.poem), Some(|costs| &mut costs.entry_bytes)),
+    run(Model::Async, MANY, Some(|costs| &mut costs.task), Some(|costs| &mut costs.task_bytes)),
+    run(Model::Threads, HELD, Some(|costs| &mut costs.thread), Some(|costs| &mut costs.thread_bytes)),
+    run(Model::Async, SPARSE, Some(|costs| &mut costs.idle), None),
+    run(Model::Async, DENSE, Some(|costs| &mut costs.step), None),
+    run(Model::Select, SPARSE, Some(|costs| &mut costs.enqueue), None),
+    run(Model::Select, CROWDED, Some(|costs| &mut costs.descriptor), None),
+];
+
+const fn run(model: Model, words: &'static str, time: Option<Field>, memory: Option<Field>) -> Run {
+    Run { model, words, time, memory }
+}
+
+/// Each is run so often, in turns; the median counts.
+const TIMES: usize = 5;
+
+/// Descriptors that the longest run needs in the client and, for the server, in this process.
+const DESCRIPTORS: u64 = 8_200;
+
+/// Measures this machine: the costs, and what they were fitted to. Takes about half a minute.
+///
+/// # Errors
+/// The clients are not beside this program, or cannot be run; the limit of descriptors is too low.
+pub(super) fn calibrate() -> Result<(Costs, Table), Error> {
+    let limit = open_files::raise_limit();
+    if limit < DESCRIPTORS {
+        let why = format!("it takes {DESCRIPTORS} open files, and the limit is {limit}");
+        return Err(Error::failure(format!("cannot measure this machine: {why}")));
+    }
+    let mut costs = Costs::default();
+    calibration::measure(&mut costs).map_err(|error| Error::cannot("measure", "this machine", &error))?;
+    let scenarios = RUNS.iter().map(|run| scenario(run.words)).collect::<Result<Vec<_>, _>>()?;
+    let programs = child::programs().map_err(|error| Error::cannot("find", "the clients", &error))?;
+    let progress = progress((TIMES * RUNS.len()) as u64);
+    let mut taken = vec![Vec::new(); RUNS.len()];
+    // In turns: what disturbs the machine for a while disturbs no run each time.
+    for _ in 0..TIMES {
+        for ((run, scenario), taken) in RUNS.iter().zip(&scenarios).zip(&mut taken) {
+            taken.push(take(run.model, scenario, &programs)?);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    let mut probes = Vec::new();
+    for ((run, scenario), taken) in RUNS.iter().zip(&scenarios).zip(&taken) {
+        let probe =
+            |cost: Field, of, measured| Probe { model: run.model, scenario: scenario.clone(), of, measured, cost };
+        let middle = |part: fn(&Taken) -> u64| median(taken.iter().map(part)).unwrap_or_default();
+        probes.extend(run.time.map(|cost| probe(cost, Measure::Time, 1_000 * middle(|taken| taken.cpu_us))));
+        probes.extend(run.memory.map(|cost| probe(cost, Measure::Memory, 1_024 * middle(|taken| taken.rss_kb))));
+    }
+    fit(&mut costs, &probes);
+    Ok((costs.clone(), table(&costs, &probes)))
+}
+
+/// The scenario of these words: one fast server on this machine.
+fn scenario(words: &str) -> Result<Scenario, Error> {
+    let all = ["poetry-sim", "--server=fast", "--servers=1", "--poem=science"].into_iter().chain(words.split(' '));
+    let args = Args::try_parse_from(all).map_err(|error| Error::failure(error.to_string()))?;
+    let numbers = args.numbers()[0];
+    args.scenario(numbers, &Costs::default()).map(|(scenario, _)| scenario)
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    cpu_us: u64,
+    rss_kb: u64,
+}
+
+/// Runs a client as a process of its own, with a server in this one.
+fn take(model: Model, scenario: &Scenario, programs: &Path) -> Result<Taken, Error> {
+    let server = Server::start(scenario)?;
+    let args = [format!("{}*{}", server.address, scenario.sources.len())];
+    let program = programs.join(model.program());
+    let ended = child::run(Client { model, programs, args: &args }, Command::spawn, || {});
+    let ended = ended.map_err(|error| Error::cannot("run", program.display(), &error))?;
+    let whole = ended.report.is_some_and(|report| report.failed == 0);
+    let Some((cpu_us, rss_kb)) = ended.cost.cpu_us.zip(ended.cost.peak_rss_kb).filter(|_| whole) else {
+        let why = ended.failure.unwrap_or_else(|| "did not get all poems".to_owned());
+        return Err(Error::failure(format!("cannot measure this machine: {} {why}", model.program())));
+    };
+    Ok(Taken { cpu_us, rss_kb })
+}
+
+/// A fast server in this process, as long as it is there.
+struct Server {
+    address: SocketAddr,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(scenario: &Scenario) -> Result<Self, Error> {
+        let faults = FaultPlan::new(scenario.servers.plan.clone(), None);
+        let server = Arc::new(FastServer::new(scenario.servers.poem.clone(), faults, false));
+        let anywhere = ListenArgs { port: 0, iface: "127.0.0.1".to_owned(), backlog: None };
+        let listeners = anywhere.bind_shared(Trouble::default())?;
+        let cannot = |error| Error::cannot("start", "a server", &error);
+        let address = listeners[0].local_addr().map_err(cannot)?;
+        let limits = ServerLimits {
+            max_clients: scenario.sources.len() + 1,
+            descriptors: Descriptors::default(),
+            write_timeout: None,
+            grace: Duration::ZERO,
+        };
+        let door = Door { name: "poem", listeners, listen_later: None };
+        let prepared = net::prepare(vec![door], &server, &limits).map_err(cannot)?;
+        let stop = Stop::default();
+        let its = stop.clone();
+        // It fails only without its workers, and then the client does not get its poems.
+        let serve = move || drop(prepared.run(&its));
+        let thread = thread::Builder::new().spawn(serve).map_err(|error| Error::no_thread(&error))?;
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.abort();
+        // If it has panicked, it has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// What the fitted runs took, and what they take with these costs.
+fn table(costs: &Costs, probes: &[Probe]) -> Table {
+    let mut table = Table::new(["run", "poems", "tells", "measured", "simulated"]);
+    for probe in probes {
+        let form = |value: u64| match probe.of {
+            Measure::Time => in_one_unit(&[value / 1_000]).concat(),
+            Measure::Memory => size(value / 1_024),
+        };
+        table.push(vec![
+            probe.model.to_string(),
+            probe.scenario.sources.len().to_string(),
+            Costs::name_of(probe.cost).to_owned(),
+            form(probe.measured),
+            form(probe.simulated(costs)),
+        ]);
+    }
+    table
+}
+
+/// Shown on a terminal: it takes a while.
+fn progress(runs: u64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("measuring: run {pos} of {len}").expect("a valid template");
+    ProgressBar::with_draw_target(Some(runs), target).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_is_a_scenario_and_each_cost_is_told_once() {
+        let mut costs = Costs::default();
+        let mut told = Vec::new();
+        for run in RUNS {
+            let scenario = scenario(run.words).expect(run.words);
+            assert_eq!(scenario.limits.retries, 0);
+            told.extend([run.time, run.memory].into_iter().flatten().map(|cost| Costs::name_of(cost)));
+        }
+        let all = told.len();
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told.len(), all);
+        *(RUNS[0].time.expect("of time"))(&mut costs) = 1;
+        assert_eq!(costs.process, 1);
+    }
+}

@@ -1,0 +1,105 @@
+//! Costs fitted to runs of real clients: what is left of a run's processor time, or of its memory, when all that is known
+//! is taken away, is the cost in question.
+//!
+//! Each [`Probe`] is a run that was measured, and tells one cost: the simulation of the same run, with this cost unknown,
+//! comes to the same with one value of it. Since each probe needs the costs that others tell, they are solved in turns
+//! until none changes (the method of Gauss and Seidel).
+
+use super::costs::Field;
+use super::{Costs, Scenario, run};
+use crate::client::Model;
+
+/// A run of a real client.
+#[derive(Debug)]
+pub struct Probe {
+    /// Its model.
+    pub model: Model,
+    /// What was to be fetched.
+    pub scenario: Scenario,
+    /// What was measured of it.
+    pub of: Measure,
+    /// And how much that was.
+    pub measured: u64,
+    /// The cost that it tells.
+    pub cost: Field,
+}
+
+/// What is measured of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Processor time, in nanoseconds.
+    Time,
+    /// The resident set at its peak, in bytes.
+    Memory,
+}
+
+/// Turns at most.
+const TURNS: usize = 12;
+
+/// Steps towards one cost in one turn: almost always the first one is enough.
+const STEPS: usize = 4;
+
+/// The costs are known if each probe comes to what was measured, but for one in so many.
+const KNOWN: u64 = 200;
+
+impl Probe {
+    /// What it would come to with these costs.
+    pub fn simulated(&self, costs: &Costs) -> u64 {
+        let mut scenario = self.scenario.clone();
+        scenario.machine.costs = costs.clone();
+        let report = run(self.model, &scenario, None);
+        match self.of {
+            Measure::Time => 1_000 * report.simulated.map_or(0, |simulated| simulated.cpu_us),
+            Measure::Memory => 1_024 * report.peak.and_then(|peak| peak.rss_kb).unwrap_or(0),
+        }
+    }
+
+    fn is_known(&self, simulated: u64) -> bool {
+        simulated.abs_diff(self.measured) <= self.measured / KNOWN
+    }
+
+    /// Changes its cost until the simulation comes to what was measured, with all others as they are. A cost cannot be less
+    /// than nothing.
+    fn solve(&self, costs: &mut Costs) {
+        let first = (*(self.cost)(costs)).max(1);
+        let mut at = |cost: u64| {
+            *(self.cost)(costs) = cost;
+            self.simulated(costs)
+        };
+        // The secant method: what a run comes to is almost linear in each cost.
+        let (mut known, mut guess) = ((0, at(0)), first);
+        if known.1 >= self.measured {
+            guess = 0;
+        }
+        for _ in 0..STEPS {
+            let comes_to = at(guess);
+            if guess == 0 || self.is_known(comes_to) {
+                break;
+            }
+            let next = intersection(known, (guess, comes_to), self.measured);
+            (known, guess) = ((guess, comes_to), next);
+        }
+        *(self.cost)(costs) = guess;
+    }
+}
+
+/// Where the line through two points, each a cost and what the run comes to with it, reaches what was measured; not below 0.
+fn intersection((cost, value): (u64, u64), (other, others): (u64, u64), measured: u64) -> u64 {
+    let [cost, value, other, others, measured] = [cost, value, other, others, measured].map(i128::from);
+    let (rise, run) = (others - value, other - cost);
+    if rise == 0 {
+        // It makes no difference.
+        return 0;
+    }
+    u64::try_from(other + (measured - others) * run / rise).unwrap_or(0)
+}
+
+/// Fits the costs that these probes tell; the others are as they are.
+pub fn fit(costs: &mut Costs, probes: &[Probe]) {
+    for _ in 0..TURNS {
+        probes.iter().for_each(|probe| probe.solve(costs));
+        if probes.iter().all(|probe| probe.is_known(probe.simulated(costs))) {
+            return;
+        }
+    }
+}
