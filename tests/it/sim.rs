@@ -33,10 +33,10 @@ fn agree(server_flags: &[&str], client_flags: &[&str]) {
     fs::write(poem.path(), "so many words\n".repeat(40)).expect("written");
     let path = poem.path().to_str().expect("UTF-8");
     let free = tempfile::NamedTempFile::new().expect("a file");
-    let names =
-        ["process", "poem", "connect", "read", "copy_kib", "step", "wait", "descriptor", "ready", "task", "poll"];
+    let calls = ["connect", "read", "copy_kib", "write", "wait", "descriptor", "enqueue", "ready", "switch", "idle"];
+    let work = ["process", "poem", "step", "task", "poll", "thread"];
     let nothing: serde_json::Map<String, Value> =
-        names.into_iter().chain(["switch", "thread"]).map(|name| (name.to_owned(), 0.into())).collect();
+        calls.into_iter().chain(work).map(|name| (name.to_owned(), 0.into())).collect();
     fs::write(free.path(), Value::from(nothing).to_string()).expect("written");
     let free = free.path().to_str().expect("UTF-8");
     for client in CLIENTS {
@@ -185,6 +185,65 @@ fn what_polling_costs_shows_over_the_number_of_poems() {
     };
     let more = |model| cpu(model, "3000") / cpu(model, "300");
     assert!(more("select") > 1.5 * more("async"), "select {}, async {}", more("select"), more("async"));
+}
+
+/// Few poems, and so not what it costs on this machine; but by real clients and a real server.
+#[test]
+fn a_calibration_is_written_and_used() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("costs.json");
+    let costs = file.to_str().expect("UTF-8");
+    let calibrated = finish(program("poetry-sim").args(["--open-files", "104", "--calibrate", costs]));
+    assert_eq!(calibrated.code(), 0, "{}", calibrated.stderr);
+    assert_eq!(calibrated.stderr, "At most 40 poems at once, which tells less: the limit of open files is 104\n");
+    let written: Value = serde_json::from_str(&fs::read_to_string(&file).expect("written")).expect("JSON");
+    // What a process and a task take is told by runs of their own.
+    for name in ["process", "process_bytes", "connect", "socket_bytes", "thread_bytes"] {
+        assert!(written[name].as_u64() > Some(100), "{name}: {written}");
+    }
+    let told = text(calibrated);
+    let fitted = told.lines().skip_while(|line| !line.starts_with("run ")).skip(1).take_while(|line| !line.is_empty());
+    assert_eq!(fitted.count(), 13, "{told}");
+    assert!(told.ends_with(&format!("Written into {costs}\n")), "{told}");
+    let used = text(sim(costs, &["--model", "select"]));
+    assert!(used.ends_with(&format!("Simulated. Costs: as measured: {costs}\n")), "{used}");
+}
+
+#[test]
+fn a_calibration_without_the_clients_says_so_and_writes_nothing() {
+    let place = tempfile::tempdir().expect("a directory");
+    let alone = place.path().join("poetry-sim");
+    fs::copy(program("poetry-sim").get_program(), &alone).expect("copied");
+    let file = place.path().join("costs.json");
+    let finished = finish(std::process::Command::new(&alone).arg("--calibrate").arg(&file));
+    let client = place.path().join("get-poetry-blocking");
+    let why = format!("poetry-sim: cannot run {}: no such file or directory\n", client.display());
+    assert_eq!((finished.code(), finished.stderr.as_str()), (1, why.as_str()));
+    assert!(!file.exists());
+}
+
+#[test]
+fn what_waits_for_its_turn_is_told() {
+    let held = |order: &[&str]| {
+        let args = [
+            "--json",
+            "--model",
+            "async",
+            "--servers",
+            "50",
+            "--server",
+            "fast",
+            "--size",
+            "20k",
+            "--num-bytes",
+            "10k",
+        ];
+        report(&sim("default", &[&args[..], order].concat()))["simulated"]["held_kb"].as_u64().expect("a number")
+    };
+    assert_eq!(held(&[]), 0);
+    // All have the first half; the poem that is whole first is written first, or live.
+    assert_eq!(held(&["--order", "completion"]), (50 * 10_000 + 10_000) / 1_024);
+    assert_eq!(held(&["--order", "request"]), 49 * 10_000 / 1_024);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Args;
-use super::outcome::size;
+use super::outcome::{say, size};
 use crate::cli::listen::{ListenArgs, Trouble};
 use crate::cli::{Error, open_files, terminal};
 use crate::client::Model;
 use crate::net::descriptors::Descriptors;
 use crate::net::{self, Door, ServerLimits, Stop, Stoppable};
+use crate::programs::client_args::MOST_POEMS;
 use crate::race::child::{self, Client};
 use crate::race::statistics::median;
 use crate::report::table::Table;
@@ -42,13 +44,13 @@ const MANY: &str = "--poems=1000";
 const HELD: &str = "--poems=500 --first-byte-delay=500ms";
 
 /// Poems that come piece by piece now and then: the client sleeps before most of them.
-const SPARSE: &str = "--poems=1000 --num-bytes=100 --delay=200ms --jitter=180ms";
+const SPARSE: &str = "--poems=1000 --num-bytes=200 --delay=200ms --jitter=180ms";
 
 /// The same so fast that a wake-up is for many of them.
-const DENSE: &str = "--poems=2000 --num-bytes=100 --delay=50ms --jitter=45ms";
+const DENSE: &str = "--poems=2000 --num-bytes=200 --delay=50ms --jitter=45ms";
 
 /// So many that a readiness loop never sleeps: while it looks at all of them, the next piece comes.
-const CROWDED: &str = "--poems=8000 --num-bytes=100 --delay=250ms --jitter=225ms";
+const CROWDED: &str = "--poems=8000 --num-bytes=200 --delay=250ms --jitter=225ms";
 
 /// Each needs costs that are told by those before it, as a rule.
 const RUNS: [Run; 9] = [
@@ -70,22 +72,23 @@ const fn run(model: Model, words: &'static str, time: Option<Field>, memory: Opt
 /// Each is run so often, in turns; the median counts.
 const TIMES: usize = 5;
 
-/// Descriptors that the longest run needs in the client and, for the server, in this process.
-const DESCRIPTORS: u64 = 8_200;
+/// Descriptors that a client or a server has besides those of its connections.
+const OTHERS: u64 = 64;
 
-/// Measures this machine: the costs, and what they were fitted to. Takes about half a minute.
+/// Measures this machine: the costs, and what they were fitted to. Takes about half a minute. No run has more poems than so
+/// many descriptors allow.
 ///
 /// # Errors
-/// The clients are not beside this program, or cannot be run; the limit of descriptors is too low.
-pub(super) fn calibrate() -> Result<(Costs, Table), Error> {
-    let limit = open_files::raise_limit();
-    if limit < DESCRIPTORS {
-        let why = format!("it takes {DESCRIPTORS} open files, and the limit is {limit}");
-        return Err(Error::failure(format!("cannot measure this machine: {why}")));
-    }
+/// The clients are not beside this program, or cannot be run.
+pub(super) fn calibrate(open_files: Option<u64>) -> Result<(Costs, Table), Error> {
+    let limit = open_files::raise_limit().min(open_files.unwrap_or(u64::MAX));
+    let most = limit.saturating_sub(OTHERS).clamp(1, MOST_POEMS as u64);
     let mut costs = Costs::default();
     calibration::measure(&mut costs).map_err(|error| Error::cannot("measure", "this machine", &error))?;
-    let scenarios = RUNS.iter().map(|run| scenario(run.words)).collect::<Result<Vec<_>, _>>()?;
+    let scenarios = RUNS.iter().map(|run| scenario(run.words, most)).collect::<Result<Vec<_>, _>>()?;
+    if scenarios.iter().any(|scenario| scenario.sources.len() as u64 == most) {
+        say(&format!("At most {most} poems at once, which tells less: the limit of open files is {limit}\n"));
+    }
     let programs = child::programs().map_err(|error| Error::cannot("find", "the clients", &error))?;
     let progress = progress((TIMES * RUNS.len()) as u64);
     let mut taken = vec![Vec::new(); RUNS.len()];
@@ -109,12 +112,13 @@ pub(super) fn calibrate() -> Result<(Costs, Table), Error> {
     Ok((costs.clone(), table(&costs, &probes)))
 }
 
-/// The scenario of these words: one fast server on this machine.
-fn scenario(words: &str) -> Result<Scenario, Error> {
+/// The scenario of these words, with so many poems at most: one fast server on this machine.
+fn scenario(words: &str, most: u64) -> Result<Scenario, Error> {
     let all = ["poetry-sim", "--server=fast", "--servers=1", "--poem=science"].into_iter().chain(words.split(' '));
     let args = Args::try_parse_from(all).map_err(|error| Error::failure(error.to_string()))?;
-    let numbers = args.numbers()[0];
-    args.scenario(numbers, &Costs::default()).map(|(scenario, _)| scenario)
+    let (servers, poems) = args.numbers()[0];
+    let poems = u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(poems, |most| poems.min(most));
+    args.scenario((servers, poems), &Costs::default()).map(|(scenario, _)| scenario)
 }
 
 /// What a run took.
@@ -214,8 +218,9 @@ mod tests {
         let mut costs = Costs::default();
         let mut told = Vec::new();
         for run in RUNS {
-            let scenario = scenario(run.words).expect(run.words);
-            assert_eq!(scenario.limits.retries, 0);
+            let all = scenario(run.words, u64::MAX).expect(run.words);
+            let few = scenario(run.words, 10).expect(run.words);
+            assert_eq!(few.sources.len(), all.sources.len().min(10));
             told.extend([run.time, run.memory].into_iter().flatten().map(|cost| Costs::name_of(cost)));
         }
         let all = told.len();

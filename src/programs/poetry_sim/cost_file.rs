@@ -55,8 +55,8 @@ pub(super) fn costs(file: Option<&Path>) -> Result<(Costs, CostPlace), Error> {
     Ok((costs, CostPlace::File(path)))
 }
 
-/// Measures this machine, writes the costs into a file and prints them.
-pub(super) fn calibrate(file: &Path) -> Result<u8, Error> {
+/// Measures this machine, with so many descriptors at most, writes the costs into a file and prints them.
+pub(super) fn calibrate(file: &Path, open_files: Option<u64>) -> Result<u8, Error> {
     let path = match file.as_os_str().is_empty() {
         true => usual_place().ok_or_else(|| {
             Error::usage("neither XDG_CACHE_HOME nor HOME is a directory: name a file for --calibrate".to_owned())
@@ -67,7 +67,7 @@ pub(super) fn calibrate(file: &Path) -> Result<u8, Error> {
         fs::create_dir_all(directory).map_err(|error| Error::cannot("make", directory.display(), &error))?;
     }
     whole_file::check(&path).map_err(|error| Error::cannot("write", path.display(), &error))?;
-    let (costs, fitted) = calibrate::calibrate()?;
+    let (costs, fitted) = calibrate::calibrate(open_files)?;
     let text = serde_json::to_string_pretty(&costs).expect("numbers have a JSON form") + "\n";
     whole_file::write(&path, text.as_bytes()).map_err(|error| Error::cannot("write", path.display(), &error))?;
     stdout::write_all(

@@ -304,7 +304,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     if let Some(file) = &args.calibrate {
-        return cost_file::calibrate(file);
+        return cost_file::calibrate(file, args.open_files);
     }
     check_picture(args.timeline.as_deref())?;
     check_picture(args.chart.as_deref())?;

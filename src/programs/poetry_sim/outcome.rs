@@ -88,11 +88,14 @@ fn times(rows: &[Row]) -> Table {
 }
 
 fn costs(rows: &[Row]) -> Table {
-    let mut table = Table::new([
-        "model", "poems", "cpu", "threads", "memory", "held", "kernel", "stacks", "reads", "waits", "wake-ups",
-    ]);
+    const COLUMNS: [&str; 11] =
+        ["model", "poems", "cpu", "threads", "memory", "held", "kernel", "stacks", "reads", "waits", "wake-ups"];
+    // Where nothing is written, nothing waits for that.
+    let is_held = rows.iter().any(|row| row.held_kb > 0);
+    let shown = |column: &str| is_held || column != "held";
+    let mut table = Table::new(COLUMNS.into_iter().filter(|column| shown(column)));
     for row in rows {
-        table.push(vec![
+        let cells = [
             row.model.to_string(),
             row.poems.to_string(),
             in_one_unit(&[row.cpu_us]).concat(),
@@ -104,7 +107,9 @@ fn costs(rows: &[Row]) -> Table {
             row.reads.to_string(),
             row.waits.to_string(),
             row.wakeups.to_string(),
-        ]);
+        ];
+        let cells = COLUMNS.into_iter().zip(cells).filter(|(column, _)| shown(column));
+        table.push(cells.map(|(_, cell)| cell).collect());
     }
     table
 }
