@@ -1,5 +1,6 @@
 //! A connection of a simulation, and all that are there at one time.
 
+use super::listen_queue::Handshake;
 use super::queue::Nanos;
 use crate::pace::{Cursor, Draws};
 
@@ -11,6 +12,10 @@ pub(super) struct Connection {
     /// Events of it that have not come.
     pub(super) under_way: u32,
     pub(super) draws: Draws,
+    /// How far the server is in the handshake.
+    pub(super) handshake: Handshake,
+    /// When it has answered the SYN.
+    pub(super) asked: Nanos,
     /// When the latest segment to the client arrives.
     pub(super) last_arrival: Nanos,
     /// Bytes that the client has not read.
@@ -25,8 +30,6 @@ pub(super) struct Connection {
     pub(super) has_left: bool,
     /// The server knows that.
     pub(super) peer_left: bool,
-    /// It is in the listen queue.
-    pub(super) waits: bool,
     /// The server has nothing more to say, and waits for the client to leave.
     pub(super) lingers: bool,
     /// Where the server is in its schedule, while it serves this connection.
@@ -59,8 +62,10 @@ pub(super) enum At {
     Syn(u32),
     /// The answer to it is at the client, or its wait is over.
     Answer(Answer),
-    /// The handshake is complete at the server.
+    /// The last segment of the handshake is at the server.
     Established,
+    /// It is time to send the SYN-ACK again, for this time, to a client whose last segment was dropped.
+    NextSynAck(u32),
     /// It is time for the server's next step.
     Serve,
     /// Bytes, and the end of the stream, are at the client.
@@ -78,6 +83,8 @@ impl Connection {
             server,
             under_way: 0,
             draws: Draws::new(seed, draws_of),
+            handshake: Handshake::Unknown,
+            asked: 0,
             last_arrival: 0,
             inbox: 0,
             read: 0,
@@ -85,7 +92,6 @@ impl Connection {
             answer: None,
             has_left: false,
             peer_left: false,
-            waits: false,
             lingers: false,
             cursor: None,
         }
@@ -93,7 +99,7 @@ impl Connection {
 
     /// Whether the server has not come to its end with it.
     pub(super) fn is_served(&self) -> bool {
-        self.cursor.is_some() || self.lingers || self.waits
+        self.cursor.is_some() || self.lingers || self.handshake == Handshake::Waiting
     }
 
     /// Whether a call of the client's would not wait.

@@ -36,6 +36,9 @@ const SYN_LINEAR: u32 = 4;
 /// SYNs in all after the first, linear ones included: with `tcp_syn_retries` of 6, Linux gives up after 131 s.
 const SYN_RETRIES: u32 = 10;
 
+/// The granularity of the kernel's timers of a second, at 250 ticks a second: all that end in such a step go off at once.
+const TIMER_STEP: Nanos = 32_000_000;
+
 /// Draws are compared with the loss in so many parts.
 const PARTS: u64 = 1 << 32;
 
@@ -84,6 +87,11 @@ pub(super) fn syn_pause(sent: u32) -> Option<Nanos> {
 /// How long the last SYN is waited for.
 pub(super) fn last_syn() -> Nanos {
     nanos(SYN_RTO * (1 << (SYN_RETRIES - SYN_LINEAR)))
+}
+
+/// When a timer of the kernel's goes off that should at this time. (Of SYNs that are lost one by one, it makes no difference.)
+pub(super) fn timer(at: Nanos) -> Nanos {
+    at.div_ceil(TIMER_STEP).saturating_mul(TIMER_STEP)
 }
 
 /// A duration in virtual time; what is longer than five centuries is as long.

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `queue.rs` | the events to come, in order of time |
 //! | `link.rs` | latency, jitter, loss |
-//! | `server.rs`, `connection.rs` | the servers' half |
+//! | `server.rs`, `connection.rs`, `listen_queue.rs` | the servers' half |
 //! | `lane.rs` | the client's half: one poem |
 //! | `stream.rs` | where poems are written, if they are |
 //! | `run.rs` | the models of waiting, and the processors |
@@ -23,6 +23,7 @@ mod costs;
 pub mod fit;
 mod lane;
 mod link;
+mod listen_queue;
 mod queue;
 mod run;
 mod server;

@@ -3,11 +3,11 @@
 //! A slow server is `slowpoetry`: one client at a time, and the others wait in the listen queue. A fast one is `fastpoetry`:
 //! it accepts at once, and serves all side by side. Neither needs processor time: it is the client that is measured.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::connection::{Answer, At, Connection, Connections, End};
-use super::link::{Link, last_syn, nanos, syn_pause};
+use super::link::{Link, last_syn, nanos, syn_pause, timer};
+use super::listen_queue::{Handshake, ListenQueue, syn_ack_due};
 use super::queue::{Nanos, Queue};
 use super::{Event, Kind, Narrator, Servers, TICK};
 use crate::net::close::LINGER_TIME;
@@ -30,10 +30,7 @@ pub(super) struct Net<'a> {
 struct State {
     /// Connections accepted so far.
     accepted: u64,
-    /// Connections that are under way into the listen queue, or in it.
-    waiting: u32,
-    /// Those of them that stand, if they are not accepted at once.
-    queue: VecDeque<u32>,
+    queue: ListenQueue,
     /// The client that a slow server serves.
     client: Option<u32>,
 }
@@ -141,8 +138,7 @@ impl<'a> Net<'a> {
             }
             // A client that has given up answers with a reset: the connection never stands.
             At::Answer(Answer::Accepted) => {
-                let server = self.connections.get(id).server;
-                self.states[server as usize].waiting -= 1;
+                self.forget(id);
                 None
             }
             // The same: there is nobody to take the bytes.
@@ -153,6 +149,10 @@ impl<'a> Net<'a> {
             }
             At::Established => {
                 self.established(id, now);
+                None
+            }
+            At::NextSynAck(number) => {
+                self.send_syn_ack(id, number, now);
                 None
             }
             At::Serve => {
@@ -176,42 +176,84 @@ impl<'a> Net<'a> {
     /// A SYN has arrived: it is answered, refused, or dropped because the listen queue is full.
     fn arrived(&mut self, id: u32, number: u32, now: Nanos) {
         let server = self.connections.get(id).server;
-        let state = &mut self.states[server as usize];
         let listens = now >= nanos(self.servers.listen_after);
-        if listens && (self.servers.never_accept || state.waiting > self.servers.backlog) {
+        let handshake = match listens && !self.servers.never_accept {
+            true => self.states[server as usize].queue.request(self.servers.backlog, now),
+            false => Handshake::Unknown,
+        };
+        if listens && handshake == Handshake::Unknown {
             self.tell(now, || format!("server {}: the listen queue is full, a SYN is dropped", server + 1));
-            return self.send_syn_later(id, number, now);
+            return self.send_syn_later(id, number, timer(now));
         }
-        let answer = if listens { Answer::Accepted } else { Answer::Refused };
-        let link = self.link;
-        match link.handshake(&mut self.connections.get(id).draws) {
+        let (link, connection) = (self.link, self.connections.get(id));
+        (connection.handshake, connection.asked) = (handshake, now);
+        match link.handshake(&mut connection.draws) {
             Some(late) => {
-                self.states[server as usize].waiting += u32::from(listens);
+                let answer = if listens { Answer::Accepted } else { Answer::Refused };
                 self.push(now + late, id, At::Answer(answer));
             }
-            None => self.send_syn_later(id, number, now),
+            None => {
+                self.forget(id);
+                self.send_syn_later(id, number, now);
+            }
         }
     }
 
-    /// The connection stands, for the server too: it is accepted, or waits for that.
+    /// The last segment of the handshake has arrived: the connection stands for the server too, if there is room for it.
     fn established(&mut self, id: u32, now: Nanos) {
-        let server = self.connections.get(id).server as usize;
-        match self.servers.kind {
-            Kind::Fast => self.accept(id, now),
-            Kind::Slow => {
-                self.states[server].queue.push_back(id);
-                self.connections.get(id).waits = true;
+        let connection = self.connections.get(id);
+        let (server, before, asked) = (connection.server as usize, connection.handshake, connection.asked);
+        let after = self.states[server].queue.complete(before, self.servers.backlog, now);
+        connection.handshake = after;
+        match after {
+            Handshake::Waiting if before == Handshake::Waiting => {}
+            Handshake::Waiting if self.servers.kind == Kind::Fast => self.accept(id, now),
+            Handshake::Waiting => {
+                self.states[server].queue.wait(id);
                 self.accept_next(server, now);
             }
+            Handshake::Dropped | Handshake::Cookie => {
+                self.tell(now, || format!("server {}: the listen queue is full, an ACK is dropped", server + 1));
+                if before == Handshake::Requested {
+                    let number = (1..).find(|number| asked + syn_ack_due(*number) > now).unwrap_or_default();
+                    self.push(asked + syn_ack_due(number), id, At::NextSynAck(number));
+                }
+            }
+            Handshake::Unknown | Handshake::Requested | Handshake::Accepted => {}
         }
+    }
+
+    /// Sends a SYN-ACK again, which the client answers; or forgets that it came, after so many.
+    fn send_syn_ack(&mut self, id: u32, number: u32, now: Nanos) {
+        let (link, connection) = (self.link, self.connections.get(id));
+        if connection.handshake != Handshake::Dropped {
+            return;
+        }
+        let (server, asked) = (connection.server as usize, connection.asked);
+        if number > self.states[server].queue.syn_acks(self.servers.backlog) {
+            self.tell(now, || format!("server {}: forgets a connection that the client believes in", server + 1));
+            return self.forget(id);
+        }
+        if let (Some(there), Some(back)) =
+            (link.handshake(&mut connection.draws), link.handshake(&mut connection.draws))
+        {
+            self.push(now + there + back, id, At::Established);
+        }
+        self.push(asked + syn_ack_due(number + 1), id, At::NextSynAck(number + 1));
+    }
+
+    /// A handshake will not be completed.
+    fn forget(&mut self, id: u32) {
+        let connection = self.connections.get(id);
+        let handshake = std::mem::take(&mut connection.handshake);
+        self.states[connection.server as usize].queue.forget(handshake);
     }
 
     /// A slow server accepts the next client, if it serves none.
     fn accept_next(&mut self, server: usize, now: Nanos) {
         while self.states[server].client.is_none() {
-            let Some(id) = self.states[server].queue.pop_front() else { return };
+            let Some(id) = self.states[server].queue.accept(now) else { return };
             self.states[server].client = Some(id);
-            self.connections.get(id).waits = false;
             self.accept(id, now);
         }
     }
@@ -220,12 +262,12 @@ impl<'a> Net<'a> {
         let server = self.connections.get(id).server;
         let state = &mut self.states[server as usize];
         state.accepted += 1;
-        state.waiting -= 1;
         let number = state.accepted;
         self.tell(now, || format!("server {}: accepts its connection {number}", server + 1));
         let schedule = self.servers.plan.schedule_at(server.into(), number);
         let cursor = Cursor::new(schedule, self.instant(now));
-        self.connections.get(id).cursor = Some(Box::new(cursor));
+        let connection = self.connections.get(id);
+        (connection.handshake, connection.cursor) = (Handshake::Accepted, Some(Box::new(cursor)));
         self.serve(id, now);
     }
 
@@ -328,6 +370,10 @@ impl<'a> Net<'a> {
     fn left(&mut self, id: u32, reset: bool, now: Nanos) {
         let connection = self.connections.get(id);
         connection.peer_left = true;
+        // Its FIN acknowledges the SYN-ACK, too. (That it is sent again is left out.)
+        if matches!(connection.handshake, Handshake::Dropped | Handshake::Cookie) && connection.answer.is_some() {
+            return self.established(id, now);
+        }
         if connection.lingers || (reset && connection.cursor.is_some()) {
             self.end(id, now);
         }
@@ -356,4 +402,106 @@ fn told(server: u32, sent: u64, ending: Option<Ending>) -> String {
     });
     let words: Vec<String> = sent.into_iter().chain(ending.map(str::to_owned)).collect();
     format!("server {}: {}", server + 1, words.join(", and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::pace::{Pace, Plan, Tempo};
+    use crate::sync::lock;
+
+    /// Clients of one slow server 100 ms away that connect at once, in waves; whoever has its poem leaves. Returns what the server
+    /// tells, each with its milliseconds.
+    fn told(backlog: u32, pause: Duration, waves: &[(u64, u32)]) -> Vec<(u128, String)> {
+        let pace = Pace {
+            num_bytes: NonZeroU64::new(10).expect("not 0"),
+            tempo: Tempo::Delay(Duration::ZERO),
+            first_byte_delay: pause,
+            ..Pace::default()
+        };
+        let servers = Servers {
+            number: NonZeroU32::MIN,
+            kind: Kind::Slow,
+            plan: Plan::uniform(7, pace),
+            poem: vec![b'.'; 10].into(),
+            backlog,
+            never_accept: false,
+            listen_after: Duration::ZERO,
+            never_read: false,
+        };
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&told);
+        let narrator = Narrator::new(move |at, text| lock(&kept).push((at.as_millis(), text.to_owned())));
+        let link = Link { rtt: Duration::from_millis(100), ..Link::default() };
+        let mut net = Net::new(&servers, link, 7, Instant::now(), Some(&narrator));
+        let mut poem = 0;
+        for (at, clients) in waves {
+            for _ in 0..*clients {
+                net.connect(poem, 0, 1, at * 1_000_000);
+                poem += 1;
+            }
+        }
+        while let Some((now, event)) = net.queue.pop() {
+            let Event::Net(id, what) = event else { continue };
+            if net.happen(id, what, now).is_some() && net.connections.get(id).is_readable() {
+                net.connections.get(id).inbox = 0;
+                net.leave(id, now);
+            }
+        }
+        let told = lock(&told);
+        told.iter().map(|(at, text)| (*at, text.trim_start_matches("server 1: ").to_owned())).collect()
+    }
+
+    /// How many of these words, at which time.
+    fn counts(told: &[(u128, String)], words: &str) -> Vec<(u128, usize)> {
+        let mut counts: Vec<(u128, usize)> = Vec::new();
+        for (at, _) in told.iter().filter(|(_, text)| text.contains(words)) {
+            match counts.last_mut() {
+                Some((last, count)) if last == at => *count += 1,
+                _ => counts.push((*at, 1)),
+            }
+        }
+        counts
+    }
+
+    const LONG: Duration = Duration::from_secs(1_000);
+
+    /// As seen on Linux 6.18, with a link of 50 ms each way.
+    #[test]
+    fn a_dropped_ack_is_followed_by_syn_acks_until_the_request_is_forgotten() {
+        let told = told(3, LONG, &[(0, 4), (400, 4)]);
+        let drops = [550, 1_550, 3_550, 7_550, 15_550, 31_550].map(|at| (at, 3));
+        assert_eq!(counts(&told, "an ACK is dropped"), drops);
+        assert_eq!(counts(&told, "forgets"), [(63_450, 3)]);
+    }
+
+    #[test]
+    fn old_requests_are_forgotten_sooner_when_they_are_half_of_the_queue() {
+        let told = told(10, LONG, &[(0, 11), (400, 8)]);
+        assert_eq!(counts(&told, "forgets"), [(7_450, 2), (63_450, 5)]);
+        assert_eq!(counts(&told, "an ACK is dropped")[..4], [(550, 7), (1_550, 7), (3_550, 7), (7_550, 5)]);
+    }
+
+    #[test]
+    fn a_syn_ack_that_is_sent_again_finds_room_then() {
+        let told = told(3, Duration::from_millis(900), &[(0, 4), (400, 4)]);
+        assert_eq!(counts(&told, "accepts").len(), 8);
+        assert_eq!(counts(&told, "an ACK is dropped"), [(550, 3), (1_550, 2)]);
+    }
+
+    #[test]
+    fn whoever_has_a_cookie_is_dropped_for_good() {
+        let told = told(3, Duration::from_millis(500), &[(0, 1), (1, 11)]);
+        assert_eq!(counts(&told, "accepts").len(), 5);
+        assert_eq!((counts(&told, "an ACK is dropped"), counts(&told, "forgets")), (vec![(151, 7)], vec![]));
+    }
+
+    #[test]
+    fn a_queue_that_is_full_of_connections_drops_syns_which_come_again_together() {
+        let told = told(3, LONG, &[(0, 1), (1, 4), (400, 2), (410, 1)]);
+        assert_eq!(counts(&told, "a SYN is dropped")[..3], [(450, 2), (460, 1), (1_530, 3)]);
+    }
 }
