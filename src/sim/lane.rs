@@ -24,8 +24,6 @@ pub(super) struct Lane {
     attempts: u32,
     /// The end of its last stretch of work.
     worked: Nanos,
-    /// Whether it is among those that can go on.
-    pub(super) is_queued: bool,
 }
 
 /// What a poem waits for.
@@ -61,7 +59,7 @@ impl Lane {
     pub(super) fn begin(job: &Arc<Job>, poem: u32, net: &Net<'_>, clock: &Clock) -> Box<Self> {
         let fetch = Fetch::begin(job, poem as usize, net.instant(clock.now()));
         let state = State::Pausing { until: clock.now() };
-        Box::new(Self { fetch, poem, state, timer: Nanos::MAX, attempts: 0, worked: 0, is_queued: false })
+        Box::new(Self { fetch, poem, state, timer: Nanos::MAX, attempts: 0, worked: 0 })
     }
 
     /// The run is over, and this poem is not.
@@ -116,7 +114,7 @@ impl Lane {
         let at = deadline.div_ceil(TICK).saturating_mul(TICK);
         if at < self.timer {
             self.timer = at;
-            net.queue.push_timer(at, Event::Timer(self.poem));
+            net.queue.push(at, Event::Timer(self.poem));
         }
     }
 

@@ -1,7 +1,11 @@
-//! The queue of events to come, in order of virtual time.
+//! The queue of events to come, in order of virtual time: a radix heap.
+//!
+//! From Ahuja, Mehlhorn, Orlin and Tarjan, *Faster Algorithms for the Shortest Path Problem* (Journal of the ACM 37, 1990). Time
+//! only goes on, so what is far off need not be in order yet: it lies with all that has the same first digit in which it differs
+//! from now. An event moves from the end of one list to that of another some five times, which is kinder to the caches of a
+//! processor than a binary heap.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 
 /// Nanoseconds of virtual time since the start of the run.
 pub(crate) type Nanos = u64;
@@ -10,46 +14,73 @@ pub(crate) type Nanos = u64;
 /// from the program and from nothing else.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
-    heap: BinaryHeap<Reverse<Entry<E>>>,
-    /// Timers, apart: there may be a million of them that nobody will wait for, and the others are few.
-    timers: BinaryHeap<Reverse<Entry<E>>>,
+    /// Those that are due, in order: at the time `now`, or sooner.
+    due: VecDeque<(Nanos, E)>,
+    /// The later ones, by the first digit of their time that is another one than that of `now`: by its place, from the last one on,
+    /// and its value. Each list is as they were put in.
+    later: [Vec<(Nanos, E)>; PLACES * VALUES],
+    /// For each place, a bit for each value whose list is not empty.
+    filled: [u16; PLACES],
+    now: Nanos,
     /// Events put in so far.
     number: u64,
 }
 
-#[derive(Debug)]
-struct Entry<E> {
-    at: Nanos,
-    number: u64,
-    event: E,
-}
+/// Bits of a digit of a time.
+const DIGIT: usize = 4;
+const VALUES: usize = 1 << DIGIT;
+const PLACES: usize = Nanos::BITS as usize / DIGIT;
+
+/// Events in a list that keeps its memory when it is empty.
+const SHORT: usize = 1 << 10;
 
 impl<E> Queue<E> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), timers: BinaryHeap::new(), number: 0 }
+        let later = std::array::from_fn(|_| Vec::new());
+        Self { due: VecDeque::new(), later, filled: [0; PLACES], now: 0, number: 0 }
     }
 
-    /// Has an event happen at a time that is not past.
+    /// Has an event happen at a time that is not past, as a rule. One that is comes before all others.
     pub(super) fn push(&mut self, at: Nanos, event: E) {
-        self.heap.push(Reverse(Entry { at, number: self.number, event }));
         self.number += 1;
+        if at < self.now {
+            let index = self.due.partition_point(|(other, _)| *other <= at);
+            return self.due.insert(index, (at, event));
+        }
+        self.put(at, event);
     }
 
-    /// The same for one that is far off, as a rule.
-    pub(super) fn push_timer(&mut self, at: Nanos, event: E) {
-        self.timers.push(Reverse(Entry { at, number: self.number, event }));
-        self.number += 1;
+    fn put(&mut self, at: Nanos, event: E) {
+        let Some(bit) = (at ^ self.now).checked_ilog2() else { return self.due.push_back((at, event)) };
+        let place = bit as usize / DIGIT;
+        let [low, ..] = (at >> (place * DIGIT)).to_le_bytes();
+        let value = usize::from(low) % VALUES;
+        self.filled[place] |= 1 << value;
+        self.later[place * VALUES + value].push((at, event));
     }
 
     /// The next event.
     pub(super) fn pop(&mut self) -> Option<(Nanos, E)> {
-        let is_timer = match (self.heap.peek(), self.timers.peek()) {
-            // The first one is the largest in reverse.
-            (Some(event), Some(timer)) => timer > event,
-            (event, _) => event.is_none(),
-        };
-        let heap = if is_timer { &mut self.timers } else { &mut self.heap };
-        heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
+        if self.due.is_empty() {
+            self.go_on()?;
+        }
+        self.due.pop_front()
+    }
+
+    /// Lets time go on until the first of the later events, which is due then. None: there is none.
+    fn go_on(&mut self) -> Option<()> {
+        // The sooner ones differ in later places, and in the same place they have less.
+        let place = self.filled.iter().position(|values| *values != 0)?;
+        let index = place * VALUES + self.filled[place].trailing_zeros() as usize;
+        self.filled[place] &= self.filled[place] - 1;
+        let mut list = std::mem::take(&mut self.later[index]);
+        self.now = list.iter().map(|(at, _)| *at).min()?;
+        list.drain(..).for_each(|(at, event)| self.put(at, event));
+        // A short list keeps its memory, a long one gives it back.
+        if list.capacity() <= SHORT {
+            self.later[index] = list;
+        }
+        Some(())
     }
 
     /// Events put in so far.
@@ -57,26 +88,6 @@ impl<E> Queue<E> {
         self.number
     }
 }
-
-impl<E> Ord for Entry<E> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl<E> Eq for Entry<E> {}
 
 #[cfg(test)]
 mod tests {
@@ -86,15 +97,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn events_come_in_order_of_time_and_else_as_they_were_put_in(times in proptest::collection::vec(0u64..20, 0..200)) {
+        fn events_come_in_order_of_time_and_else_as_they_were_put_in(
+            steps in proptest::collection::vec((0..3_usize, prop_oneof![0..4_u64, 0..2_000_u64, 0..=u64::MAX]), 0..200),
+        ) {
             let mut queue = Queue::new();
-            for (number, time) in times.iter().enumerate() {
-                if number % 3 == 0 { queue.push_timer(*time, number) } else { queue.push(*time, number) }
+            let (mut waiting, mut now) = (Vec::new(), 0_u64);
+            for (number, (pops, late)) in steps.iter().enumerate() {
+                // Sooner than now, too, by up to a nanosecond.
+                let at = now.saturating_add(*late).saturating_sub(1);
+                queue.push(at, number);
+                waiting.push((at, number));
+                for _ in 0..*pops {
+                    waiting.sort_unstable();
+                    let expected = if waiting.is_empty() { None } else { Some(waiting.remove(0)) };
+                    prop_assert_eq!(queue.pop(), expected);
+                    now = expected.map_or(now, |(at, _)| at);
+                }
             }
-            prop_assert_eq!(queue.events(), times.len() as u64);
-            let mut expected: Vec<(u64, usize)> = times.into_iter().zip(0..).collect();
-            expected.sort_unstable();
-            prop_assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), expected);
+            prop_assert_eq!(queue.events(), steps.len() as u64);
+            waiting.sort_unstable();
+            prop_assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), waiting);
         }
     }
 }

@@ -73,6 +73,8 @@ struct World<'a> {
     turns: Turns,
     /// The poems that are under way.
     lanes: Vec<Option<Box<Lane>>>,
+    /// Of each poem, whether it is among those that can go on. Apart, because that is asked for whenever something comes.
+    is_queued: Vec<bool>,
     at_once: u64,
     most_at_once: u64,
     /// Sockets that the one thread waits for.
@@ -117,6 +119,7 @@ impl<'a> World<'a> {
             net: Net::new(servers, scenario.link, scenario.seed, clock, narrator),
             turns: Turns::new(&scenario.sources, model.concurrency(scenario.limits.concurrency)),
             lanes: (0..poems).map(|_| None).collect(),
+            is_queued: vec![false; poems],
             at_once: 0,
             most_at_once: 0,
             sockets: 0,
@@ -197,11 +200,9 @@ impl<'a> World<'a> {
 
     /// A poem can go on: its socket is ready, or its time is over.
     fn is_ready(&mut self, poem: u32, now: Nanos) {
-        let Some(lane) = self.lanes[poem as usize].as_mut() else { return };
-        if lane.is_queued {
+        if std::mem::replace(&mut self.is_queued[poem as usize], true) {
             return;
         }
-        lane.is_queued = true;
         match self.manner.model {
             Model::Threads => self.wants_processor(poem + 1, now),
             Model::Blocking | Model::Select | Model::Async => {
@@ -268,9 +269,7 @@ impl<'a> World<'a> {
         self.threads += 1;
         self.job.counts.add_thread();
         self.begin(index, clock);
-        if let Some(lane) = self.lanes[index as usize].as_mut() {
-            lane.is_queued = true;
-        }
+        self.is_queued[index as usize] = true;
         self.wants_processor(index + 1, clock.now());
     }
 
@@ -311,9 +310,7 @@ impl<'a> World<'a> {
         while let Some(index) = self.next_turn() {
             clock.spend(costs.task);
             self.begin(index, clock);
-            if let Some(lane) = self.lanes[index as usize].as_mut() {
-                lane.is_queued = true;
-            }
+            self.is_queued[index as usize] = true;
             self.ready.push_back(index);
         }
         if !was_asleep {
@@ -347,12 +344,12 @@ impl<'a> World<'a> {
     fn go_on(&mut self, poem: u32, clock: &mut Clock) {
         let Some(mut lane) = self.lanes[poem as usize].take() else { return };
         self.sockets -= u64::from(lane.has_socket());
-        lane.is_queued = false;
+        self.is_queued[poem as usize] = false;
         lane.go_on(&self.manner, &mut self.net, clock);
         self.sockets += u64::from(lane.has_socket());
         if lane.is_ready(&mut self.net) {
             // After one step of several: it is among those that can go on at once.
-            lane.is_queued = true;
+            self.is_queued[poem as usize] = true;
             self.ready.push_back(poem);
         }
         if !lane.is_settled() {
