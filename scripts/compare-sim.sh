@@ -100,7 +100,7 @@ compare_cpu() {
 }
 
 if [ -n "$cpu" ]; then
-    "$bin/poetry-sim" --calibrate "$work/costs"
+    "$bin/poetry-sim" --calibrate "$work/costs" >"$work/calibrated"
     printf '%-10s %-8s %6s %12s %12s %9s  %s\n' scenario model poems live simulated apart verdict
     for poems in 1000 10000; do
         compare_cpu 'at once' "$poems"

@@ -29,8 +29,8 @@ pub struct Costs {
     pub wait: u64,
     /// What a round of the readiness loop takes besides for each descriptor: poll(2) looks at all, and so does the loop.
     pub descriptor: u64,
-    /// What a poll(2) that has to sleep takes besides for each descriptor: it enters itself into the wait queue of each, looks
-    /// at all again when it is woken, and leaves the queues.
+    /// What poll(2) takes besides for each descriptor before the first that is ready: it enters the wait queue of each, and
+    /// leaves it in the end. If none is ready, that is all of them, and it looks at all again when it is woken.
     pub enqueue: u64,
     /// What epoll_wait(2) takes besides for each socket that is ready.
     pub ready: u64,
@@ -104,7 +104,7 @@ const TIMES: [(&str, &str, Field); 16] = [
     ("step", "what the client does about an event of a poem", |costs| &mut costs.step),
     ("wait", "poll(2) or epoll_wait(2) of nothing", |costs| &mut costs.wait),
     ("descriptor", "poll(2) and its loop, besides, for each descriptor", |costs| &mut costs.descriptor),
-    ("enqueue", "poll(2) that sleeps, besides, for each descriptor", |costs| &mut costs.enqueue),
+    ("enqueue", "poll(2), besides, for each before the first that is ready", |costs| &mut costs.enqueue),
     ("ready", "epoll_wait(2), besides, for each ready socket", |costs| &mut costs.ready),
     ("task", "to make a task with its socket and its timers, and to end it", |costs| &mut costs.task),
     ("poll", "a poll of a task", |costs| &mut costs.poll),

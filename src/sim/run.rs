@@ -287,9 +287,11 @@ impl<'a> World<'a> {
                 return;
             }
             self.job.counts.add_wait();
-            clock.spend(self.manner.costs.wait + self.sockets * self.manner.costs.descriptor);
+            let costs = self.manner.costs;
+            clock.spend(costs.wait + self.sockets * costs.descriptor);
+            // The first of so many that are ready stands, as a rule, behind that part of all.
+            clock.spend(self.sockets / (self.ready.len() as u64 + 1) * costs.enqueue);
             if self.ready.is_empty() {
-                clock.spend(self.sockets * self.manner.costs.enqueue);
                 self.is_asleep = true;
                 return;
             }

@@ -1,13 +1,13 @@
 //! `--calibrate`: real clients beside a real server, from which the costs are learned.
 
-use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -37,24 +37,30 @@ struct Run {
     memory: Option<Field>,
 }
 
+/// Hardly more than the process.
+const ONE: &str = "--poem=science --poems=1";
+
 /// Poems that are there at once.
-const MANY: &str = "--poems=1000";
+const MANY: &str = "--poem=science --poems=1000";
 
 /// Poems that all wait for the server at the same time.
-const HELD: &str = "--poems=500 --first-byte-delay=500ms";
+const HELD: &str = "--poem=science --poems=500 --first-byte-delay=500ms";
 
 /// Poems that come piece by piece now and then: the client sleeps before most of them.
-const SPARSE: &str = "--poems=1000 --num-bytes=200 --delay=200ms --jitter=180ms";
+const SPARSE: &str = "--poem=science --poems=1000 --num-bytes=200 --delay=200ms --jitter=180ms";
 
 /// The same so fast that a wake-up is for many of them.
-const DENSE: &str = "--poems=2000 --num-bytes=200 --delay=50ms --jitter=45ms";
+const DENSE: &str = "--poem=science --poems=2000 --num-bytes=200 --delay=50ms --jitter=45ms";
 
-/// So many that a readiness loop never sleeps: while it looks at all of them, the next piece comes.
-const CROWDED: &str = "--poems=8000 --num-bytes=200 --delay=250ms --jitter=225ms";
+/// Poems that say nothing while another one flows: a readiness loop looks at all of them for each of its pieces.
+const SILENT: &str = "--poem=science --poems=4000 --first-byte-delay=1200ms";
+
+/// The other one: so many pieces of a byte, and the pause between two of them, in which nobody looks at all of the others.
+const FLOWING: (u32, Duration) = (2_500, Duration::from_micros(200));
 
 /// Each needs costs that are told by those before it, as a rule.
-const RUNS: [Run; 9] = [
-    run(Model::Blocking, "--poems=1", Some(|costs| &mut costs.process), Some(|costs| &mut costs.process_bytes)),
+const RUNS: [Run; 8] = [
+    run(Model::Blocking, ONE, Some(|costs| &mut costs.process), Some(|costs| &mut costs.process_bytes)),
     run(Model::Blocking, MANY, None, Some(|costs| &mut costs.poem_bytes)),
     run(Model::Select, MANY, Some(|costs| &mut costs.poem), Some(|costs| &mut costs.entry_bytes)),
     run(Model::Async, MANY, Some(|costs| &mut costs.task), Some(|costs| &mut costs.task_bytes)),
@@ -62,15 +68,18 @@ const RUNS: [Run; 9] = [
     run(Model::Async, SPARSE, Some(|costs| &mut costs.idle), None),
     run(Model::Async, DENSE, Some(|costs| &mut costs.step), None),
     run(Model::Select, SPARSE, Some(|costs| &mut costs.enqueue), None),
-    run(Model::Select, CROWDED, Some(|costs| &mut costs.descriptor), None),
 ];
 
 const fn run(model: Model, words: &'static str, time: Option<Field>, memory: Option<Field>) -> Run {
     Run { model, words, time, memory }
 }
 
-/// Each is run so often, in turns; the median counts.
-const TIMES: usize = 5;
+/// Rounds, in each of which every client runs; the median counts.
+const ROUNDS: usize = 5;
+
+/// A run that is as short as this is made twice, and the second one counts: the first finds the caches as
+/// others have left them, and a server that has never served.
+const SHORT: Duration = Duration::from_millis(250);
 
 /// Descriptors that a client or a server has besides those of its connections.
 const OTHERS: u64 = 64;
@@ -83,30 +92,25 @@ const OTHERS: u64 = 64;
 pub(super) fn calibrate(open_files: Option<u64>) -> Result<(Costs, Table), Error> {
     let limit = open_files::raise_limit().min(open_files.unwrap_or(u64::MAX));
     let most = limit.saturating_sub(OTHERS).clamp(1, MOST_POEMS as u64);
-    let mut costs = Costs::default();
-    calibration::measure(&mut costs).map_err(|error| Error::cannot("measure", "this machine", &error))?;
     let scenarios = RUNS.iter().map(|run| scenario(run.words, most)).collect::<Result<Vec<_>, _>>()?;
-    if scenarios.iter().any(|scenario| scenario.sources.len() as u64 == most) {
+    let silent = scenario(SILENT, most)?;
+    if silent.sources.len() as u64 == most {
         say(&format!("At most {most} poems at once, which tells less: the limit of open files is {limit}\n"));
     }
-    let programs = child::programs().map_err(|error| Error::cannot("find", "the clients", &error))?;
-    let progress = progress((TIMES * RUNS.len()) as u64);
-    let mut taken = vec![Vec::new(); RUNS.len()];
-    // In turns: what disturbs the machine for a while disturbs no run each time.
-    for _ in 0..TIMES {
-        for ((run, scenario), taken) in RUNS.iter().zip(&scenarios).zip(&mut taken) {
-            taken.push(take(run.model, scenario, &programs)?);
-            progress.inc(1);
-        }
-    }
-    progress.finish_and_clear();
+    let mut costs = Costs::default();
+    calibration::measure(&mut costs).map_err(|error| Error::cannot("measure", "this machine", &error))?;
+    let looking = [(Some(&silent), true), (Some(&silent), false), (None, true)];
+    let looking = looking.map(|(scenario, flows)| Sample::new(Model::Select, scenario, flows));
+    let fitted = RUNS.iter().zip(&scenarios).map(|(run, scenario)| Sample::new(run.model, Some(scenario), false));
+    let mut samples: Vec<Sample<'_>> = looking.into_iter().chain(fitted).collect();
+    take_all(&mut samples)?;
+    costs.descriptor = descriptor(&samples[..3], silent.sources.len());
     let mut probes = Vec::new();
-    for ((run, scenario), taken) in RUNS.iter().zip(&scenarios).zip(&taken) {
+    for ((run, scenario), taken) in RUNS.iter().zip(&scenarios).zip(samples[3..].iter().map(Sample::middle)) {
         let probe =
             |cost: Field, of, measured| Probe { model: run.model, scenario: scenario.clone(), of, measured, cost };
-        let middle = |part: fn(&Taken) -> u64| median(taken.iter().map(part)).unwrap_or_default();
-        probes.extend(run.time.map(|cost| probe(cost, Measure::Time, 1_000 * middle(|taken| taken.cpu_us))));
-        probes.extend(run.memory.map(|cost| probe(cost, Measure::Memory, 1_024 * middle(|taken| taken.rss_kb))));
+        probes.extend(run.time.map(|cost| probe(cost, Measure::Time, 1_000 * taken.cpu_us)));
+        probes.extend(run.memory.map(|cost| probe(cost, Measure::Memory, 1_024 * taken.rss_kb)));
     }
     fit(&mut costs, &probes);
     Ok((costs.clone(), table(&costs, &probes)))
@@ -114,7 +118,7 @@ pub(super) fn calibrate(open_files: Option<u64>) -> Result<(Costs, Table), Error
 
 /// The scenario of these words, with so many poems at most: one fast server on this machine.
 fn scenario(words: &str, most: u64) -> Result<Scenario, Error> {
-    let all = ["poetry-sim", "--server=fast", "--servers=1", "--poem=science"].into_iter().chain(words.split(' '));
+    let all = ["poetry-sim", "--server=fast", "--servers=1"].into_iter().chain(words.split(' '));
     let args = Args::try_parse_from(all).map_err(|error| Error::failure(error.to_string()))?;
     let (servers, poems) = args.numbers()[0];
     let poems = u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(poems, |most| poems.min(most));
@@ -122,25 +126,106 @@ fn scenario(words: &str, most: u64) -> Result<Scenario, Error> {
 }
 
 /// What a run took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Taken {
     cpu_us: u64,
     rss_kb: u64,
+    waits: u64,
 }
 
-/// Runs a client as a process of its own, with a server in this one.
-fn take(model: Model, scenario: &Scenario, programs: &Path) -> Result<Taken, Error> {
-    let server = Server::start(scenario)?;
-    let args = [format!("{}*{}", server.address, scenario.sources.len())];
-    let program = programs.join(model.program());
-    let ended = child::run(Client { model, programs, args: &args }, Command::spawn, || {});
-    let ended = ended.map_err(|error| Error::cannot("run", program.display(), &error))?;
-    let whole = ended.report.is_some_and(|report| report.failed == 0);
-    let Some((cpu_us, rss_kb)) = ended.cost.cpu_us.zip(ended.cost.peak_rss_kb).filter(|_| whole) else {
-        let why = ended.failure.unwrap_or_else(|| "did not get all poems".to_owned());
-        return Err(Error::failure(format!("cannot measure this machine: {} {why}", model.program())));
+/// One kind of run, and what it took each time.
+struct Sample<'a> {
+    model: Model,
+    scenario: Option<&'a Scenario>,
+    flows: bool,
+    taken: Vec<Taken>,
+}
+
+impl<'a> Sample<'a> {
+    /// Of a client that fetches these poems, and perhaps one that flows.
+    fn new(model: Model, scenario: Option<&'a Scenario>, flows: bool) -> Self {
+        Self { model, scenario, flows, taken: Vec::new() }
+    }
+
+    /// The median of each part of what it took.
+    fn middle(&self) -> Taken {
+        let middle = |part: fn(&Taken) -> u64| median(self.taken.iter().map(part)).unwrap_or_default();
+        let (cpu_us, rss_kb) = (middle(|taken| taken.cpu_us), middle(|taken| taken.rss_kb));
+        Taken { cpu_us, rss_kb, waits: middle(|taken| taken.waits) }
+    }
+
+    /// Runs the client with its servers, until it is warm.
+    fn take(&self, programs: &Path) -> Result<Taken, Error> {
+        let server = self.scenario.map(Server::start).transpose()?;
+        let clock = Instant::now();
+        let taken = self.take_once(programs, server.as_ref())?;
+        if clock.elapsed() > SHORT { Ok(taken) } else { self.take_once(programs, server.as_ref()) }
+    }
+
+    /// Runs the client, as a process of its own, with its servers in this one.
+    fn take_once(&self, programs: &Path, server: Option<&Server>) -> Result<Taken, Error> {
+        let flow = self.flows.then(flow).transpose()?;
+        let poems = server.zip(self.scenario);
+        let poems = poems.map(|(server, scenario)| format!("{}*{}", server.address, scenario.sources.len()));
+        // The one that flows is the first that poll(2) looks at: it enters no wait queue then.
+        let args: Vec<String> = flow.map(|address| address.to_string()).into_iter().chain(poems).collect();
+        let program = programs.join(self.model.program());
+        let client = Client { model: self.model, programs, args: &args };
+        let ended = child::run(client, Command::spawn, || {});
+        let ended = ended.map_err(|error| Error::cannot("run", program.display(), &error))?;
+        let whole = ended.report.is_some_and(|report| report.failed == 0);
+        let cost = Some(ended.cost).filter(|_| whole);
+        let taken = cost.and_then(|cost| {
+            let waits = cost.waits.unwrap_or_default();
+            Some(Taken { cpu_us: cost.cpu_us?, rss_kb: cost.peak_rss_kb?, waits })
+        });
+        taken.ok_or_else(|| {
+            let why = ended.failure.unwrap_or_else(|| "did not get all poems".to_owned());
+            Error::failure(format!("cannot measure this machine: {} {why}", self.model.program()))
+        })
+    }
+}
+
+/// Makes all runs in rounds: what disturbs the machine for a while disturbs no kind of run each time.
+fn take_all(samples: &mut [Sample<'_>]) -> Result<(), Error> {
+    let programs = child::programs().map_err(|error| Error::cannot("find", "the clients", &error))?;
+    let progress = progress((ROUNDS * samples.len()) as u64);
+    for _ in 0..ROUNDS {
+        for sample in &mut *samples {
+            sample.taken.push(sample.take(&programs)?);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// What a round of the readiness loop that does not sleep takes for each descriptor, in nanoseconds: what so many silent poems
+/// and one that flows take together, and not apart.
+fn descriptor(samples: &[Sample<'_>], silent: usize) -> u64 {
+    let [together, silence, flow] = [0, 1, 2].map(|index| samples[index].middle());
+    let looks = together.waits.saturating_sub(silence.waits);
+    // A look at nothing but the poem that flows has its cost as well.
+    let of_flow_us = flow.cpu_us * looks / flow.waits.max(1);
+    let more_us = together.cpu_us.saturating_sub(silence.cpu_us + of_flow_us);
+    1_000 * more_us / (looks * silent as u64).max(1)
+}
+
+/// A server of one client, which says a byte now and then, on a thread that ends with it.
+fn flow() -> Result<SocketAddr, Error> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| Error::cannot("start", "a server", &error))?;
+    let address = listener.local_addr().map_err(|error| Error::cannot("start", "a server", &error))?;
+    let serve = move || -> io::Result<()> {
+        let (mut client, _) = listener.accept()?;
+        let (bytes, pause) = FLOWING;
+        (0..bytes).try_for_each(|_| {
+            thread::sleep(pause);
+            client.write_all(b".")
+        })
     };
-    Ok(Taken { cpu_us, rss_kb })
+    // A client that leaves too early has failed, and says so.
+    thread::Builder::new().spawn(move || drop(serve())).map_err(|error| Error::no_thread(&error))?;
+    Ok(address)
 }
 
 /// A fast server in this process, as long as it is there.
