@@ -8,9 +8,9 @@ use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollTimeout, poll};
@@ -21,6 +21,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::runtime::Builder;
 
 use super::Costs;
+use crate::sync::lock;
 
 /// Sockets of one measurement, two ends each: the usual limit of descriptors has room for them.
 const SOCKETS: usize = 400;
@@ -221,27 +222,46 @@ fn socket_bytes() -> io::Result<u64> {
     Ok(bytes / (2 * pairs.len() as u64))
 }
 
+/// Threads that sleep until this is dropped.
+struct Sleepers {
+    /// Each of them waits for this to be gone.
+    end: Option<mpsc::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sleepers {
+    fn start() -> io::Result<Self> {
+        let (end, ends) = mpsc::channel();
+        let ends = Arc::new(Mutex::new(ends));
+        let mut sleepers = Self { end: Some(end), threads: Vec::with_capacity(THREADS) };
+        for _ in 0..THREADS {
+            let ends = Arc::clone(&ends);
+            // Nothing is ever sent: each hears of the end when the one before it has.
+            let sleep = move || {
+                let _ = lock(&ends).recv();
+            };
+            sleepers.threads.push(thread::Builder::new().spawn(sleep)?);
+        }
+        Ok(sleepers)
+    }
+}
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        self.end = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Memory of the kernel for a thread that sleeps.
 fn kernel_thread_bytes() -> io::Result<u64> {
     const COUNTED: [&str; 3] = ["Slab", "KernelStack", "PageTables"];
     let before = kernel_bytes(&COUNTED)?;
-    let (started, all_started) = mpsc::channel();
-    let (ends, end) = (0..THREADS).map(|_| mpsc::channel::<()>()).unzip::<_, _, Vec<_>, Vec<_>>();
-    let start = |end: mpsc::Receiver<()>| {
-        let started = started.clone();
-        thread::Builder::new().spawn(move || {
-            let _ = started.send(());
-            let _ = end.recv();
-        })
-    };
-    let threads = end.into_iter().map(start).collect::<io::Result<Vec<_>>>()?;
-    all_started.iter().take(THREADS).for_each(drop);
+    let sleepers = Sleepers::start()?;
     let bytes = kernel_bytes(&COUNTED)?.saturating_sub(before);
-    drop(ends);
-    for thread in threads {
-        let _ = thread.join();
-    }
-    Ok(bytes / THREADS as u64)
+    Ok(bytes / sleepers.threads.len() as u64)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::report::table::Table;
 
 /// The costs of a client, in nanoseconds of processor time and in bytes of memory.
 ///
-/// The defaults were measured by `poetry-sim --calibrate` on a virtual machine with two processors of 2025.
+/// The defaults were measured by `poetry-sim --calibrate` on a virtual machine with two processors, in 2026.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Costs {
@@ -42,8 +42,10 @@ pub struct Costs {
     pub switch: u64,
     /// The same where there is no other: the processor is idle until the thread is woken, and has lost much of its caches.
     pub idle: u64,
-    /// The start and the end of a thread, with its stack.
+    /// To start a thread.
     pub thread: u64,
+    /// What a thread takes besides, itself: its stack, and its end.
+    pub thread_end: u64,
     /// Memory of a client without poems.
     pub process_bytes: u64,
     /// Memory of a poem in any model: what will be its entry in the report.
@@ -63,29 +65,30 @@ pub struct Costs {
 impl Default for Costs {
     fn default() -> Self {
         Self {
-            process: 2_500_000,
-            poem: 9_600,
-            connect: 18_000,
-            read: 900,
+            process: 3_000_000,
+            poem: 6_600,
+            connect: 19_000,
+            read: 960,
             copy_kib: 160,
-            write: 700,
-            step: 1_900,
-            wait: 150,
-            descriptor: 110,
-            enqueue: 200,
+            write: 235,
+            step: 4_700,
+            wait: 156,
+            descriptor: 230,
+            enqueue: 210,
             ready: 130,
-            task: 9_700,
-            poll: 210,
+            task: 10_600,
+            poll: 80,
             switch: 3_400,
-            idle: 30_000,
-            thread: 25_000,
-            process_bytes: 4_500_000,
-            poem_bytes: 500,
-            entry_bytes: 420,
-            task_bytes: 2_200,
-            thread_bytes: 24_000,
-            socket_bytes: 2_500,
-            kernel_thread_bytes: 22_000,
+            idle: 44_000,
+            thread: 60_000,
+            thread_end: 110_000,
+            process_bytes: 4_600_000,
+            poem_bytes: 770,
+            entry_bytes: 300,
+            task_bytes: 2_080,
+            thread_bytes: 13_700,
+            socket_bytes: 2_800,
+            kernel_thread_bytes: 16_500,
         }
     }
 }
@@ -94,7 +97,7 @@ impl Default for Costs {
 pub type Field = fn(&mut Costs) -> &mut u64;
 
 /// The costs of time, with what they are the costs of.
-const TIMES: [(&str, &str, Field); 16] = [
+const TIMES: [(&str, &str, Field); 17] = [
     ("process", "the start and the end of a client", |costs| &mut costs.process),
     ("poem", "a poem, from its beginning to the report", |costs| &mut costs.poem),
     ("connect", "socket(2), connect(2) and close(2)", |costs| &mut costs.connect),
@@ -110,7 +113,8 @@ const TIMES: [(&str, &str, Field); 16] = [
     ("poll", "a poll of a task", |costs| &mut costs.poll),
     ("switch", "a thread falls asleep, and another goes on", |costs| &mut costs.switch),
     ("idle", "a thread falls asleep, none goes on, and it is woken", |costs| &mut costs.idle),
-    ("thread", "the start and the end of a thread", |costs| &mut costs.thread),
+    ("thread", "to start a thread", |costs| &mut costs.thread),
+    ("thread_end", "what a thread takes besides: its stack, and its end", |costs| &mut costs.thread_end),
 ];
 
 /// The costs of memory, with what they are the costs of.

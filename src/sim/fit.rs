@@ -8,6 +8,8 @@
 use super::costs::Field;
 use super::{Costs, Scenario, run};
 use crate::client::Model;
+use crate::report::Report;
+use crate::units::Micros;
 
 /// A run of a real client.
 #[derive(Debug)]
@@ -31,6 +33,19 @@ pub enum Measure {
     Time,
     /// The resident set at its peak, in bytes.
     Memory,
+    /// The time until the turn of the last poem has come, in nanoseconds.
+    LastTurn,
+}
+
+impl Measure {
+    /// What it comes to in the report of a run, simulated or real, of which the processor time is known.
+    pub fn of(self, report: &Report, cpu_us: Micros) -> u64 {
+        match self {
+            Self::Time => 1_000 * cpu_us,
+            Self::Memory => 1_024 * report.peak.and_then(|peak| peak.rss_kb).unwrap_or(0),
+            Self::LastTurn => 1_000 * report.tasks.iter().filter_map(|task| task.start_us).max().unwrap_or(0),
+        }
+    }
 }
 
 /// Turns at most.
@@ -40,7 +55,7 @@ const TURNS: usize = 12;
 const STEPS: usize = 4;
 
 /// The costs are known if each probe comes to what was measured, but for one in so many.
-const KNOWN: u64 = 200;
+const KNOWN: u64 = 1_000;
 
 impl Probe {
     /// What it would come to with these costs.
@@ -48,10 +63,7 @@ impl Probe {
         let mut scenario = self.scenario.clone();
         scenario.machine.costs = costs.clone();
         let report = run(self.model, &scenario, None);
-        match self.of {
-            Measure::Time => 1_000 * report.simulated.map_or(0, |simulated| simulated.cpu_us),
-            Measure::Memory => 1_024 * report.peak.and_then(|peak| peak.rss_kb).unwrap_or(0),
-        }
+        self.of.of(&report, report.simulated.map_or(0, |simulated| simulated.cpu_us))
     }
 
     fn is_known(&self, simulated: u64) -> bool {

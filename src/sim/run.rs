@@ -362,6 +362,7 @@ impl<'a> World<'a> {
         self.at_once -= 1;
         self.turns.settled(&self.scenario.sources[poem as usize]);
         if self.manner.model == Model::Threads {
+            clock.spend(self.manner.costs.thread_end);
             self.threads -= 1;
             self.job.counts.end_thread();
             self.wake_main(clock.now());

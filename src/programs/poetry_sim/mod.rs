@@ -3,6 +3,7 @@
 mod calibrate;
 mod cost_file;
 mod outcome;
+mod samples;
 mod step;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -304,7 +305,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Error> {
     if let Some(file) = &args.calibrate {
-        return cost_file::calibrate(file, args.open_files);
+        return calibrate::run(file, args.open_files);
     }
     check_picture(args.timeline.as_deref())?;
     check_picture(args.chart.as_deref())?;
