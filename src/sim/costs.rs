@@ -80,15 +80,15 @@ impl Default for Costs {
             poll: 80,
             switch: 3_400,
             idle: 44_000,
-            thread: 60_000,
-            thread_end: 110_000,
+            thread: 61_000,
+            thread_end: 90_000,
             process_bytes: 4_600_000,
             poem_bytes: 770,
             entry_bytes: 300,
             task_bytes: 2_080,
-            thread_bytes: 13_700,
-            socket_bytes: 2_800,
-            kernel_thread_bytes: 16_500,
+            thread_bytes: 27_500,
+            socket_bytes: 2_700,
+            kernel_thread_bytes: 17_000,
         }
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn run(file: &Path, open_files: Option<u64>) -> Result<u8, Error> {
     Ok(SUCCESS)
 }
 
-/// Measures this machine: the costs, and what they were fitted to. Takes about half a minute. No run has more poems than so
+/// Measures this machine: the costs, and what they were fitted to. Takes the best part of a minute. No run has more poems than so
 /// many descriptors allow.
 ///
 /// # Errors

@@ -128,8 +128,8 @@ pub struct Args {
 
     /// Measure what each call costs on this machine, and write it into FILE [default: where runs look for it]
     ///
-    /// Real clients run beside a real server for half a minute, which wants a machine with nothing else to do. Runs look for it in XDG_CACHE_HOME or ~/.cache, as
-    /// poetry-sim.json.
+    /// Real clients run beside a real server for the best part of a minute, which wants a machine with nothing else to do. Runs
+    /// look for it in XDG_CACHE_HOME or ~/.cache, as poetry-sim.json.
     #[arg(long, help_heading = "Costs", value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
     #[arg(
         help = "Measure what each call costs on this machine, and write it into FILE [default: where runs look for it]"
