@@ -23,8 +23,8 @@ use tokio::runtime::Builder;
 use super::Costs;
 use crate::sync::lock;
 
-/// Sockets of one measurement, two ends each: the usual limit of descriptors has room for them.
-const SOCKETS: usize = 400;
+/// Connections of one measurement, two sockets each: the usual limit of descriptors has room for them.
+const PAIRS: usize = 400;
 
 /// Threads of one measurement.
 const THREADS: usize = 400;
@@ -35,20 +35,22 @@ const CALLS: u64 = 2_000;
 /// Measurements of which the median counts.
 const TIMES: usize = 5;
 
-/// Measures the costs of single calls; the others are as they were. Takes a second.
+/// Measures the costs of single calls, with no more open sockets at once than so many; the others are as they were. Takes a
+/// second.
 ///
 /// # Errors
 /// The system refuses what is measured.
-pub fn measure(costs: &mut Costs) -> io::Result<()> {
+pub fn measure(costs: &mut Costs, most: usize) -> io::Result<()> {
+    let pairs = (most / 2).clamp(1, PAIRS);
     costs.wait = median(wait)?;
-    costs.read = median(|| read_of(10))?;
-    costs.copy_kib = median(|| read_of(64 << 10))?.saturating_sub(costs.read) / 64;
+    costs.read = median(|| read_of(10, pairs))?;
+    costs.copy_kib = median(|| read_of(64 << 10, pairs))?.saturating_sub(costs.read) / 64;
     costs.write = median(write)?;
     costs.connect = median(connect)?;
-    costs.ready = median(ready)?;
+    costs.ready = median(|| ready(pairs))?;
     costs.poll = median(poll_a_task)?;
     costs.switch = median(switch)?;
-    costs.socket_bytes = median(socket_bytes)?;
+    costs.socket_bytes = median(|| socket_bytes(pairs))?;
     costs.kernel_thread_bytes = median(kernel_thread_bytes)?;
     Ok(())
 }
@@ -82,7 +84,7 @@ fn wait() -> io::Result<u64> {
 fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    socket.listen(i32::try_from(SOCKETS).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(PAIRS).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
@@ -98,14 +100,14 @@ fn connections(number: usize) -> io::Result<Vec<(TcpStream, TcpStream)>> {
 }
 
 /// A recv(2) of so many bytes.
-fn read_of(bytes: usize) -> io::Result<u64> {
-    let mut pairs = connections(SOCKETS)?;
+fn read_of(bytes: usize, number: usize) -> io::Result<u64> {
+    let mut pairs = connections(number)?;
     let mut buffer = vec![1; bytes];
     for (_, server) in &mut pairs {
         server.write_all(&buffer)?;
     }
     let time = thread_time(|| pairs.iter_mut().try_for_each(|(client, _)| client.read_exact(&mut buffer)))?;
-    Ok(time / SOCKETS as u64)
+    Ok(time / number as u64)
 }
 
 /// A write(2) of few bytes to a pipe.
@@ -125,7 +127,7 @@ fn connect() -> io::Result<u64> {
     let listener = listen()?;
     let address = listener.local_addr()?;
     let mut time = 0;
-    for _ in 0..SOCKETS {
+    for _ in 0..PAIRS {
         let mut client = None;
         time += thread_time(|| {
             client = Some(TcpStream::connect(address)?);
@@ -137,26 +139,26 @@ fn connect() -> io::Result<u64> {
             Ok(())
         })?;
     }
-    Ok((time / SOCKETS as u64).saturating_sub(2 * thread_time(|| Ok(()))?))
+    Ok((time / PAIRS as u64).saturating_sub(2 * thread_time(|| Ok(()))?))
 }
 
 /// What epoll_wait(2) takes for each socket that is ready.
-fn ready() -> io::Result<u64> {
+fn ready(number: usize) -> io::Result<u64> {
     const CALLS: u64 = 20;
-    let mut pairs = (0..SOCKETS).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+    let mut pairs = (0..number).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     for (number, (client, server)) in pairs.iter_mut().enumerate() {
         epoll.add(&*client, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
         server.write_all(b".")?;
     }
-    let mut events = vec![EpollEvent::empty(); SOCKETS];
+    let mut events = vec![EpollEvent::empty(); number];
     let time = thread_time(|| {
         for _ in 0..CALLS {
             epoll.wait(&mut events, EpollTimeout::ZERO)?;
         }
         Ok(())
     })?;
-    Ok(time / CALLS / SOCKETS as u64)
+    Ok(time / CALLS / number as u64)
 }
 
 /// A poll of a task that a runtime has woken.
@@ -214,10 +216,10 @@ fn kernel_bytes(names: &[&str]) -> io::Result<u64> {
 }
 
 /// Memory of the kernel for one end of a connection.
-fn socket_bytes() -> io::Result<u64> {
+fn socket_bytes(number: usize) -> io::Result<u64> {
     const COUNTED: [&str; 1] = ["Slab"];
     let before = kernel_bytes(&COUNTED)?;
-    let pairs = connections(SOCKETS)?;
+    let pairs = connections(number)?;
     let bytes = kernel_bytes(&COUNTED)?.saturating_sub(before);
     Ok(bytes / (2 * pairs.len() as u64))
 }
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn each_measurement_finds_that_something_costs_something() {
         let mut costs = Costs::default();
-        measure(&mut costs).expect("measured");
+        measure(&mut costs, usize::MAX).expect("measured");
         let times = [costs.wait, costs.read, costs.copy_kib, costs.write, costs.connect, costs.ready, costs.poll];
         assert!(times.into_iter().chain([costs.switch]).all(|time| time > 0 && time < 10_000_000), "{costs:?}");
     }

@@ -17,7 +17,7 @@ use crate::report::table::Table;
 use crate::sim::fit::Measure::{self, LastTurn, Memory, Time};
 use crate::sim::fit::{Probe, fit};
 use crate::sim::{Costs, Field, Scenario, calibration};
-use crate::units::in_one_unit;
+use crate::units::{count, in_one_unit};
 use crate::whole_file;
 
 /// A run of a client, in the words of a command line, and the costs that it tells.
@@ -101,15 +101,18 @@ pub(super) fn run(file: &Path, open_files: Option<u64>) -> Result<u8, Error> {
 /// # Errors
 /// The clients are not beside this program, or cannot be run.
 fn calibrate(open_files: Option<u64>) -> Result<(Costs, Table), Error> {
-    let limit = open_files::raise_limit().min(open_files.unwrap_or(u64::MAX));
+    let possible = open_files::raise_limit();
+    let limit = possible.min(open_files.unwrap_or(u64::MAX));
     let most = limit.saturating_sub(OTHERS).clamp(1, MOST_POEMS as u64);
     let scenarios = RUNS.iter().map(|run| scenario(run.words, most)).collect::<Result<Vec<_>, _>>()?;
     let silent = scenario(SILENT, most)?;
     if silent.sources.len() as u64 == most {
-        say(&format!("At most {most} poems at once, which tells less: the limit of open files is {limit}\n"));
+        let most = count(most, "poem");
+        say(&format!("At most {most} at once, which tells less: the limit of open files is {limit}\n"));
     }
     let mut costs = Costs::default();
-    calibration::measure(&mut costs).map_err(|error| Error::cannot("measure", "this machine", &error))?;
+    let sockets = usize::try_from(possible.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
+    calibration::measure(&mut costs, sockets).map_err(|error| Error::cannot("measure", "this machine", &error))?;
     let looking = [(Some(&silent), true), (Some(&silent), false), (None, true)];
     let looking = looking.map(|(scenario, flows)| Sample::new(Model::Select, scenario, flows));
     let fitted = RUNS.iter().zip(&scenarios).map(|(run, scenario)| Sample::new(run.model, Some(scenario), false));
