@@ -131,6 +131,7 @@ pub struct Args {
     /// Real clients run beside a real server for the best part of a minute, which wants a machine with nothing else to do. Runs
     /// look for it in XDG_CACHE_HOME or ~/.cache, as poetry-sim.json.
     #[arg(long, help_heading = "Costs", value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
+    #[arg(conflicts_with_all = NOT_TO_CALIBRATE)]
     #[arg(
         help = "Measure what each call costs on this machine, and write it into FILE [default: where runs look for it]"
     )]
@@ -255,6 +256,24 @@ const IN_LONG_HELP: [&str; 21] = [
     "compact",
     "animate",
     "size",
+];
+
+/// What says which runs are simulated, and what is to be told of them: a calibration has its own.
+const NOT_TO_CALIBRATE: [&str; 14] = [
+    "model",
+    "servers",
+    "poems",
+    "sweep",
+    "server",
+    "costs",
+    "json",
+    "csv",
+    "markdown",
+    "step",
+    "timeline",
+    "waterfall",
+    "chart",
+    "order",
 ];
 
 const SEED: &str = "\
