@@ -1,5 +1,6 @@
 //! Where the costs of calls come from, and where they are kept.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,33 @@ pub(super) fn costs(file: Option<&Path>) -> Result<(Costs, CostPlace), Error> {
     };
     let Some(path) = path else { return Ok((Costs::default(), CostPlace::Default)) };
     let text = read_text(&path)?;
-    let costs = serde_json::from_str(&text)
-        .map_err(|error| Error::usage(format!("{}: these are no costs: {error}", path.display())))?;
+    let costs = parse(&text).map_err(|why| Error::usage(format!("{}: these are no costs: {why}", path.display())))?;
     Ok((costs, CostPlace::File(path)))
+}
+
+/// The most that anything costs: a thousand seconds, or a terabyte.
+const MOST: u64 = 1_000_000_000_000;
+
+fn parse(text: &str) -> Result<Costs, String> {
+    let all: BTreeMap<String, u64> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if let Some((name, cost)) = all.iter().find(|(_, cost)| **cost > MOST) {
+        return Err(format!("{name} is {cost}, and the most is {MOST}"));
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_has_a_limit_and_a_list_is_no_costs() {
+        assert_eq!(parse(r#"{"read": 1000000000000}"#).expect("costs").read, MOST);
+        let why = |text| parse(text).expect_err(text);
+        assert_eq!(why(r#"{"read": 1000000000001}"#), "read is 1000000000001, and the most is 1000000000000");
+        assert_eq!(why("[1]"), "invalid type: sequence, expected a map at line 1 column 0");
+        assert!(why(r#"{"reed": 1}"#).starts_with("unknown field `reed`"));
+        assert!(why(r#"{"read": 1, "read": 2}"#).starts_with("duplicate field"));
+        assert!(why(r#"{"read": -1}"#).starts_with("invalid value"));
+    }
 }
