@@ -339,6 +339,9 @@ fn run(args: &Args) -> Result<u8, Error> {
             outcome::say(&format!("{warning}\n"));
         }
         for model in args.models() {
+            if args.step && args.models().len() > 1 {
+                step::begin(model);
+            }
             let report = sim::run(model, &scenario, narrator.as_ref());
             rows.push(Row::of(&report, model));
             match &mut json {

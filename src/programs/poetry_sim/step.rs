@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::cli::stdout;
+use crate::client::Model;
 use crate::sim::Narrator;
 
 /// A narrator on stdout. On a terminal it waits for Enter after each line; at the end of input it goes on without.
@@ -16,8 +17,16 @@ pub(super) fn narrator() -> Arc<Narrator> {
         let _ = stdout::write_all(line(at, text, waits.load(Relaxed)).as_bytes());
         if waits.load(Relaxed) && io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
             waits.store(false, Relaxed);
+            // Nobody else has ended this line.
+            let _ = stdout::write_all(b"\n");
         }
     }))
+}
+
+/// Says whose events follow.
+pub(super) fn begin(model: Model) {
+    // As above.
+    let _ = stdout::write_all(format!("{model}:\n").as_bytes());
 }
 
 /// The line of an event; Enter ends it where that is waited for.
