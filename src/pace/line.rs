@@ -64,7 +64,7 @@ impl Line {
 pub(crate) fn late(latency: Duration, jitter: Duration, draws: &mut Draws) -> Duration {
     let amplitude = to_nanos(jitter.min(latency));
     let least = latency.saturating_sub(Duration::from_nanos(amplitude));
-    least + Duration::from_nanos(draws.up_to(amplitude.saturating_mul(2)))
+    least.saturating_add(Duration::from_nanos(draws.up_to(amplitude.saturating_mul(2))))
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ impl Lane {
         }
         let connection = net.connections.get(id);
         let bytes = connection.inbox.min(READ_SIZE as u64);
-        clock.spend(manner.costs.read + bytes * manner.costs.copy_kib / 1_024);
+        clock.spend((bytes.saturating_mul(manner.costs.copy_kib) / 1_024).saturating_add(manner.costs.read));
         if bytes == 0 {
             return match connection.end {
                 Some(End::Reset) => Err(Failure::Broken(io::Error::from_raw_os_error(Errno::ECONNRESET as i32))),

@@ -50,16 +50,16 @@ impl Link {
 
     /// How late a segment is on its way, losses included, in nanoseconds.
     pub(super) fn crossing(&self, draws: &mut Draws) -> Nanos {
-        let mut rto = self.rtt + LEAST_RTO;
+        let mut rto = self.rtt.saturating_add(LEAST_RTO);
         let mut waited = Duration::ZERO;
         for _ in 0..RETRIES {
             if !self.is_lost(draws) {
                 break;
             }
-            waited += rto;
-            rto = (rto * 2).min(LONGEST_RTO);
+            waited = waited.saturating_add(rto);
+            rto = rto.saturating_mul(2).min(LONGEST_RTO);
         }
-        nanos(waited + self.jittered(draws))
+        nanos(waited.saturating_add(self.jittered(draws)))
     }
 
     /// How late a SYN is, or its answer, which are not known to be lost sooner; `None`: it is lost.
@@ -94,7 +94,7 @@ pub(super) fn timer(at: Nanos) -> Nanos {
     at.div_ceil(TIMER_STEP).saturating_mul(TIMER_STEP)
 }
 
-/// A duration in virtual time; what is longer than five centuries is as long.
+/// A duration in virtual time; what is longer than five centuries is as long, and a run ends sooner.
 pub(super) fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
 }

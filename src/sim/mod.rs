@@ -9,21 +9,25 @@
 //! |---|---|
 //! | `queue.rs` | the events to come, in order of time |
 //! | `link.rs` | latency, jitter, loss |
-//! | `server.rs`, `connection.rs`, `listen_queue.rs` | the servers' half |
+//! | `server.rs`, `handshake.rs`, `connection.rs`, `listen_queue.rs` | the servers' half |
 //! | `lane.rs` | the client's half: one poem |
 //! | `stream.rs` | where poems are written, if they are |
 //! | `run.rs` | the models of waiting, and the processors |
 //! | `costs.rs`, [`calibration`], [`fit`] | what each call costs, and how that is measured |
 //!
-//! Chance follows from the seed, order from the queue: the same scenario gives the same report, to the byte.
+//! Chance follows from the seed, order from the queue: the same scenario gives the same report, to the byte. A run ends after
+//! 292 years of virtual time at the latest; poems that are under way then are interrupted.
 
 pub mod calibration;
 mod connection;
 mod costs;
 pub mod fit;
+mod handshake;
 mod lane;
 mod link;
 mod listen_queue;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod run;
 mod server;
@@ -31,9 +35,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use self::costs::{Costs, Field};
@@ -43,6 +48,7 @@ pub use self::run::run;
 use crate::client::{FetchLimits, Order, Source};
 use crate::pace::Plan;
 use crate::poem::Poem;
+use crate::sync::lock;
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -108,8 +114,12 @@ pub struct Machine {
     pub stack: u64,
 }
 
-/// Who hears of each event as it happens.
-pub struct Narrator(Box<Narrate>);
+/// Who hears of each event, in order of time.
+pub struct Narrator {
+    tell: Box<Narrate>,
+    /// What has not been told: a stretch of work is known to its end when it begins, and others happen meanwhile.
+    untold: Mutex<BTreeMap<(Duration, usize), String>>,
+}
 
 /// What a narrator calls with the moment of an event and its sentence.
 type Narrate = dyn Fn(Duration, &str) + Send + Sync;
@@ -117,11 +127,24 @@ type Narrate = dyn Fn(Duration, &str) + Send + Sync;
 impl Narrator {
     /// Calls `tell` for each event, with its virtual time.
     pub fn new(tell: impl Fn(Duration, &str) + Send + Sync + 'static) -> Self {
-        Self(Box::new(tell))
+        Self { tell: Box::new(tell), untold: Mutex::default() }
     }
 
-    fn tell(&self, at: Duration, text: &str) {
-        self.0(at, text);
+    /// Keeps an event until it is time to tell it.
+    fn note(&self, at: Duration, text: String) {
+        let mut untold = lock(&self.untold);
+        // Of those at the same time, the first one stays the first one.
+        let number = untold.range((at, 0)..=(at, usize::MAX)).next_back().map_or(0, |((_, last), _)| last + 1);
+        untold.insert((at, number), text);
+    }
+
+    /// Tells what has happened until then: nothing that is sooner will be noted any more.
+    fn tell_until(&self, now: Duration) {
+        let mut untold = lock(&self.untold);
+        while let Some(first) = untold.first_entry().filter(|first| first.key().0 <= now) {
+            (self.tell)(first.key().0, first.get());
+            first.remove();
+        }
     }
 }
 
@@ -148,6 +171,10 @@ enum Event {
     Net(u32, connection::At),
     /// A timer of a poem goes off.
     Timer(u32),
+    /// A thread has been started for a poem.
+    Begun(u32),
+    /// It is at its end.
+    Settled(u32),
     /// A processor begins with a thread.
     Run(u32, After),
     /// It is done with it for now.
@@ -184,7 +211,7 @@ impl Clock {
 
     /// Lets time pass that is not worked, until that moment if it is not past.
     fn wait_until(&mut self, then: Nanos) {
-        self.waited += then.saturating_sub(self.now());
+        self.waited = self.waited.saturating_add(then.saturating_sub(self.now()));
     }
 
     fn spend(&mut self, time: Nanos) {

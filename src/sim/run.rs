@@ -42,7 +42,7 @@ pub fn run(model: Model, scenario: &Scenario, narrator: Option<&Arc<Narrator>>) 
         seed: scenario.seed,
         cpu_us: cpu / 1_000,
         kernel_kb: memory.kernel / 1_024,
-        stacks_kb: (threads - 1) * (scenario.machine.stack / 1_024),
+        stacks_kb: (threads - 1).saturating_mul(scenario.machine.stack) / 1_024,
         at_once,
         held_kb: held / 1_024,
         events,
@@ -58,6 +58,9 @@ pub fn run(model: Model, scenario: &Scenario, narrator: Option<&Arc<Narrator>>) 
 fn take(builder: Arc<ReportBuilder>) -> ReportBuilder {
     Arc::into_inner(builder).expect("the job that told it is gone")
 }
+
+/// The end of virtual time, 292 years after its beginning: what comes then is no more than a sum away from an overflow.
+const END: Nanos = 1 << 63;
 
 /// The thread that every program has. Those of poems follow.
 const MAIN: u32 = 0;
@@ -97,6 +100,8 @@ struct World<'a> {
     /// Threads that wait for a processor.
     runnable: VecDeque<u32>,
     cpu: Nanos,
+    /// The end of the latest stretch of work.
+    worked: Nanos,
 }
 
 impl<'a> World<'a> {
@@ -134,6 +139,7 @@ impl<'a> World<'a> {
             processors: scenario.machine.processors.get(),
             runnable: VecDeque::new(),
             cpu: costs.process,
+            worked: 0,
         }
     }
 
@@ -144,6 +150,11 @@ impl<'a> World<'a> {
         self.net.queue.push(now, Event::Run(MAIN, After::Itself));
         while self.unsettled > 0 {
             let Some((at, event)) = self.net.queue.pop() else { break };
+            self.net.told_until(at);
+            if at >= END {
+                now = self.worked.max(END);
+                break;
+            }
             now = at;
             match event {
                 Event::Net(connection, what) => {
@@ -157,6 +168,8 @@ impl<'a> World<'a> {
                         self.is_ready(poem, now);
                     }
                 }
+                Event::Begun(poem) => self.is_ready(poem, now),
+                Event::Settled(poem) => self.settled(poem, now),
                 Event::Run(thread, after) => {
                     let mut clock = Clock::new(now);
                     clock.spend(match after {
@@ -165,7 +178,8 @@ impl<'a> World<'a> {
                         After::Idle => self.manner.costs.idle,
                     });
                     self.work(thread, &mut clock);
-                    self.cpu += clock.spent;
+                    self.cpu = self.cpu.saturating_add(clock.spent);
+                    self.worked = self.worked.max(clock.now());
                     self.net.queue.push(clock.now(), Event::Pause(thread));
                 }
                 Event::Pause(thread) => {
@@ -185,6 +199,7 @@ impl<'a> World<'a> {
             }
         }
         self.lanes.iter_mut().flatten().for_each(|lane| lane.interrupt());
+        self.net.told_until(Nanos::MAX);
         now
     }
 
@@ -269,8 +284,7 @@ impl<'a> World<'a> {
         self.threads += 1;
         self.job.counts.add_thread();
         self.begin(index, clock);
-        self.is_queued[index as usize] = true;
-        self.wants_processor(index + 1, clock.now());
+        self.net.queue.push(clock.now(), Event::Begun(index));
     }
 
     /// A round of the readiness loop: new poems, or the call that waits and what comes of it.
@@ -288,9 +302,9 @@ impl<'a> World<'a> {
             }
             self.job.counts.add_wait();
             let costs = self.manner.costs;
-            clock.spend(costs.wait + self.sockets * costs.descriptor);
+            clock.spend(self.sockets.saturating_mul(costs.descriptor).saturating_add(costs.wait));
             // The first of so many that are ready stands, as a rule, behind that part of all.
-            clock.spend(self.sockets / (self.ready.len() as u64 + 1) * costs.enqueue);
+            clock.spend((self.sockets / (self.ready.len() as u64 + 1)).saturating_mul(costs.enqueue));
             if self.ready.is_empty() {
                 self.is_asleep = true;
                 return;
@@ -299,7 +313,8 @@ impl<'a> World<'a> {
         let mut ready: Vec<u32> = self.ready.drain(..).collect();
         ready.sort_unstable();
         for poem in ready {
-            if self.lanes[poem as usize].as_ref().is_some_and(|lane| lane.has_socket()) {
+            // Not if its time is over: poll(2) says nothing of its socket then.
+            if self.lanes[poem as usize].as_ref().is_some_and(|lane| lane.is_ready(&mut self.net)) {
                 self.job.counts.add_wakeup();
             }
             self.go_on(poem, clock);
@@ -325,7 +340,7 @@ impl<'a> World<'a> {
         }
         for _ in 0..POLLS {
             let Some(poem) = self.ready.pop_front() else { return };
-            clock.spend(costs.ready + costs.poll);
+            clock.spend(costs.ready.saturating_add(costs.poll));
             self.go_on(poem, clock);
         }
     }
@@ -358,14 +373,25 @@ impl<'a> World<'a> {
             self.lanes[poem as usize] = Some(lane);
             return;
         }
+        match self.manner.model {
+            // Until then, the other threads know nothing of it.
+            Model::Threads => {
+                clock.spend(self.manner.costs.thread_end);
+                self.net.queue.push(clock.now(), Event::Settled(poem));
+            }
+            Model::Blocking | Model::Select | Model::Async => self.settled(poem, clock.now()),
+        }
+    }
+
+    /// A poem is settled, and with it its thread is at its end.
+    fn settled(&mut self, poem: u32, now: Nanos) {
         self.unsettled -= 1;
         self.at_once -= 1;
         self.turns.settled(&self.scenario.sources[poem as usize]);
         if self.manner.model == Model::Threads {
-            clock.spend(self.manner.costs.thread_end);
             self.threads -= 1;
             self.job.counts.end_thread();
-            self.wake_main(clock.now());
+            self.wake_main(now);
         }
     }
 }
@@ -388,6 +414,6 @@ impl Observer for Told {
             Event::Failed(failure) => format!("is lost: {failure}"),
             _ => return,
         };
-        self.0.tell(at, &format!("poem {}: {what}", task.number));
+        self.0.note(at, format!("poem {}: {what}", task.number));
     }
 }

@@ -1,13 +1,13 @@
-//! The server's half of a simulation: who is accepted when, and what is sent when, as `Plan` and `Cursor` decide it.
+//! The server's half of a simulation: what is sent when, as `Plan` and `Cursor` decide it.
 //!
 //! A slow server is `slowpoetry`: one client at a time, and the others wait in the listen queue. A fast one is `fastpoetry`:
 //! it accepts at once, and serves all side by side. Neither needs processor time: it is the client that is measured.
 
 use std::time::{Duration, Instant};
 
-use super::connection::{Answer, At, Connection, Connections, End};
-use super::link::{Link, last_syn, nanos, syn_pause, timer};
-use super::listen_queue::{Handshake, ListenQueue, syn_ack_due};
+use super::connection::{Answer, At, Connections, End};
+use super::link::{Link, nanos};
+use super::listen_queue::{Handshake, ListenQueue};
 use super::queue::{Nanos, Queue};
 use super::{Event, Kind, Narrator, Servers, TICK};
 use crate::net::close::LINGER_TIME;
@@ -15,24 +15,24 @@ use crate::pace::{Cursor, Draws, Ending, FOREVER, Next};
 
 /// All servers of a run, their connections, and the link to them.
 pub(super) struct Net<'a> {
-    servers: &'a Servers,
-    link: Link,
-    seed: u64,
+    pub(super) servers: &'a Servers,
+    pub(super) link: Link,
+    pub(super) seed: u64,
     start: Instant,
     pub(super) queue: Queue<Event>,
     pub(super) connections: Connections,
-    states: Vec<State>,
+    pub(super) states: Vec<State>,
     narrator: Option<&'a Narrator>,
 }
 
 /// One server.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Connections accepted so far.
     accepted: u64,
-    queue: ListenQueue,
+    pub(super) queue: ListenQueue,
     /// The client that a slow server serves.
-    client: Option<u32>,
+    pub(super) client: Option<u32>,
 }
 
 impl<'a> Net<'a> {
@@ -55,7 +55,14 @@ impl<'a> Net<'a> {
 
     pub(super) fn tell(&self, now: Nanos, text: impl FnOnce() -> String) {
         if let Some(narrator) = self.narrator {
-            narrator.tell(Duration::from_nanos(now), &text());
+            narrator.note(Duration::from_nanos(now), text());
+        }
+    }
+
+    /// Has all been told that happens until then.
+    pub(super) fn told_until(&self, now: Nanos) {
+        if let Some(narrator) = self.narrator {
+            narrator.tell_until(Duration::from_nanos(now));
         }
     }
 
@@ -64,32 +71,7 @@ impl<'a> Net<'a> {
         self.servers.poem.bytes()
     }
 
-    /// A client connects: its SYN is on its way. Returns the connection.
-    pub(super) fn connect(&mut self, poem: u32, server: u32, attempt: u32, now: Nanos) -> u32 {
-        let draws_of = (u64::from(poem) << 16) ^ u64::from(attempt);
-        let id = self.connections.add(Connection::new(poem, server, self.seed, draws_of));
-        self.send_syn(id, 1, now);
-        id
-    }
-
-    /// Sends the SYN of this number, from 1 on; or has connect(2) end.
-    fn send_syn(&mut self, id: u32, number: u32, now: Nanos) {
-        let link = self.link;
-        let connection = self.connections.get(id);
-        match link.handshake(&mut connection.draws) {
-            Some(late) => self.push(now + late, id, At::Syn(number)),
-            None => self.send_syn_later(id, number, now),
-        }
-    }
-
-    fn send_syn_later(&mut self, id: u32, number: u32, sent: Nanos) {
-        match syn_pause(number) {
-            Some(pause) => self.push(sent + pause, id, At::NextSyn(number + 1)),
-            None => self.push(sent + last_syn(), id, At::Answer(Answer::TimedOut)),
-        }
-    }
-
-    fn push(&mut self, at: Nanos, id: u32, what: At) {
+    pub(super) fn push(&mut self, at: Nanos, id: u32, what: At) {
         self.connections.get(id).under_way += 1;
         self.queue.push(at, Event::Net(id, what));
     }
@@ -102,7 +84,7 @@ impl<'a> Net<'a> {
         connection.has_left = true;
         if connection.is_served() || self.servers.kind == Kind::Slow {
             let late = link.crossing(&mut connection.draws);
-            self.push(now + late, id, At::Left { reset });
+            self.push(now.saturating_add(late), id, At::Left { reset });
         }
         self.connections.free_if_over(id);
     }
@@ -126,7 +108,7 @@ impl<'a> Net<'a> {
                 if answer == Answer::Accepted {
                     // The last segment of the handshake.
                     let late = self.link.crossing(&mut self.connections.get(id).draws);
-                    self.push(now + late, id, At::Established);
+                    self.push(now.saturating_add(late), id, At::Established);
                 }
                 Some(poem)
             }
@@ -144,7 +126,7 @@ impl<'a> Net<'a> {
             // The same: there is nobody to take the bytes.
             At::Arrival { bytes: 1.., .. } => {
                 let late = self.link.crossing(&mut self.connections.get(id).draws);
-                self.push(now + late, id, At::Reset);
+                self.push(now.saturating_add(late), id, At::Reset);
                 None
             }
             At::Established => {
@@ -173,92 +155,7 @@ impl<'a> Net<'a> {
         ready
     }
 
-    /// A SYN has arrived: it is answered, refused, or dropped because the listen queue is full.
-    fn arrived(&mut self, id: u32, number: u32, now: Nanos) {
-        let server = self.connections.get(id).server;
-        let listens = now >= nanos(self.servers.listen_after);
-        let handshake = match listens && !self.servers.never_accept {
-            true => self.states[server as usize].queue.request(self.servers.backlog, now),
-            false => Handshake::Unknown,
-        };
-        if listens && handshake == Handshake::Unknown {
-            self.tell(now, || format!("server {}: the listen queue is full, a SYN is dropped", server + 1));
-            return self.send_syn_later(id, number, timer(now));
-        }
-        let (link, connection) = (self.link, self.connections.get(id));
-        (connection.handshake, connection.asked) = (handshake, now);
-        match link.handshake(&mut connection.draws) {
-            Some(late) => {
-                let answer = if listens { Answer::Accepted } else { Answer::Refused };
-                self.push(now + late, id, At::Answer(answer));
-            }
-            None => {
-                self.forget(id);
-                self.send_syn_later(id, number, now);
-            }
-        }
-    }
-
-    /// The last segment of the handshake has arrived: the connection stands for the server too, if there is room for it.
-    fn established(&mut self, id: u32, now: Nanos) {
-        let connection = self.connections.get(id);
-        let (server, before, asked) = (connection.server as usize, connection.handshake, connection.asked);
-        let after = self.states[server].queue.complete(before, self.servers.backlog, now);
-        connection.handshake = after;
-        match after {
-            Handshake::Waiting if before == Handshake::Waiting => {}
-            Handshake::Waiting if self.servers.kind == Kind::Fast => self.accept(id, now),
-            Handshake::Waiting => {
-                self.states[server].queue.wait(id);
-                self.accept_next(server, now);
-            }
-            Handshake::Dropped | Handshake::Cookie => {
-                self.tell(now, || format!("server {}: the listen queue is full, an ACK is dropped", server + 1));
-                if before == Handshake::Requested {
-                    let number = (1..).find(|number| asked + syn_ack_due(*number) > now).unwrap_or_default();
-                    self.push(asked + syn_ack_due(number), id, At::NextSynAck(number));
-                }
-            }
-            Handshake::Unknown | Handshake::Requested | Handshake::Accepted => {}
-        }
-    }
-
-    /// Sends a SYN-ACK again, which the client answers; or forgets that it came, after so many.
-    fn send_syn_ack(&mut self, id: u32, number: u32, now: Nanos) {
-        let (link, connection) = (self.link, self.connections.get(id));
-        if connection.handshake != Handshake::Dropped {
-            return;
-        }
-        let (server, asked) = (connection.server as usize, connection.asked);
-        if number > self.states[server].queue.syn_acks(self.servers.backlog) {
-            self.tell(now, || format!("server {}: forgets a connection that the client believes in", server + 1));
-            return self.forget(id);
-        }
-        if let (Some(there), Some(back)) =
-            (link.handshake(&mut connection.draws), link.handshake(&mut connection.draws))
-        {
-            self.push(now + there + back, id, At::Established);
-        }
-        self.push(asked + syn_ack_due(number + 1), id, At::NextSynAck(number + 1));
-    }
-
-    /// A handshake will not be completed.
-    fn forget(&mut self, id: u32) {
-        let connection = self.connections.get(id);
-        let handshake = std::mem::take(&mut connection.handshake);
-        self.states[connection.server as usize].queue.forget(handshake);
-    }
-
-    /// A slow server accepts the next client, if it serves none.
-    fn accept_next(&mut self, server: usize, now: Nanos) {
-        while self.states[server].client.is_none() {
-            let Some(id) = self.states[server].queue.accept(now) else { return };
-            self.states[server].client = Some(id);
-            self.accept(id, now);
-        }
-    }
-
-    fn accept(&mut self, id: u32, now: Nanos) {
+    pub(super) fn accept(&mut self, id: u32, now: Nanos) {
         let server = self.connections.get(id).server;
         let state = &mut self.states[server as usize];
         state.accepted += 1;
@@ -282,7 +179,7 @@ impl<'a> Net<'a> {
         let (next, ending) = loop {
             match cursor.next(moment, length, true) {
                 Next::Wait(time) => {
-                    break (Some((time < FOREVER).then(|| self.timer(server, now + nanos(time)))), None);
+                    break (Some((time < FOREVER).then(|| self.timer(server, now.saturating_add(nanos(time))))), None);
                 }
                 Next::Send { bytes, .. } => {
                     cursor.sent(bytes.end - bytes.start, moment);
@@ -291,7 +188,7 @@ impl<'a> Net<'a> {
                 Next::Flush => {
                     // Until the last acknowledgement.
                     let arrived = connection.last_arrival.max(now);
-                    let at = arrived + link.crossing(&mut connection.draws);
+                    let at = arrived.saturating_add(link.crossing(&mut connection.draws));
                     cursor.flushed();
                     if sent > 0 || at > now {
                         break (Some(Some(at)), None);
@@ -329,14 +226,14 @@ impl<'a> Net<'a> {
             return at;
         }
         let phase = Draws::new(self.seed, !u64::from(server)).up_to(TICK - 1);
-        phase + at.saturating_sub(phase).div_ceil(TICK) * TICK
+        at.saturating_sub(phase).div_ceil(TICK).saturating_mul(TICK).saturating_add(phase)
     }
 
     /// Puts bytes, and an end, on their way to the client. In order: who is early waits for who is late.
     fn transmit(&mut self, id: u32, mut bytes: u64, end: Option<End>, now: Nanos) {
         let link = self.link;
         let connection = self.connections.get(id);
-        let at = (now + link.crossing(&mut connection.draws)).max(connection.last_arrival);
+        let at = now.saturating_add(link.crossing(&mut connection.draws)).max(connection.last_arrival);
         connection.last_arrival = at;
         loop {
             let part = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -358,7 +255,7 @@ impl<'a> Net<'a> {
             Some(Ending::Fin) if is_slow && !connection.peer_left => {
                 connection.lingers = true;
                 if !self.servers.never_read {
-                    self.push(now + nanos(LINGER_TIME), id, At::Reset);
+                    self.push(now.saturating_add(nanos(LINGER_TIME)), id, At::Reset);
                 }
             }
             Some(Ending::Hang) if !connection.peer_left => connection.lingers = true,
@@ -402,106 +299,4 @@ fn told(server: u32, sent: u64, ending: Option<Ending>) -> String {
     });
     let words: Vec<String> = sent.into_iter().chain(ending.map(str::to_owned)).collect();
     format!("server {}: {}", server + 1, words.join(", and "))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::{NonZeroU32, NonZeroU64};
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::pace::{Pace, Plan, Tempo};
-    use crate::sync::lock;
-
-    /// Clients of one slow server 100 ms away that connect at once, in waves; whoever has its poem leaves. Returns what the server
-    /// tells, each with its milliseconds.
-    fn told(backlog: u32, pause: Duration, waves: &[(u64, u32)]) -> Vec<(u128, String)> {
-        let pace = Pace {
-            num_bytes: NonZeroU64::new(10).expect("not 0"),
-            tempo: Tempo::Delay(Duration::ZERO),
-            first_byte_delay: pause,
-            ..Pace::default()
-        };
-        let servers = Servers {
-            number: NonZeroU32::MIN,
-            kind: Kind::Slow,
-            plan: Plan::uniform(7, pace),
-            poem: vec![b'.'; 10].into(),
-            backlog,
-            never_accept: false,
-            listen_after: Duration::ZERO,
-            never_read: false,
-        };
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&told);
-        let narrator = Narrator::new(move |at, text| lock(&kept).push((at.as_millis(), text.to_owned())));
-        let link = Link { rtt: Duration::from_millis(100), ..Link::default() };
-        let mut net = Net::new(&servers, link, 7, Instant::now(), Some(&narrator));
-        let mut poem = 0;
-        for (at, clients) in waves {
-            for _ in 0..*clients {
-                net.connect(poem, 0, 1, at * 1_000_000);
-                poem += 1;
-            }
-        }
-        while let Some((now, event)) = net.queue.pop() {
-            let Event::Net(id, what) = event else { continue };
-            if net.happen(id, what, now).is_some() && net.connections.get(id).is_readable() {
-                net.connections.get(id).inbox = 0;
-                net.leave(id, now);
-            }
-        }
-        let told = lock(&told);
-        told.iter().map(|(at, text)| (*at, text.trim_start_matches("server 1: ").to_owned())).collect()
-    }
-
-    /// How many of these words, at which time.
-    fn counts(told: &[(u128, String)], words: &str) -> Vec<(u128, usize)> {
-        let mut counts: Vec<(u128, usize)> = Vec::new();
-        for (at, _) in told.iter().filter(|(_, text)| text.contains(words)) {
-            match counts.last_mut() {
-                Some((last, count)) if last == at => *count += 1,
-                _ => counts.push((*at, 1)),
-            }
-        }
-        counts
-    }
-
-    const LONG: Duration = Duration::from_secs(1_000);
-
-    /// As seen on Linux 6.18, with a link of 50 ms each way.
-    #[test]
-    fn a_dropped_ack_is_followed_by_syn_acks_until_the_request_is_forgotten() {
-        let told = told(3, LONG, &[(0, 4), (400, 4)]);
-        let drops = [550, 1_550, 3_550, 7_550, 15_550, 31_550].map(|at| (at, 3));
-        assert_eq!(counts(&told, "an ACK is dropped"), drops);
-        assert_eq!(counts(&told, "forgets"), [(63_450, 3)]);
-    }
-
-    #[test]
-    fn old_requests_are_forgotten_sooner_when_they_are_half_of_the_queue() {
-        let told = told(10, LONG, &[(0, 11), (400, 8)]);
-        assert_eq!(counts(&told, "forgets"), [(7_450, 2), (63_450, 5)]);
-        assert_eq!(counts(&told, "an ACK is dropped")[..4], [(550, 7), (1_550, 7), (3_550, 7), (7_550, 5)]);
-    }
-
-    #[test]
-    fn a_syn_ack_that_is_sent_again_finds_room_then() {
-        let told = told(3, Duration::from_millis(900), &[(0, 4), (400, 4)]);
-        assert_eq!(counts(&told, "accepts").len(), 8);
-        assert_eq!(counts(&told, "an ACK is dropped"), [(550, 3), (1_550, 2)]);
-    }
-
-    #[test]
-    fn whoever_has_a_cookie_is_dropped_for_good() {
-        let told = told(3, Duration::from_millis(500), &[(0, 1), (1, 11)]);
-        assert_eq!(counts(&told, "accepts").len(), 5);
-        assert_eq!((counts(&told, "an ACK is dropped"), counts(&told, "forgets")), (vec![(151, 7)], vec![]));
-    }
-
-    #[test]
-    fn a_queue_that_is_full_of_connections_drops_syns_which_come_again_together() {
-        let told = told(3, LONG, &[(0, 1), (1, 4), (400, 2), (410, 1)]);
-        assert_eq!(counts(&told, "a SYN is dropped")[..3], [(450, 2), (460, 1), (1_530, 3)]);
-    }
 }

@@ -41,7 +41,7 @@ struct Writer {
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let time = self.write + bytes.len() as u64 * self.copy_kib / 1_024;
+        let time = (bytes.len() as u64).saturating_mul(self.copy_kib) / 1_024 + self.write;
         self.stream.taken.fetch_add(time, Relaxed);
         self.stream.unspent.fetch_add(time, Relaxed);
         Ok(bytes.len())

@@ -7,7 +7,7 @@ use super::fit::{Measure, Probe, fit};
 use super::*;
 use crate::client::{Concurrency, FetchLimits, Model, Order, Source};
 use crate::pace::{Pace, Plan, Tempo};
-use crate::report::{Report, Simulated};
+use crate::report::{Report, Simulated, Status};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -231,4 +231,91 @@ fn a_cost_is_never_less_than_nothing() {
     let mut costs = Costs::default();
     fit(&mut costs, &[probe]);
     assert_eq!(costs.poem, 0);
+}
+
+/// The most poems that were under way at one time.
+pub(super) fn most_at_once(report: &Report) -> usize {
+    let lanes: Vec<(u64, u64)> = report.tasks.iter().filter_map(|task| Some((task.start_us?, task.end_us?))).collect();
+    let at = |moment: u64| lanes.iter().filter(|(start, end)| *start <= moment && moment < *end).count();
+    lanes.iter().map(|(start, _)| at(*start)).max().unwrap_or(0)
+}
+
+#[test]
+fn a_turn_begins_when_another_poem_is_settled_and_not_before() {
+    for processors in 1..6 {
+        let mut scenario = Scenario { link: Link::default(), ..scenario(60) };
+        scenario.servers.plan = Plan::uniform(7, Pace::default());
+        scenario.limits.concurrency = Concurrency::Together(NonZeroUsize::new(3).expect("not 0"));
+        scenario.machine.processors = number(processors);
+        scenario.machine.costs.step = 200_000;
+        for model in Model::ALL {
+            let report = run(model, &scenario, None);
+            assert_eq!(report.ok, 60);
+            assert!(most_at_once(&report) <= 3, "{model}, {processors} processors");
+        }
+    }
+}
+
+#[test]
+fn a_thread_waits_for_a_processor_and_not_for_a_tick() {
+    let mut scenario = scenario(50);
+    (scenario.machine.processors, scenario.machine.costs.thread) = (number(4), 10_000);
+    let report = run(Model::Threads, &scenario, None);
+    for task in &report.tasks {
+        let waited = task.attempt_us.expect("begun") - task.start_us.expect("begun");
+        assert!(waited < 300, "{waited}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_over_makes_no_socket_ready() {
+    let mut scenario = scenario(10);
+    scenario.servers.plan = Plan::uniform(7, Pace { first_byte_delay: 1_000 * MS, ..Pace::default() });
+    scenario.limits.retries = 0;
+    scenario.limits.idle_timeout = Some(300 * MS);
+    let report = run(Model::Select, &scenario, None);
+    // Each was told once that it is connected.
+    assert_eq!((report.failed, report.calls.wakeups, report.calls.reads), (10, 10, 0));
+}
+
+#[test]
+fn a_run_ends_with_virtual_time_and_no_sum_overflows() {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    let far = Scenario { link: Link { rtt: 250 * YEAR, jitter: 600 * YEAR, loss: 0.5 }, ..scenario(5) };
+    let farther = Scenario { link: Link { rtt: Duration::MAX, jitter: Duration::MAX, loss: 0.5 }, ..scenario(5) };
+    let mut slow = scenario(5);
+    slow.servers.plan = Plan::uniform(7, Pace { tempo: Tempo::Delay(Duration::MAX), ..Pace::default() });
+    let mut late = scenario(5);
+    late.servers.plan = Plan::uniform(7, Pace { first_byte_delay: Duration::MAX, ..Pace::default() });
+    let mut dear = scenario(5);
+    let costs = &mut dear.machine.costs;
+    for cost in [&mut costs.process, &mut costs.poem, &mut costs.connect, &mut costs.read, &mut costs.step] {
+        *cost = u64::MAX;
+    }
+    let mut looks = scenario(5);
+    let costs = &mut looks.machine.costs;
+    for cost in [&mut costs.wait, &mut costs.descriptor, &mut costs.enqueue, &mut costs.ready, &mut costs.poll] {
+        *cost = u64::MAX;
+    }
+    let costs = &mut looks.machine.costs;
+    (costs.idle, costs.switch, costs.thread, costs.copy_kib) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+    looks.machine.stack = u64::MAX;
+    for mut scenario in [far, farther, slow, late, dear, looks] {
+        for (kind, model) in [Kind::Slow, Kind::Fast].into_iter().flat_map(|kind| Model::ALL.map(|model| (kind, model)))
+        {
+            scenario.servers.kind = kind;
+            let report = run(model, &scenario, None);
+            assert_eq!(Some(report.elapsed_us), report.tasks.iter().filter_map(|task| task.end_us).max());
+            assert!(report.ok + report.failed == 5 && report.bound_us <= Some(report.elapsed_us));
+        }
+    }
+}
+
+#[test]
+fn poems_that_would_come_after_the_end_of_time_are_interrupted() {
+    let mut scenario = scenario(3);
+    scenario.link.rtt = Duration::from_secs(1 << 60);
+    let report = run(Model::Select, &scenario, None);
+    assert_eq!((report.failed, report.elapsed_us), (3, (1 << 63) / 1_000));
+    assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
 }

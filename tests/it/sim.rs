@@ -211,9 +211,12 @@ fn a_calibration_is_written_and_used() {
 
 #[test]
 fn a_calibration_without_the_clients_says_so_and_writes_nothing() {
-    let place = tempfile::tempdir().expect("a directory");
+    let own = program("poetry-sim");
+    let own = std::path::Path::new(own.get_program());
+    let place = tempfile::tempdir_in(own.parent().expect("its directory")).expect("a directory");
     let alone = place.path().join("poetry-sim");
-    fs::copy(program("poetry-sim").get_program(), &alone).expect("copied");
+    // No copy: who is written to cannot be run (ETXTBSY) as long as a child that another test starts has the descriptor.
+    fs::hard_link(own, &alone).expect("linked");
     let file = place.path().join("costs.json");
     let finished = finish(std::process::Command::new(&alone).arg("--calibrate").arg(&file));
     let client = place.path().join("get-poetry-select");
@@ -251,4 +254,35 @@ fn what_waits_for_its_turn_is_told() {
 #[test]
 fn the_page_about_a_million_is_true() {
     crate::harness::follow("what-waiting-costs-at-a-million.md", 1);
+}
+
+#[test]
+fn events_of_several_models_are_told_apart_and_in_order() {
+    let told = text(sim("default", &["--step", "--servers", "3", "--model", "select,threads", "--size", "20"]));
+    let [select, threads] = ["select:\n", "threads:\n"].map(|heading| told.find(heading).expect(heading));
+    let times = |part: &str| -> Vec<f64> {
+        part.lines().filter_map(|line| line.split_once(" s  ")?.0.trim().parse().ok()).collect()
+    };
+    let (of_select, of_threads) = (times(&told[select..threads]), times(&told[threads..]));
+    assert!(of_select.is_sorted() && of_threads.is_sorted(), "{told}");
+    assert!(of_select.len() >= 3 * 6 && of_threads.len() >= 3 * 6, "{told}");
+    let one = text(sim("default", &["--step", "--servers", "1", "--model", "select", "--size", "20"]));
+    assert!(!one.contains("select:"), "{one}");
+}
+
+#[test]
+fn what_a_calibration_would_not_heed_is_refused() {
+    for flags in [&["--json"][..], &["--csv"], &["--servers", "3"], &["--costs", "default"], &["--sweep", "1,2"]] {
+        let finished = finish(program("poetry-sim").args(["--calibrate", "/nonexistent/costs"]).args(flags));
+        assert_eq!(finished.code(), 2, "{}", finished.stderr);
+        assert!(finished.stderr.contains("cannot be used with"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_run_ends_after_292_years() {
+    let args = ["--csv", "--model", "async", "--server", "fast", "--rtt", "1000y", "--connect-timeout", "0"];
+    let rows = text(sim("default", &args));
+    let row: Vec<&str> = rows.lines().nth(1).expect("a row").split(',').collect();
+    assert_eq!(row[..4], ["async", "3", "3", "9223372036854775"], "{rows}");
 }
