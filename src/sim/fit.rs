@@ -52,7 +52,10 @@ impl Measure {
 const TURNS: usize = 12;
 
 /// Steps towards one cost in one turn: almost always the first one is enough.
-const STEPS: usize = 4;
+const STEPS: usize = 10;
+
+/// No cost is higher, in nanoseconds or in bytes.
+const HIGHEST: u64 = 1 << 34;
 
 /// The costs are known if each probe comes to what was measured, but for one in so many.
 const KNOWN: u64 = 1_000;
@@ -76,34 +79,41 @@ impl Probe {
         let first = (*(self.cost)(costs)).max(1);
         let mut at = |cost: u64| {
             *(self.cost)(costs) = cost;
-            self.simulated(costs)
+            (cost, self.simulated(costs))
         };
-        // The secant method: what a run comes to is almost linear in each cost.
-        let (mut known, mut guess) = ((0, at(0)), first);
-        if known.1 >= self.measured {
-            guess = 0;
+        let mut low = at(0);
+        if low.1 >= self.measured {
+            return;
         }
-        for _ in 0..STEPS {
-            let comes_to = at(guess);
-            if guess == 0 || self.is_known(comes_to) {
+        let mut high = at(first);
+        while high.1 < self.measured && high.0 < HIGHEST {
+            (low, high) = (high, at(2 * high.0));
+        }
+        // What a run comes to is almost linear in each cost, but for small steps up and down: a client sleeps once more or less.
+        // So what is sought stays between two that are known, half of the way at least every other time.
+        for step in 0..STEPS {
+            if self.is_known(high.1) {
+                low = high;
+            }
+            if self.is_known(low.1) || high.0 - low.0 <= 1 {
                 break;
             }
-            let next = intersection(known, (guess, comes_to), self.measured);
-            (known, guess) = ((guess, comes_to), next);
+            let half = low.0.midpoint(high.0);
+            let next = at(if step % 2 == 0 { intersection(low, high, self.measured) } else { half });
+            if next.1 < self.measured { low = next } else { high = next }
         }
-        *(self.cost)(costs) = guess;
+        let apart = |(_, value): &(u64, u64)| value.abs_diff(self.measured);
+        let (nearest, _) = if apart(&low) <= apart(&high) { low } else { high };
+        *(self.cost)(costs) = nearest;
     }
 }
 
-/// Where the line through two points, each a cost and what the run comes to with it, reaches what was measured; not below 0.
-fn intersection((cost, value): (u64, u64), (other, others): (u64, u64), measured: u64) -> u64 {
-    let [cost, value, other, others, measured] = [cost, value, other, others, measured].map(i128::from);
-    let (rise, run) = (others - value, other - cost);
-    if rise == 0 {
-        // It makes no difference.
-        return 0;
-    }
-    u64::try_from(other + (measured - others) * run / rise).unwrap_or(0)
+/// Where the line through two points, each a cost and what the run comes to with it, reaches what was measured; always between
+/// both.
+fn intersection((low, below): (u64, u64), (high, above): (u64, u64), measured: u64) -> u64 {
+    let [rise, run, missing] = [above - below, high - low, measured - below].map(u128::from);
+    let along = u64::try_from(missing * run / rise.max(1)).unwrap_or(u64::MAX);
+    low.saturating_add(along).clamp(low + 1, high)
 }
 
 /// Fits the costs that these probes tell; the others are as they are.

@@ -48,7 +48,10 @@ pub(super) fn costs(file: Option<&Path>) -> Result<(Costs, CostPlace), Error> {
     };
     let Some(path) = path else { return Ok((Costs::default(), CostPlace::Default)) };
     let text = read_text(&path)?;
-    let costs = parse(&text).map_err(|why| Error::usage(format!("{}: these are no costs: {why}", path.display())))?;
+    // Nobody has written that one by hand: it is of a version with other costs.
+    let advice = if file.is_none() { "; --calibrate writes them anew" } else { "" };
+    let why = |why| Error::usage(format!("{}: these are no costs: {why}{advice}", path.display()));
+    let costs = parse(&text).map_err(why)?;
     Ok((costs, CostPlace::File(path)))
 }
 
