@@ -11,7 +11,7 @@ Runs each scenario live, with servers and a client of this machine, and again wi
 
   --within PERCENT  how far times may be apart [default: 5]
   --only WORD       only scenarios with this word in their names
-  --cpu             instead, calibrate, and compare processor times of select and async with the ledger of poetry-race, for
+  --cpu             instead, calibrate (each time), and compare processor times of select and async with the ledger of poetry-race, for
                     1,000 and 10,000 poems of one fastpoetry, at once and in seven pieces: within 25 %
 TXT
 }
@@ -78,6 +78,8 @@ compare() {
 compare_cpu() {
     local name=$1 poems=$2 model live simulated line port
     shift 2
+    # Each time: where others use the machine, too, what a call costs changes from one minute to the next.
+    "$bin/poetry-sim" --calibrate "$work/costs" >"$work/calibrated"
     mkfifo "$work/line"
     "$bin/fastpoetry" -q "$@" science >"$work/line" 2>>"$work/log" &
     servers+=($!)
@@ -100,7 +102,6 @@ compare_cpu() {
 }
 
 if [ -n "$cpu" ]; then
-    "$bin/poetry-sim" --calibrate "$work/costs" >"$work/calibrated"
     printf '%-10s %-8s %6s %12s %12s %9s  %s\n' scenario model poems live simulated apart verdict
     for poems in 1000 10000; do
         compare_cpu 'at once' "$poems"
