@@ -89,6 +89,11 @@ impl Probe {
         while high.1 < self.measured && high.0 < HIGHEST {
             (low, high) = (high, at(2 * high.0));
         }
+        if high.1 < self.measured {
+            // It makes no difference here.
+            at(first);
+            return;
+        }
         // What a run comes to is almost linear in each cost, but for small steps up and down: a client sleeps once more or less.
         // So what is sought stays between two that are known, half of the way at least every other time.
         for step in 0..STEPS {

@@ -319,3 +319,18 @@ fn poems_that_would_come_after_the_end_of_time_are_interrupted() {
     assert_eq!((report.failed, report.elapsed_us), (3, (1 << 63) / 1_000));
     assert!(report.tasks.iter().all(|task| task.status == Status::Interrupted));
 }
+
+#[test]
+fn a_cost_that_makes_no_difference_stays_as_it_was() {
+    // No poem is written: nothing that is measured is more if writing costs more.
+    let probe = Probe {
+        model: Model::Select,
+        scenario: scenario(2),
+        of: Measure::Time,
+        measured: u64::MAX / 2,
+        cost: |costs| &mut costs.write,
+    };
+    let (mut costs, before) = (Costs::default(), Costs::default());
+    fit(&mut costs, &[probe]);
+    assert_eq!(costs, before);
+}
